@@ -1,0 +1,245 @@
+//! The configuration: `file` reads raw TOML with spans, `resolve` makes one cascade to the final values below.
+//!
+//! Keys, defaults and meanings are those of `conf/pgweir.toml`. Everything here is final: durations are
+//! [`Duration`], sizes are bytes, "auto" is resolved, `${ENV}` is expanded.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A complete, validated configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub listen: Listen,
+    pub admin: Admin,
+    pub routing: Routing,
+    pub cache: Cache,
+    pub statements: Statements,
+    pub memory: Memory,
+    pub alerts: Alerts,
+    pub scaling: Vec<ScalingRule>,
+    pub databases: Vec<Database>,
+    pub users: Vec<User>,
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    pub address: String,
+    /// `None`: no unix socket.
+    pub unix_socket_dir: Option<PathBuf>,
+    pub max_clients: usize,
+    pub login_timeout: Duration,
+    pub shutdown_grace: Duration,
+    /// At least 1.
+    pub workers: usize,
+    pub tls: ListenTls,
+}
+
+/// TLS towards clients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenTls {
+    pub mode: TlsMode,
+    pub certificate: Option<PathBuf>,
+    pub private_key: Option<PathBuf>,
+    pub client_ca: Option<PathBuf>,
+}
+
+/// libpq's sslmode, towards clients and towards servers (where `Allow` is not offered).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsMode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// The console and the HTTP endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// `None`: no HTTP.
+    pub http: Option<SocketAddr>,
+    pub users: Vec<String>,
+    /// `None`: POST endpoints refuse.
+    pub token: Option<String>,
+}
+
+/// The knobs of one pool: one for each database, user and node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pool {
+    pub mode: PoolMode,
+    pub min: usize,
+    pub max: usize,
+    pub idle_timeout: Duration,
+    pub connection_timeout: Duration,
+    pub acquire_timeout: Duration,
+    pub create_timeout: Duration,
+    pub destroy_timeout: Duration,
+    pub reap_interval: Duration,
+    pub create_retry_interval: Duration,
+    pub max_lifetime: Duration,
+    pub unnamed_statements: UnnamedStatements,
+    pub prepared_statements: usize,
+    /// Zero: none.
+    pub statement_timeout: Duration,
+    /// Zero: none.
+    pub idle_transaction_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    Transaction,
+    Session,
+    Statement,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnnamedStatements {
+    Named,
+    Forward,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Routing {
+    pub load_balancing: LoadBalancing,
+    pub failover: bool,
+    pub freshness: Freshness,
+    pub max_lag: Duration,
+    pub primary_reads: PrimaryReads,
+    pub probe_interval: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadBalancing {
+    Weighted,
+    LeastBusy,
+    Latency,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    Eventual,
+    Session,
+    Table,
+}
+
+/// When plain reads may use the primary: only with no replica left, in rotation with them, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrimaryReads {
+    Fallback,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cache {
+    pub enabled: bool,
+    pub max_entries: usize,
+    pub max_bytes: u64,
+    pub max_entry_bytes: u64,
+    pub ttl: Duration,
+    pub invalidation: Invalidation,
+    pub publication: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invalidation {
+    Auto,
+    Wal,
+    Writes,
+    Ttl,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statements {
+    pub max: usize,
+    pub slow_threshold: Duration,
+    pub slow_log: SlowLog,
+    pub slow_log_parameters: bool,
+    pub capture_plans: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlowLog {
+    Off,
+    Stderr,
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Memory {
+    /// Bytes; "auto" resolved to the container's limit, or the machine's memory.
+    pub limit: u64,
+    /// 0.0 ..= 1.0
+    pub threshold: f64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alerts {
+    pub response_time: Duration,
+    /// Percent.
+    pub error_rate: f64,
+    pub cpu_usage: f64,
+    pub memory_usage: f64,
+    pub window: Duration,
+    pub webhook: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScalingRule {
+    pub name: String,
+    pub condition: String,
+    pub action: String,
+    pub cooldown: Duration,
+}
+
+/// One `[[databases]]`: what clients ask for, and the servers behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Database {
+    /// `"*"`: any other name.
+    pub name: String,
+    /// Its name on the servers; `None`: what the client asked for.
+    pub dbname: Option<String>,
+    pub tls: TlsMode,
+    pub ca: Option<PathBuf>,
+    /// `[pool]` with this database's own `pool` table laid over it.
+    pub pool: Arc<Pool>,
+    pub nodes: Vec<Node>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// A name or address; a path (leading `/`) is a unix socket directory.
+    pub host: String,
+    pub port: u16,
+    pub role: NodeRole,
+    /// At least 1 for replicas that serve; 0 takes no reads.
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeRole {
+    Primary,
+    Replica,
+    Auto,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct User {
+    pub name: String,
+    /// `None`: the client's own password is passed through.
+    pub password: Option<Secret>,
+}
+
+/// A password as configured: plain, `md5…` or a SCRAM-SHA-256 verifier. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
