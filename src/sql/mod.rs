@@ -1,0 +1,189 @@
+//! What a statement's text says, without asking any server.
+//!
+//! `lex` reads tokens exactly as Postgres does; `fingerprint` folds literals out of them; `classify` turns a
+//! text into [`Facts`] (by the syntax tree where sqlparser can, by tokens where it cannot); `functions` is what is
+//! known of built-in functions. Unsure always means: primary, and state of the session unknown.
+
+use std::fmt;
+
+/// What one Query string, or the text of one Parse, is. Never borrowed from the text; small.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// Number of statements in the string; 0 is an empty query.
+    pub statements: usize,
+    /// Why it must run on the primary; `None`: a plain read that any fresh enough node may answer.
+    pub primary: Option<Reason>,
+    /// Transaction control in the order of the statements (usually none or one).
+    pub control: Vec<Control>,
+    /// What it does to the session, in the order of the statements; empty: proven to leave it as it was.
+    pub effects: Vec<Effect>,
+    /// Relations named, as written (folded to lower case where unquoted), CTE names left out.
+    pub relations: Vec<Name>,
+    /// Functions called, as written and folded.
+    pub functions: Vec<Name>,
+    pub hints: Hints,
+    /// True where the decision depends on a literal (SET, set_config, hints): not shared by fingerprint.
+    pub by_literal: bool,
+}
+
+/// A possibly schema-qualified name, unquoted and case-folded as Postgres would.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    pub schema: Option<String>,
+    pub name: String,
+}
+
+/// The closed list of reasons for the primary that a text alone can give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// INSERT, UPDATE, DELETE, MERGE, COPY FROM, wherever it stands.
+    Write,
+    Ddl,
+    /// FOR UPDATE / NO KEY UPDATE / SHARE / KEY SHARE.
+    Locking,
+    /// SELECT INTO, CREATE TABLE AS.
+    Into,
+    /// nextval, currval, lastval, setval, or a read of a sequence.
+    Sequence,
+    /// Advisory locks, LOCK TABLE.
+    Lock,
+    /// A function of which nothing harmless is known.
+    UnknownFunction,
+    /// A known function with an effect or an answer of its own session or node (pg_notify, txid_current, pg_backend_pid…).
+    SideEffect,
+    /// An operator or cast of which nothing is known.
+    UnknownOperator,
+    /// SET, SHOW, DISCARD, PREPARE, EXECUTE, LISTEN, cursors: bound to the session.
+    Session,
+    /// BEGIN … COMMIT and savepoints.
+    Transaction,
+    /// DO, CALL, VACUUM, ANALYZE, CHECKPOINT and other utility statements.
+    Utility,
+    /// A relation whose content is the node's own (pg_stat_activity, pg_locks…) or temporary.
+    NodeLocal,
+    /// A string of several statements.
+    MultiStatement,
+    /// The text does not parse, or lexes differently by server settings.
+    Unparsable,
+    /// Longer or deeper than is looked at.
+    TooLong,
+}
+
+impl Reason {
+    /// The name in logs, metrics and EXPLAIN ROUTE.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Write => "write",
+            Reason::Ddl => "ddl",
+            Reason::Locking => "locking",
+            Reason::Into => "into",
+            Reason::Sequence => "sequence",
+            Reason::Lock => "lock",
+            Reason::UnknownFunction => "unknown_function",
+            Reason::SideEffect => "side_effect",
+            Reason::UnknownOperator => "unknown_operator",
+            Reason::Session => "session",
+            Reason::Transaction => "transaction",
+            Reason::Utility => "utility",
+            Reason::NodeLocal => "node_local",
+            Reason::MultiStatement => "multi_statement",
+            Reason::Unparsable => "unparsable",
+            Reason::TooLong => "too_long",
+        }
+    }
+}
+
+/// Transaction control.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// BEGIN, START TRANSACTION; `None`: not said.
+    Begin { read_only: Option<bool>, serializable: Option<bool>, deferrable: Option<bool> },
+    /// SET TRANSACTION.
+    SetTransaction { read_only: Option<bool>, serializable: Option<bool> },
+    Commit { chain: bool },
+    Rollback { chain: bool },
+    Savepoint(String),
+    RollbackTo(String),
+    Release(String),
+    PrepareTransaction,
+    /// COMMIT PREPARED, ROLLBACK PREPARED.
+    FinishPrepared,
+}
+
+/// What a statement does to the state of its session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// SET [SESSION | LOCAL] name = value; also SET TIME ZONE (`timezone`), SET NAMES (`client_encoding`),
+    /// and set_config with literal arguments as the whole select list.
+    Set { name: String, value: SetValue, local: bool },
+    /// RESET ALL.
+    ResetAll,
+    /// SET SESSION CHARACTERISTICS AS TRANSACTION.
+    SessionCharacteristics,
+    /// SET ROLE, RESET ROLE, SET SESSION AUTHORIZATION …: raw text of the value; `None` = NONE / DEFAULT / RESET.
+    Role { session_authorization: bool, value: Option<String>, local: bool },
+    DiscardAll,
+    DiscardPlans,
+    DiscardTemp,
+    DiscardSequences,
+    /// SQL-level PREPARE / EXECUTE / DEALLOCATE (`None` = ALL).
+    Prepare(String),
+    Execute(String),
+    Deallocate(Option<String>),
+    Listen(String),
+    /// `None` = `*`.
+    Unlisten(Option<String>),
+    Declare { name: String, hold: bool },
+    /// CLOSE; `None` = ALL.
+    Close(Option<String>),
+    /// CREATE TEMP …, SELECT INTO TEMP, or a name in pg_temp.
+    Temporary,
+    /// pg_advisory_lock and kin of session scope; `unlock_all` for pg_advisory_unlock_all.
+    AdvisoryLock,
+    AdvisoryUnlockAll,
+    Load,
+    /// DO, CALL, functions of which nothing is known: may have changed anything.
+    Unknown,
+}
+
+/// The right-hand side of a SET.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetValue {
+    /// As written, ready to stand behind `SET name =`, quotes included.
+    Sql(String),
+    /// DEFAULT, or RESET name.
+    Default,
+    /// FROM CURRENT, or anything whose text cannot be said again elsewhere.
+    Opaque,
+}
+
+/// Hints in leading or trailing comments: `/* pgweir: primary */` and kin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hints {
+    pub route: Option<RouteHint>,
+    pub no_cache: bool,
+    /// `cache ttl=5s`, in milliseconds.
+    pub cache_ttl_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteHint {
+    Primary,
+    Replica,
+}
+
+/// Identity of a statement with its literals folded out: the same for every literal and every length of an IN list.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint(pub u64);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
