@@ -1,0 +1,221 @@
+//! The packets that open a connection (protocol documentation, "Start-up", and `ProcessStartupPacket`).
+
+use crate::error::{Fault, sqlstate};
+use crate::wire::read::Reader;
+
+pub const SSL_REQUEST: u32 = (1234 << 16) | 5679;
+pub const GSSENC_REQUEST: u32 = (1234 << 16) | 5680;
+pub const CANCEL_REQUEST: u32 = (1234 << 16) | 5678;
+
+/// `MAX_STARTUP_PACKET_LENGTH` of Postgres.
+pub const MAX_PACKET: usize = 10_000;
+
+/// The newest minor version of protocol 3 that pgweir speaks with clients.
+pub const NEWEST_MINOR: u16 = 2;
+
+/// One opening packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Packet {
+    Ssl,
+    GssEnc,
+    Cancel { pid: i32, secret: Vec<u8> },
+    Startup(Startup),
+}
+
+/// A StartupMessage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Startup {
+    pub minor: u16,
+    pub user: String,
+    /// The user's name where the client named none.
+    pub database: String,
+    /// `replication`, where it is asked for and not "off".
+    pub replication: Option<String>,
+    /// `options`, as sent.
+    pub options: Option<String>,
+    /// All other parameters, in the order sent: settings for the session.
+    pub parameters: Vec<(String, String)>,
+    /// `_pq_.` protocol options: none is known.
+    pub protocol_options: Vec<String>,
+}
+
+impl Startup {
+    /// The minor version both sides speak. 3.1 was never given out (Postgres 18 answers it with 3.0).
+    pub fn agreed_minor(&self) -> u16 {
+        if self.minor >= NEWEST_MINOR { NEWEST_MINOR } else { 0 }
+    }
+
+    /// NegotiateProtocolVersion is owed.
+    pub fn must_negotiate(&self) -> bool {
+        self.minor != self.agreed_minor() || !self.protocol_options.is_empty()
+    }
+}
+
+/// The packet at the start of `buf` and its length; `Ok(None)` while it is not all there.
+pub fn packet(buf: &[u8]) -> Result<Option<(Packet, usize)>, Fault> {
+    let mut r = Reader::new(buf);
+    let Ok(length) = r.i32() else { return Ok(None) };
+    let length = usize::try_from(length).unwrap_or(0);
+    if !(8..=MAX_PACKET).contains(&length) {
+        return Err(Fault::protocol("invalid length of startup packet"));
+    }
+    let Some(body) = buf.get(4..length) else { return Ok(None) };
+    let mut r = Reader::new(body);
+    let code = r.i32()? as u32;
+    let packet = match (code, code >> 16) {
+        (SSL_REQUEST, _) if r.is_empty() => Packet::Ssl,
+        (GSSENC_REQUEST, _) if r.is_empty() => Packet::GssEnc,
+        (CANCEL_REQUEST, _) => Packet::Cancel { pid: r.i32()?, secret: r.rest().to_vec() },
+        (_, 3) => Packet::Startup(startup((code & 0xffff) as u16, r)?),
+        (_, major) => {
+            let minor = code & 0xffff;
+            return Err(Fault::fatal(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}"),
+            ));
+        }
+    };
+    Ok(Some((packet, length)))
+}
+
+fn startup(minor: u16, mut r: Reader<'_>) -> Result<Startup, Fault> {
+    let layout = |_| Fault::protocol("invalid startup packet layout: expected terminator as last byte");
+    let mut startup = Startup {
+        minor,
+        user: String::new(),
+        database: String::new(),
+        replication: None,
+        options: None,
+        parameters: Vec::new(),
+        protocol_options: Vec::new(),
+    };
+    loop {
+        let name = r.str().map_err(layout)?;
+        if name.is_empty() {
+            break;
+        }
+        let value = r.str().map_err(layout)?;
+        match name {
+            "user" => startup.user = value.to_owned(),
+            "database" => startup.database = value.to_owned(),
+            "replication" => startup.replication = asks_for_replication(value),
+            "options" => startup.options = Some(value.to_owned()),
+            _ if name.starts_with("_pq_.") => startup.protocol_options.push(name.to_owned()),
+            _ => startup.parameters.push((name.to_owned(), value.to_owned())),
+        }
+    }
+    if !r.is_empty() {
+        return Err(Fault::protocol("invalid startup packet layout: expected terminator as last byte"));
+    }
+    if startup.user.is_empty() {
+        let message = "no PostgreSQL user name specified in startup packet";
+        return Err(Fault::fatal(sqlstate::INVALID_AUTHORIZATION, message));
+    }
+    if startup.database.is_empty() {
+        startup.database.clone_from(&startup.user);
+    }
+    Ok(startup)
+}
+
+fn asks_for_replication(value: &str) -> Option<String> {
+    let off = ["", "0", "f", "false", "n", "no", "off"];
+    (!off.contains(&value.to_ascii_lowercase().as_str())).then(|| value.to_owned())
+}
+
+/// The settings in a startup packet's `options`: `-c name=value`, `--name=value`, and nothing else
+/// (`pg_split_opts`: words split at white space, a backslash keeps the next byte). In a name `-` stands for `_`.
+pub fn options(text: &str) -> Result<Vec<(String, String)>, Fault> {
+    let invalid = |word: &str| Fault::fatal(sqlstate::SYNTAX_ERROR, format!("invalid command-line argument: {word}"));
+    let mut settings = Vec::new();
+    let mut words = words(text).into_iter();
+    while let Some(word) = words.next() {
+        let setting = match word.as_str() {
+            "-c" => words.next().ok_or_else(|| invalid(&word))?,
+            w => w.strip_prefix("--").or_else(|| w.strip_prefix("-c")).ok_or_else(|| invalid(&word))?.to_owned(),
+        };
+        let (name, value) = setting.split_once('=').ok_or_else(|| invalid(&setting))?;
+        settings.push((name.replace('-', "_"), value.to_owned()));
+    }
+    Ok(settings)
+}
+
+fn words(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut chars) = (Vec::new(), None::<String>, text.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            c if c.is_ascii_whitespace() => words.extend(word.take()),
+            '\\' => word.get_or_insert_default().extend(chars.next()),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    fn bytes(minor: u16, parameters: &[(&str, &str)]) -> BytesMut {
+        let mut out = BytesMut::new();
+        crate::wire::write::startup(&mut out, minor, parameters.iter().copied());
+        out
+    }
+
+    #[test]
+    fn reads_a_startup_message() {
+        let b = bytes(0, &[("user", "u"), ("options", "-c a=b"), ("application_name", "x"), ("replication", "off")]);
+        let Ok(Some((Packet::Startup(s), length))) = packet(&b) else { panic!("no startup") };
+        assert_eq!((s.user.as_str(), s.database.as_str(), s.replication, length), ("u", "u", None, b.len()));
+        assert_eq!(s.parameters, [("application_name".to_owned(), "x".to_owned())]);
+        assert_eq!(packet(&b[..b.len() - 1]), Ok(None));
+    }
+
+    #[test]
+    fn negotiates_minor_versions() {
+        for (asked, agreed, says) in [(0, 0, false), (1, 0, true), (2, 2, false), (9999, 2, true)] {
+            let b = bytes(asked, &[("user", "u")]);
+            let Ok(Some((Packet::Startup(s), _))) = packet(&b) else { panic!("no startup") };
+            assert_eq!((s.agreed_minor(), s.must_negotiate()), (agreed, says), "3.{asked}");
+        }
+    }
+
+    #[test]
+    fn refuses_as_postgres_does() {
+        let code = |b: &[u8]| packet(b).unwrap_err().code;
+        assert_eq!(code(&[0, 0, 0, 7]), "08P01");
+        assert_eq!(code(&[0x7f, 0, 0, 0]), "08P01");
+        assert_eq!(code(&[0, 0, 0, 8, 0, 2, 0, 0]), "0A000");
+        assert_eq!(code(&bytes(0, &[("database", "d")])), "28000");
+        let mut cut = bytes(0, &[("user", "u")]);
+        let last = cut.len() - 1;
+        cut[last] = b'x';
+        assert_eq!(code(&cut), "08P01");
+    }
+
+    #[test]
+    fn splits_options() {
+        let got = options(r"-c search_path=a\ b --work-mem=4MB -cgeqo=off").unwrap();
+        let want = [("search_path", "a b"), ("work_mem", "4MB"), ("geqo", "off")];
+        assert_eq!(got, want.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        assert!(options("-x").is_err() && options("-c").is_err() && options("-c a").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_panics(body in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = packet(&body);
+            let mut whole = (body.len() as u32 + 8).to_be_bytes().to_vec();
+            whole.extend(196_608u32.to_be_bytes());
+            whole.extend(&body);
+            let _ = packet(&whole);
+        }
+
+        #[test]
+        fn no_options_panic(text in ".{0,60}") {
+            let _ = options(&text);
+        }
+    }
+}
