@@ -1,0 +1,199 @@
+//! One connection to one server, with all that is known of its state.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::backend::cancel::Cancels;
+use crate::error::Malformed;
+use crate::net::stream::Stream;
+use crate::session::parameters::Settings;
+use crate::session::prepared::Held;
+use crate::wire::tag::backend;
+use crate::wire::{read, scan, write};
+
+/// Why a connection of ours failed.
+#[derive(Debug)]
+pub enum BackendError {
+    Io(io::Error),
+    /// The server closed the connection.
+    Closed,
+    Malformed(Malformed),
+    /// An ErrorResponse.
+    Server(ServerError),
+}
+
+/// An ErrorResponse of a server: its frame as sent, and the fields that matter.
+#[derive(Debug, Clone)]
+pub struct ServerError {
+    pub fatal: bool,
+    pub code: String,
+    pub message: String,
+}
+
+impl ServerError {
+    pub fn read(body: &[u8]) -> Result<ServerError, Malformed> {
+        let fields = read::ErrorFields::read(body)?;
+        Ok(ServerError { fatal: fields.is_fatal(), code: fields.code(), message: fields.message() })
+    }
+}
+
+impl std::fmt::Display for BackendError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BackendError::Io(e) => write!(f, "{e}"),
+            BackendError::Closed => f.write_str("server closed the connection unexpectedly"),
+            BackendError::Malformed(m) => write!(f, "malformed message from server: {m}"),
+            BackendError::Server(e) => write!(f, "{} ({})", e.message, e.code),
+        }
+    }
+}
+
+impl From<io::Error> for BackendError {
+    fn from(e: io::Error) -> BackendError {
+        BackendError::Io(e)
+    }
+}
+
+impl From<Malformed> for BackendError {
+    fn from(m: Malformed) -> BackendError {
+        BackendError::Malformed(m)
+    }
+}
+
+/// A logged-in connection. Between leases it is idle: nothing unread, nothing unsent, no transaction.
+#[derive(Debug)]
+pub struct Connection {
+    pub stream: Stream,
+    /// Received and not yet looked at.
+    pub inbox: BytesMut,
+    /// To be sent.
+    pub outbox: BytesMut,
+    /// BackendKeyData.
+    pub pid: i32,
+    pub secret: Box<[u8]>,
+    /// ParameterStatus values, as last reported.
+    pub statuses: Vec<(Box<str>, Box<str>)>,
+    /// What SET has left on it.
+    pub settings: Settings,
+    /// Statements prepared on it.
+    pub held: Held,
+    /// The statement its unnamed name stands for (`unnamed_statements = "forward"`), by id.
+    pub unnamed: Option<u64>,
+    /// State may have changed out of sight: reset before the next client has it.
+    pub suspect: bool,
+    pub created: Instant,
+    /// Cancel requests under way for it.
+    pub cancels: Arc<Cancels>,
+}
+
+/// A row of text values.
+pub type Row = Vec<Option<String>>;
+
+impl Connection {
+    /// Reads until one whole frame stands at the start of `inbox`; its length.
+    async fn fill_frame(&mut self) -> Result<scan::Head, BackendError> {
+        loop {
+            if let Some((head, _)) = scan::frame(&self.inbox)? {
+                return Ok(head);
+            }
+            if self.stream.read_buf(&mut self.inbox).await? == 0 {
+                return Err(BackendError::Closed);
+            }
+        }
+    }
+
+    /// The next frame: its tag and body.
+    pub async fn receive(&mut self) -> Result<(u8, BytesMut), BackendError> {
+        let head = self.fill_frame().await?;
+        let mut frame = self.inbox.split_to(head.total);
+        let body = frame.split_off(scan::HEADER);
+        Ok((head.tag, body))
+    }
+
+    /// Sends what `outbox` holds.
+    pub async fn send(&mut self) -> Result<(), BackendError> {
+        self.stream.write_all_buf(&mut self.outbox).await?;
+        Ok(self.stream.flush().await?)
+    }
+
+    /// Runs SQL by the simple protocol, to its ReadyForQuery: the rows of all its statements.
+    ///
+    /// The connection stays usable after [`BackendError::Server`] that is not fatal, and after no other error.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<Row>, BackendError> {
+        write::query(&mut self.outbox, sql);
+        self.send().await?;
+        let (mut rows, mut failed) = (Vec::new(), None);
+        loop {
+            let (tag, body) = self.receive().await?;
+            match tag {
+                backend::DATA_ROW => rows.push(text_row(&body)?),
+                backend::ERROR => {
+                    let error = ServerError::read(&body)?;
+                    if error.fatal {
+                        return Err(BackendError::Server(error));
+                    }
+                    failed = Some(error);
+                }
+                backend::PARAMETER_STATUS => self.note_status(&body)?,
+                backend::READY => return failed.map_or(Ok(rows), |e| Err(BackendError::Server(e))),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes a ParameterStatus body.
+    pub fn note_status(&mut self, body: &[u8]) -> Result<(), Malformed> {
+        let mut r = read::Reader::new(body);
+        let (name, value) = (r.str()?, r.str()?);
+        match self.statuses.iter_mut().find(|(n, _)| **n == *name) {
+            Some((_, v)) => *v = value.into(),
+            None => self.statuses.push((name.into(), value.into())),
+        }
+        Ok(())
+    }
+
+    /// Whether an idle connection can still be used: alive, and nothing but notices and parameter reports unread.
+    pub fn is_usable(&mut self) -> bool {
+        let mut chunk = [0u8; 1024];
+        loop {
+            match self.stream.try_read_now(&mut chunk) {
+                None => break,
+                Some(Ok(n)) if n > 0 => self.inbox.extend_from_slice(&chunk[..n]),
+                Some(_) => return false,
+            }
+        }
+        while let Ok(Some((head, body))) = scan::frame(&self.inbox) {
+            let noted = match head.tag {
+                backend::NOTICE => Ok(()),
+                backend::PARAMETER_STATUS => {
+                    let body = body.to_vec();
+                    self.note_status(&body)
+                }
+                _ => return false,
+            };
+            if noted.is_err() {
+                return false;
+            }
+            let _ = self.inbox.split_to(head.total);
+        }
+        self.inbox.is_empty()
+    }
+}
+
+fn text_row(body: &[u8]) -> Result<Row, Malformed> {
+    let mut r = read::Reader::new(body);
+    let count = r.i16()?;
+    let mut row = Vec::new();
+    for _ in 0..count {
+        let length = r.i32()?;
+        row.push(match usize::try_from(length) {
+            Ok(n) => Some(String::from_utf8_lossy(r.bytes(n)?).into_owned()),
+            Err(_) => None,
+        });
+    }
+    Ok(row)
+}

@@ -1,0 +1,149 @@
+//! Facts and the session's situation to a decision: the primary with its reason, or any replica that is fresh enough.
+
+use crate::config::PrimaryReads;
+use crate::sql::{Facts, Reason, RouteHint};
+
+/// Why a batch went where it went: the closed list of logs, metrics and EXPLAIN ROUTE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// A plain read, on a replica.
+    Read,
+    /// The statement itself says so.
+    Statement(Reason),
+    /// An open transaction keeps its connection.
+    InTransaction,
+    /// State of the session keeps its connection.
+    Pinned,
+    /// A hint or `pgweir.route` asked for it.
+    Hint,
+    /// The client asked for session pooling.
+    SessionMode,
+    /// What follows is not known yet: a pipeline flushed before its Sync, or larger than is held.
+    OpenPipeline,
+    /// The session wrote, and no replica is known to have replayed it yet.
+    Freshness,
+    /// No replica can serve.
+    NoReplica,
+    /// `routing.primary_reads = "always"`, and it was the primary's turn.
+    PrimaryTurn,
+    /// A replica refused or died before its first byte.
+    Retry,
+}
+
+impl Why {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Why::Read => "read",
+            Why::Statement(reason) => reason.as_str(),
+            Why::InTransaction => "in_transaction",
+            Why::Pinned => "pinned",
+            Why::Hint => "hint",
+            Why::SessionMode => "session_mode",
+            Why::OpenPipeline => "open_pipeline",
+            Why::Freshness => "freshness",
+            Why::NoReplica => "no_replica",
+            Why::PrimaryTurn => "primary_turn",
+            Why::Retry => "retry",
+        }
+    }
+}
+
+/// Where a batch may run as far as its texts and its session tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Primary(Why),
+    /// Any replica that is fresh enough for the session; the primary by `primary_reads`.
+    Replica,
+}
+
+/// What all statements of a batch together ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Demand {
+    /// The first reason for the primary.
+    pub primary: Option<Reason>,
+    pub hint: Option<RouteHint>,
+    /// The end of the implicit transaction has not been seen.
+    pub open: bool,
+}
+
+impl Demand {
+    pub fn add(&mut self, facts: &Facts) {
+        self.primary = self.primary.or(facts.primary);
+        // Of two hints in one batch the safer one counts.
+        match (self.hint, facts.hints.route) {
+            (Some(RouteHint::Primary), _) | (_, None) => {}
+            (_, hint) => self.hint = hint,
+        }
+    }
+}
+
+/// Decides a batch outside any transaction. `session_hint` is `pgweir.route`; a hint in the text beats it. A hint
+/// never makes a read of what is none.
+pub fn decide(demand: &Demand, session_hint: Option<RouteHint>) -> Target {
+    if let Some(reason) = demand.primary {
+        return Target::Primary(Why::Statement(reason));
+    }
+    if demand.open {
+        return Target::Primary(Why::OpenPipeline);
+    }
+    match demand.hint.or(session_hint) {
+        Some(RouteHint::Primary) => Target::Primary(Why::Hint),
+        Some(RouteHint::Replica) | None => Target::Replica,
+    }
+}
+
+/// Whether the primary stands among the nodes that a plain read may use.
+pub fn primary_may_read(reads: PrimaryReads, replica_usable: bool) -> bool {
+    match reads {
+        PrimaryReads::Always => true,
+        PrimaryReads::Fallback => !replica_usable,
+        PrimaryReads::Never => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::Hints;
+
+    fn facts(primary: Option<Reason>, route: Option<RouteHint>) -> Facts {
+        Facts { primary, hints: Hints { route, ..Hints::default() }, ..Facts::default() }
+    }
+
+    #[test]
+    fn one_unsafe_statement_takes_all_to_the_primary() {
+        let mut demand = Demand::default();
+        demand.add(&facts(None, None));
+        demand.add(&facts(Some(Reason::Write), None));
+        demand.add(&facts(None, Some(RouteHint::Replica)));
+        assert_eq!(decide(&demand, None), Target::Primary(Why::Statement(Reason::Write)));
+    }
+
+    #[test]
+    fn hints_send_reads_and_reads_alone() {
+        let decide_one = |primary, hint, session| {
+            let mut demand = Demand::default();
+            demand.add(&facts(primary, hint));
+            decide(&demand, session)
+        };
+        assert_eq!(decide_one(None, None, None), Target::Replica);
+        assert_eq!(decide_one(None, Some(RouteHint::Primary), None), Target::Primary(Why::Hint));
+        assert_eq!(decide_one(None, None, Some(RouteHint::Primary)), Target::Primary(Why::Hint));
+        assert_eq!(decide_one(None, Some(RouteHint::Replica), Some(RouteHint::Primary)), Target::Replica);
+        let write = Target::Primary(Why::Statement(Reason::Write));
+        assert_eq!(decide_one(Some(Reason::Write), Some(RouteHint::Replica), None), write);
+    }
+
+    #[test]
+    fn an_open_pipeline_is_not_split() {
+        let demand = Demand { open: true, ..Demand::default() };
+        assert_eq!(decide(&demand, None), Target::Primary(Why::OpenPipeline));
+    }
+
+    #[test]
+    fn the_primary_reads_as_configured() {
+        assert!(primary_may_read(PrimaryReads::Always, true));
+        assert!(!primary_may_read(PrimaryReads::Fallback, true) && primary_may_read(PrimaryReads::Fallback, false));
+        assert!(!primary_may_read(PrimaryReads::Never, false));
+    }
+}

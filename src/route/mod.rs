@@ -1,0 +1,5 @@
+//! Where a statement runs, and why.
+
+pub mod balance;
+pub mod decide;
+pub mod plan;

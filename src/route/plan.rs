@@ -1,0 +1,140 @@
+//! What is known of each statement text, worked out once: facts, fingerprint, statistics record.
+//!
+//! Looked up by text first, by fingerprint second; parsed last.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use crate::sql::{Effect, Facts, Fingerprint, Reason, classify, fingerprint};
+use crate::stats::statements::{Statement, Statements};
+
+/// Plans kept by text and by fingerprint; the least used go first.
+const KEPT: usize = 10_000;
+
+/// Texts longer than this are classified each time rather than kept.
+const MAX_KEPT_TEXT: usize = 16 * 1024;
+
+/// All that routing and statistics need to know of one text.
+#[derive(Debug)]
+pub struct Plan {
+    pub facts: Arc<Facts>,
+    pub fingerprint: Fingerprint,
+    pub record: Arc<Statement>,
+}
+
+impl Plan {
+    /// Nothing but a plain read: any fresh enough node may answer.
+    pub fn is_read(&self) -> bool {
+        self.facts.primary.is_none()
+    }
+}
+
+/// The plans of one database.
+#[derive(Debug)]
+pub struct Plans {
+    database: Arc<str>,
+    statements: Arc<Statements>,
+    by_text: Cache<Box<str>, Arc<Plan>>,
+    by_fingerprint: Cache<Fingerprint, Arc<Facts>>,
+    /// For texts that cannot be read: primary, and the session's state unknown.
+    opaque: Arc<Plan>,
+}
+
+impl Plans {
+    pub fn new(database: Arc<str>, statements: Arc<Statements>) -> Plans {
+        let facts = Facts {
+            statements: 1,
+            primary: Some(Reason::Unparsable),
+            effects: vec![Effect::Unknown],
+            by_literal: true,
+            ..Facts::default()
+        };
+        let fingerprint = Fingerprint(0);
+        let record = statements.record(fingerprint, || "(not readable as text)".to_owned(), &database);
+        let opaque = Arc::new(Plan { facts: Arc::new(facts), fingerprint, record });
+        Plans { database, statements, by_text: Cache::new(KEPT), by_fingerprint: Cache::new(KEPT), opaque }
+    }
+
+    /// The plan of a statement's text as the client sent it.
+    pub fn plan(&self, text: &[u8]) -> Arc<Plan> {
+        let Ok(text) = std::str::from_utf8(text) else { return self.opaque.clone() };
+        if let Some(plan) = self.by_text.get(text) {
+            return plan;
+        }
+        let plan = Arc::new(self.work_out(text));
+        if text.len() <= MAX_KEPT_TEXT {
+            self.by_text.insert(text.into(), plan.clone());
+        }
+        plan
+    }
+
+    /// The plan of what is not looked at: too large to hold, or in an encoding that lexes otherwise.
+    pub fn opaque(&self) -> Arc<Plan> {
+        self.opaque.clone()
+    }
+
+    fn work_out(&self, text: &str) -> Plan {
+        let fingerprint = fingerprint::fingerprint(text);
+        // Hints stand in comments, which the fingerprint leaves out.
+        let hinted = memchr::memmem::find(text.as_bytes(), b"pgweir").is_some();
+        let known = if hinted { None } else { self.by_fingerprint.get(&fingerprint) };
+        let facts = known.unwrap_or_else(|| {
+            let facts = Arc::new(classify::classify(text));
+            if !facts.by_literal && !hinted {
+                self.by_fingerprint.insert(fingerprint, facts.clone());
+            }
+            facts
+        });
+        let record = self.statements.record(fingerprint, || fingerprint::normalize(text), &self.database);
+        Plan { facts, fingerprint, record }
+    }
+}
+
+#[cfg(test)]
+impl Plan {
+    pub fn unknown() -> Plan {
+        let plans = Plans::new("test".into(), Arc::new(Statements::new(1)));
+        let Plan { facts, fingerprint, record } = &*plans.opaque;
+        Plan { facts: facts.clone(), fingerprint: *fingerprint, record: record.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plans() -> Plans {
+        Plans::new("db".into(), Arc::new(Statements::new(100)))
+    }
+
+    #[test]
+    fn the_same_text_is_worked_out_once() {
+        let plans = plans();
+        assert!(Arc::ptr_eq(&plans.plan(b"select 1"), &plans.plan(b"select 1")));
+    }
+
+    #[test]
+    fn literals_share_facts_unless_the_decision_depends_on_them() {
+        let plans = plans();
+        let (a, b) = (plans.plan(b"select 1 from t"), plans.plan(b"SELECT  2 from t"));
+        assert_eq!(a.fingerprint, b.fingerprint);
+        assert!(Arc::ptr_eq(&a.facts, &b.facts) && Arc::ptr_eq(&a.record, &b.record));
+        let (a, b) = (plans.plan(b"set x = 1"), plans.plan(b"set x = 2"));
+        assert_ne!(a.facts, b.facts);
+    }
+
+    #[test]
+    fn hints_are_not_lost_behind_a_shared_fingerprint() {
+        let plans = plans();
+        let plain = plans.plan(b"select 1 from t");
+        let hinted = plans.plan(b"/* pgweir: primary */ select 1 from t");
+        assert_ne!(plain.facts.hints, hinted.facts.hints);
+        assert_eq!(plans.plan(b"select 3 from t").facts.hints, plain.facts.hints);
+    }
+
+    #[test]
+    fn what_is_not_utf8_goes_to_the_primary() {
+        assert_eq!(plans().plan(b"select '\xff'").facts.primary, Some(Reason::Unparsable));
+    }
+}

@@ -1,0 +1,276 @@
+//! Settings of a session (`SET`, `RESET`, startup options): followed with the transaction's semantics, and said
+//! again as a difference to whichever server serves the session next.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// A setting's value, in the form in which it can be said again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// The flat string that startup packets and `set_config` take.
+    Flat(String),
+    /// What stands behind `SET name =`.
+    Sql(String),
+}
+
+/// Settings by lower-case name. Cheap to clone; equal maps are mostly the same allocation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings(Arc<BTreeMap<String, Value>>);
+
+impl Settings {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn set(&mut self, name: &str, value: Value) {
+        Arc::make_mut(&mut self.0).insert(name.to_ascii_lowercase(), value);
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        if self.0.contains_key(name) {
+            Arc::make_mut(&mut self.0).remove(name);
+        }
+    }
+
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(n, v)| (n.as_str(), v))
+    }
+
+    /// The SQL that brings a server in state `self` to `wanted`; `None` when it is there already.
+    ///
+    /// Who the session is comes first when it falls back (privileges return) and last when it is taken up; setting
+    /// session_authorization resets role, so it stands before role.
+    pub fn difference(&self, wanted: &Settings) -> Option<String> {
+        if Arc::ptr_eq(&self.0, &wanted.0) || self.0 == wanted.0 {
+            return None;
+        }
+        let mut sql = String::new();
+        let identity_differs = IDENTITY.iter().any(|n| self.value(n) != wanted.value(n));
+        let identity_left = identity_differs && IDENTITY.iter().any(|n| self.value(n).is_some());
+        if identity_left {
+            sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
+        }
+        for name in self.0.keys().filter(|n| !is_identity(n) && !wanted.0.contains_key(*n)) {
+            let _ = write!(sql, "RESET {};", quoted(name));
+        }
+        for (name, value) in wanted.iter().filter(|(n, v)| !is_identity(n) && self.value(n) != Some(v)) {
+            say(&mut sql, name, value);
+        }
+        for name in IDENTITY.iter().filter(|_| identity_differs) {
+            if let Some(value) = wanted.value(name) {
+                say(&mut sql, name, value);
+            }
+        }
+        Some(sql)
+    }
+}
+
+const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
+fn is_identity(name: &str) -> bool {
+    IDENTITY.contains(&name)
+}
+
+fn say(sql: &mut String, name: &str, value: &Value) {
+    let _ = match value {
+        Value::Sql(text) => write!(sql, "SET {} = {text};", quoted(name)),
+        Value::Flat(text) => write!(sql, "SELECT pg_catalog.set_config({}, {}, false);", literal(name), literal(text)),
+    };
+}
+
+/// A setting's name as SQL: each part of a custom `a.b` name quoted for itself.
+fn quoted(name: &str) -> String {
+    let part = |p: &str| format!("\"{}\"", p.replace('"', "\"\""));
+    name.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
+/// A string literal that reads the same whatever standard_conforming_strings says.
+pub fn literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if text.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
+}
+
+/// The settings of one client, through its transactions.
+#[derive(Debug, Clone, Default)]
+pub struct Parameters {
+    /// As the client asked at startup: what RESET and DISCARD ALL return to.
+    base: Settings,
+    current: Settings,
+    /// As they were at BEGIN and at each savepoint since.
+    saved: Vec<(Option<String>, Settings)>,
+}
+
+impl Parameters {
+    pub fn new(base: Settings) -> Parameters {
+        Parameters { current: base.clone(), base, saved: Vec::new() }
+    }
+
+    pub fn base(&self) -> &Settings {
+        &self.base
+    }
+
+    pub fn current(&self) -> &Settings {
+        &self.current
+    }
+
+    pub fn set(&mut self, name: &str, value: Value) {
+        self.current.set(name, value);
+    }
+
+    /// Back to what the client asked for at startup.
+    pub fn reset(&mut self, name: &str) {
+        match self.base.value(name) {
+            Some(value) => self.current.set(name, value.clone()),
+            None => self.current.remove(name),
+        }
+    }
+
+    pub fn reset_all(&mut self) {
+        // RESET ALL leaves the session's identity alone (GUC_NO_RESET_ALL).
+        let mut settings = self.base.clone();
+        for name in IDENTITY {
+            match self.current.value(name) {
+                Some(value) => settings.set(name, value.clone()),
+                None => settings.remove(name),
+            }
+        }
+        self.current = settings;
+    }
+
+    /// DISCARD ALL: RESET ALL and the identity too.
+    pub fn discard_all(&mut self) {
+        self.current = self.base.clone();
+    }
+
+    /// A transaction block opens; again within one, Postgres only warns.
+    pub fn begin(&mut self) {
+        if self.saved.is_empty() {
+            self.saved.push((None, self.current.clone()));
+        }
+    }
+
+    pub fn commit(&mut self) {
+        self.saved.clear();
+    }
+
+    pub fn rollback(&mut self) {
+        if let Some((_, settings)) = self.saved.drain(..).next() {
+            self.current = settings;
+        }
+    }
+
+    pub fn savepoint(&mut self, name: &str) {
+        self.saved.push((Some(name.to_owned()), self.current.clone()));
+    }
+
+    /// Undoes what came after the savepoint and keeps the savepoint.
+    pub fn rollback_to(&mut self, name: &str) {
+        if let Some(at) = self.position(name) {
+            self.current = self.saved[at].1.clone();
+            self.saved.truncate(at + 1);
+        }
+    }
+
+    pub fn release(&mut self, name: &str) {
+        if let Some(at) = self.position(name) {
+            self.saved.truncate(at);
+        }
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.saved.iter().rposition(|(n, _)| n.as_deref() == Some(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sql(text: &str) -> Value {
+        Value::Sql(text.to_owned())
+    }
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        let mut s = Settings::default();
+        pairs.iter().for_each(|(n, v)| s.set(n, sql(v)));
+        s
+    }
+
+    #[test]
+    fn says_only_the_difference() {
+        let a = settings(&[("work_mem", "'4MB'"), ("geqo", "off")]);
+        let b = settings(&[("geqo", "off"), ("my.x", "1")]);
+        assert_eq!(a.difference(&a.clone()), None);
+        assert_eq!(a.difference(&settings(&[("geqo", "off"), ("work_mem", "'4MB'")])), None);
+        assert_eq!(a.difference(&b).as_deref(), Some("RESET \"work_mem\";SET \"my\".\"x\" = 1;"));
+    }
+
+    #[test]
+    fn flat_values_go_through_set_config() {
+        let mut s = Settings::default();
+        s.set("Search_Path", Value::Flat("a, \"B'\\\"".into()));
+        let said = Settings::default().difference(&s);
+        let want = "SELECT pg_catalog.set_config('search_path',  E'a, \"B''\\\\\"', false);";
+        assert_eq!(said.as_deref(), Some(want));
+    }
+
+    #[test]
+    fn identity_falls_back_first_and_is_taken_up_last() {
+        let a = settings(&[("role", "low"), ("z", "1")]);
+        let b = settings(&[("role", "r"), ("session_authorization", "s"), ("a", "1")]);
+        let want = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET \"z\";SET \"a\" = 1;\
+                    SET \"session_authorization\" = s;SET \"role\" = r;";
+        assert_eq!(a.difference(&b).as_deref(), Some(want));
+    }
+
+    #[test]
+    fn rollback_undoes_and_commit_keeps() {
+        let mut p = Parameters::new(settings(&[("a", "0")]));
+        p.begin();
+        p.set("a", sql("1"));
+        p.rollback();
+        assert_eq!(p.current().value("a"), Some(&sql("0")));
+        p.begin();
+        p.set("a", sql("2"));
+        p.commit();
+        p.rollback();
+        assert_eq!(p.current().value("a"), Some(&sql("2")));
+        p.reset("a");
+        assert_eq!(p.current().value("a"), Some(&sql("0")));
+    }
+
+    #[test]
+    fn savepoints_nest_and_shadow() {
+        let mut p = Parameters::default();
+        p.begin();
+        p.set("a", sql("1"));
+        p.savepoint("s");
+        p.set("a", sql("2"));
+        p.savepoint("s");
+        p.set("a", sql("3"));
+        p.rollback_to("s");
+        assert_eq!(p.current().value("a"), Some(&sql("2")));
+        p.release("s");
+        p.set("a", sql("4"));
+        p.rollback_to("s");
+        assert_eq!(p.current().value("a"), Some(&sql("1")));
+        p.rollback();
+        assert!(p.current().is_empty());
+    }
+
+    #[test]
+    fn reset_all_keeps_the_role_and_discard_all_does_not() {
+        let mut p = Parameters::default();
+        p.set("role", sql("r"));
+        p.set("a", sql("1"));
+        p.reset_all();
+        assert_eq!((p.current().value("role"), p.current().value("a")), (Some(&sql("r")), None));
+        p.discard_all();
+        assert!(p.current().is_empty());
+    }
+}

@@ -1,0 +1,286 @@
+//! The replies a client is owed, in order (protocol documentation, "Extended Query" and "Pipelining").
+//!
+//! Each message that goes to the server, and each that pgweir answers itself, leaves an entry. The server's replies
+//! consume them: forwarded to the client, swallowed where pgweir asked on its own, or joined by replies of pgweir's
+//! own where their turn comes. An error drops all entries up to the next Sync, as the server skips their messages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::route::plan::Plan;
+use crate::session::prepared::Statement;
+use crate::wire::tag::backend;
+
+/// A change of a client's statement names that an error takes back.
+#[derive(Debug)]
+pub struct Undo {
+    pub name: Box<[u8]>,
+    pub previous: Option<Arc<Statement>>,
+}
+
+/// One owed reply.
+#[derive(Debug)]
+pub enum Expect {
+    /// A Parse that went to the server; not shown where pgweir prepares again on its own.
+    Parse { statement: Option<Arc<Statement>>, shown: bool, undo: Option<Undo> },
+    /// A Parse that pgweir answers: the server has the statement.
+    ParsedHere { undo: Option<Undo> },
+    Bind,
+    Describe,
+    Execute { plan: Option<Arc<Plan>> },
+    Close { shown: bool },
+    /// A Close of a statement: names are pgweir's own affair.
+    ClosedHere { undo: Option<Undo> },
+    Sync { shown: bool },
+    Query { plan: Option<Arc<Plan>> },
+    /// Statements of pgweir's own ahead of the client's (the parameters' difference).
+    Replay,
+    Function,
+    /// CopyDone or CopyFail: no reply of its own; it tells which Syncs a COPY swallows.
+    CopyEnd,
+}
+
+/// What to do with a frame of the server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Forward,
+    Swallow,
+    /// Not what was owed: the connection is out of step.
+    Violation,
+}
+
+/// A reply of pgweir's own whose turn has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Local {
+    ParseComplete,
+    CloseComplete,
+}
+
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    queue: VecDeque<Expect>,
+    /// The server waits for CopyData of an extended-protocol COPY: it ignores Sync until CopyDone or CopyFail.
+    copying_in: bool,
+}
+
+impl Pipeline {
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub fn front(&self) -> Option<&Expect> {
+        self.queue.front()
+    }
+
+    pub fn push(&mut self, expect: Expect) {
+        match expect {
+            Expect::Sync { shown: true } if self.copying_in => return,
+            Expect::CopyEnd => self.copying_in = false,
+            _ => {}
+        }
+        self.queue.push_back(expect);
+    }
+
+    /// Replies of pgweir's own whose turn it is, one at a time.
+    pub fn next_local(&mut self) -> Option<Local> {
+        loop {
+            let local = match self.queue.front()? {
+                Expect::ParsedHere { .. } => Some(Local::ParseComplete),
+                Expect::ClosedHere { .. } => Some(Local::CloseComplete),
+                Expect::CopyEnd => None,
+                _ => return None,
+            };
+            self.queue.pop_front();
+            if local.is_some() {
+                return local;
+            }
+        }
+    }
+
+    /// Takes one frame of the server's, by its tag; entries it completes are gone afterwards. Errors go through
+    /// [`Pipeline::fail`], and the asynchronous messages (notice, notification, parameter status) through
+    /// [`Pipeline::is_replay`].
+    #[inline]
+    pub fn step(&mut self, tag: u8) -> Step {
+        let Some(front) = self.queue.front() else {
+            return if tag == backend::READY { Step::Forward } else { Step::Violation };
+        };
+        let (matches, done) = match (front, tag) {
+            (Expect::Query { .. } | Expect::Function, backend::READY) => (true, true),
+            (Expect::Query { .. }, _) => (true, false),
+            (Expect::Execute { .. }, backend::COPY_IN) => {
+                self.copy_in_begins();
+                return Step::Forward;
+            }
+            (
+                Expect::Execute { .. },
+                backend::COMMAND_COMPLETE | backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED,
+            ) => (true, true),
+            (
+                Expect::Execute { .. },
+                backend::DATA_ROW | backend::COPY_DATA | backend::COPY_DONE | backend::COPY_OUT | backend::COPY_BOTH,
+            ) => (true, false),
+            (Expect::Bind, backend::BIND_COMPLETE)
+            | (Expect::Sync { .. }, backend::READY)
+            | (Expect::Describe, backend::ROW_DESCRIPTION | backend::NO_DATA)
+            | (Expect::Close { .. }, backend::CLOSE_COMPLETE)
+            | (Expect::Parse { .. }, backend::PARSE_COMPLETE)
+            | (Expect::Replay, backend::READY) => (true, true),
+            (Expect::Describe, backend::PARAMETER_DESCRIPTION) => (true, false),
+            (Expect::Function, backend::FUNCTION_RESULT) | (Expect::Replay, _) => (true, false),
+            _ => (false, false),
+        };
+        if !matches {
+            return Step::Violation;
+        }
+        let shown = match front {
+            Expect::Parse { shown, .. } | Expect::Close { shown } | Expect::Sync { shown } => *shown,
+            Expect::Replay => false,
+            _ => true,
+        };
+        if done {
+            self.queue.pop_front();
+        }
+        if shown { Step::Forward } else { Step::Swallow }
+    }
+
+    /// Frames that come at any time belong to pgweir while its own statements run.
+    pub fn is_replay(&self) -> bool {
+        matches!(self.queue.front(), Some(Expect::Replay))
+    }
+
+    /// An ErrorResponse came: what the server now skips is dropped, and given back last first, so that names can be
+    /// restored in that order. Within a simple Query nothing is skipped.
+    pub fn fail(&mut self) -> Vec<Expect> {
+        self.copying_in = false;
+        if matches!(self.queue.front(), Some(Expect::Query { .. } | Expect::Function | Expect::Replay) | None) {
+            return Vec::new();
+        }
+        let until = self.queue.iter().position(|e| matches!(e, Expect::Sync { .. })).unwrap_or(self.queue.len());
+        let mut dropped: Vec<_> = self.queue.drain(..until).collect();
+        dropped.reverse();
+        dropped
+    }
+
+    /// Everything owed, last first: the connection is lost.
+    pub fn abandon(&mut self) -> Vec<Expect> {
+        self.copying_in = false;
+        let mut dropped: Vec<_> = self.queue.drain(..).collect();
+        dropped.reverse();
+        dropped
+    }
+
+    /// A COPY FROM STDIN began: Syncs sent before its end are ignored by the server (`CopyGetData`).
+    fn copy_in_begins(&mut self) {
+        let mut at = 1;
+        while let Some(entry) = self.queue.get(at) {
+            match entry {
+                Expect::Sync { shown: true } => {
+                    self.queue.remove(at);
+                }
+                Expect::CopyEnd => return,
+                _ => at += 1,
+            }
+        }
+        self.copying_in = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(shown: bool) -> Expect {
+        Expect::Parse { statement: None, shown, undo: None }
+    }
+
+    fn steps(p: &mut Pipeline, tags: &[u8]) -> Vec<Step> {
+        tags.iter().map(|t| p.step(*t)).collect()
+    }
+
+    use Step::{Forward, Swallow, Violation};
+
+    #[test]
+    fn an_extended_query_in_order() {
+        let mut p = Pipeline::default();
+        for e in [parse(true), Expect::Bind, Expect::Describe, Expect::Execute { plan: None }, Expect::Sync { shown: true }] {
+            p.push(e);
+        }
+        assert_eq!(steps(&mut p, b"12TDDCZ"), [Forward; 7]);
+        assert!(p.is_empty());
+    }
+
+    #[test]
+    fn what_pgweir_asked_is_swallowed_and_what_it_answers_is_put_in_place() {
+        let mut p = Pipeline::default();
+        p.push(Expect::Replay);
+        p.push(Expect::ParsedHere { undo: None });
+        p.push(parse(false));
+        p.push(Expect::Bind);
+        p.push(Expect::ClosedHere { undo: None });
+        p.push(Expect::Sync { shown: true });
+        assert_eq!(p.next_local(), None);
+        assert_eq!(steps(&mut p, b"CZ"), [Swallow; 2]);
+        assert_eq!(p.next_local(), Some(Local::ParseComplete));
+        assert_eq!(p.next_local(), None);
+        assert_eq!(steps(&mut p, b"12"), [Swallow, Forward]);
+        assert_eq!(p.next_local(), Some(Local::CloseComplete));
+        assert_eq!(p.step(b'Z'), Forward);
+    }
+
+    #[test]
+    fn an_error_skips_to_sync_and_no_further() {
+        let mut p = Pipeline::default();
+        for e in [Expect::Bind, Expect::ParsedHere { undo: None }, Expect::Sync { shown: true }, Expect::Bind] {
+            p.push(e);
+        }
+        let dropped = p.fail();
+        assert!(matches!(dropped[..], [Expect::ParsedHere { .. }, Expect::Bind]), "{dropped:?}");
+        assert_eq!(steps(&mut p, b"Z2"), [Forward; 2]);
+    }
+
+    #[test]
+    fn a_simple_query_ends_at_ready_alone() {
+        let mut p = Pipeline::default();
+        p.push(Expect::Query { plan: None });
+        assert_eq!(steps(&mut p, b"TDC"), [Forward; 3]);
+        assert!(p.fail().is_empty());
+        assert_eq!(p.step(b'Z'), Forward);
+        assert!(p.is_empty());
+    }
+
+    #[test]
+    fn replies_out_of_step_are_seen() {
+        let mut p = Pipeline::default();
+        assert_eq!(p.step(b'C'), Violation);
+        p.push(Expect::Bind);
+        assert_eq!(p.step(b'1'), Violation);
+    }
+
+    #[test]
+    fn a_copy_swallows_the_syncs_before_its_end() {
+        let mut p = Pipeline::default();
+        p.push(Expect::Execute { plan: None });
+        p.push(Expect::Sync { shown: true });
+        assert_eq!(p.step(b'G'), Forward);
+        p.push(Expect::Sync { shown: true });
+        p.push(Expect::CopyEnd);
+        p.push(Expect::Sync { shown: true });
+        assert_eq!(p.step(b'C'), Forward);
+        assert_eq!(p.next_local(), None);
+        assert_eq!(p.step(b'Z'), Forward);
+        assert!(p.is_empty());
+    }
+
+    #[test]
+    fn a_copy_sent_ahead_of_its_begin_keeps_its_sync() {
+        let mut p = Pipeline::default();
+        for e in [Expect::Execute { plan: None }, Expect::CopyEnd, Expect::Sync { shown: true }] {
+            p.push(e);
+        }
+        assert_eq!(steps(&mut p, b"GC"), [Forward; 2]);
+        assert_eq!(p.next_local(), None);
+        assert_eq!(p.step(b'Z'), Forward);
+        assert!(p.is_empty());
+    }
+}
