@@ -3,3 +3,6 @@
 
 pub mod config;
 pub mod sql;
+pub mod stats;
+
+
