@@ -9,6 +9,7 @@ pub mod counters;
 pub mod latency;
 pub mod process;
 pub mod slow;
+pub mod slow_log;
 pub mod statements;
 pub mod window;
 
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::config;
 use counters::{Counters, Databases};
 use process::Process;
-use slow::SlowLog;
+use slow_log::SlowLog;
 use statements::{Statement, Statements};
 use window::{Request, Window};
 
