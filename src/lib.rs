@@ -6,3 +6,17 @@ pub mod config;
 pub mod error;
 pub mod sql;
 pub mod wire;
+
+// L1 decisions
+pub mod auth;
+pub mod stats;
+pub mod route;
+pub mod session;
+
+// L2 sockets
+pub mod net;
+
+// L3 servers
+pub mod backend;
+pub mod cluster;
+pub mod pool;

@@ -1,0 +1,363 @@
+//! The slow-query log: the last thousand entries in memory, and one line each in a file or on stderr.
+//!
+//! The query path hands an entry to a thread over a bounded channel and never waits: with a stalled disk lines
+//! are dropped and counted.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::bounded_text;
+use super::slow::SlowEntry;
+use crate::config;
+
+/// Entries kept for `/slow` and SHOW SLOW.
+pub const KEPT: usize = 1_000;
+
+/// Lines waiting for the disk.
+const QUEUE: usize = 1_024;
+
+/// The ring and the writer.
+#[derive(Debug)]
+pub struct SlowLog {
+    ring: Mutex<VecDeque<Arc<SlowEntry>>>,
+    /// `None`: off.
+    writer: RwLock<Option<Writer>>,
+    counts: Arc<LogCounts>,
+}
+
+#[derive(Debug, Default)]
+struct LogCounts {
+    entries: AtomicU64,
+    written: AtomicU64,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Writer {
+    target: config::SlowLog,
+    queue: SyncSender<Message>,
+    reopen: Arc<AtomicBool>,
+}
+
+enum Message {
+    Entry(Arc<SlowEntry>),
+    /// Only wakes the thread, which then sees `reopen`.
+    Wake,
+    Flush(SyncSender<()>),
+}
+
+enum Output {
+    Stderr,
+    File { path: PathBuf, file: File },
+}
+
+impl SlowLog {
+    /// Opens the log and starts its thread.
+    ///
+    /// # Errors
+    /// The file cannot be opened for appending, or the thread not be started.
+    pub fn open(target: &config::SlowLog) -> io::Result<SlowLog> {
+        let counts = Arc::<LogCounts>::default();
+        let writer = start(target, &counts)?;
+        Ok(SlowLog {
+            ring: Mutex::default(),
+            writer: RwLock::new(writer),
+            counts,
+        })
+    }
+
+    /// Keeps and logs one statement; never waits for the disk.
+    pub fn record(&self, mut entry: SlowEntry) {
+        entry.statement = bounded_text(entry.statement);
+        let entry = Arc::new(entry);
+        self.counts.entries.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut ring = self.ring.lock();
+            if ring.len() == KEPT {
+                ring.pop_front();
+            }
+            ring.push_back(entry.clone());
+        }
+        if let Some(writer) = &*self.writer.read()
+            && writer.queue.try_send(Message::Entry(entry)).is_err()
+        {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The last `limit` entries, newest first.
+    pub fn last(&self, limit: usize) -> Vec<Arc<SlowEntry>> {
+        self.ring.lock().iter().rev().take(limit).cloned().collect()
+    }
+
+    /// Statements recorded since the start, whether or not they were written.
+    pub fn entries(&self) -> u64 {
+        self.counts.entries.load(Ordering::Relaxed)
+    }
+
+    /// Lines written since the start.
+    pub fn written(&self) -> u64 {
+        self.counts.written.load(Ordering::Relaxed)
+    }
+
+    /// Lines lost since the start: the queue was full, or the write failed.
+    pub fn dropped(&self) -> u64 {
+        self.counts.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Opens the file anew by its name, after a log rotation. Done by the thread, before its next line.
+    pub fn reopen(&self) {
+        if let Some(writer) = &*self.writer.read() {
+            writer.reopen.store(true, Ordering::Release);
+            // a full queue wakes the thread as well
+            let _ = writer.queue.try_send(Message::Wake);
+        }
+    }
+
+    /// Changes where lines go. The same target is reopened.
+    ///
+    /// # Errors
+    /// As [`SlowLog::open`]; the old target stays then.
+    pub fn reconfigure(&self, target: &config::SlowLog) -> io::Result<()> {
+        let same = match &*self.writer.read() {
+            Some(writer) => writer.target == *target,
+            None => *target == config::SlowLog::Off,
+        };
+        if same {
+            self.reopen();
+        } else {
+            let started = start(target, &self.counts)?;
+            // the old thread writes what is queued and ends
+            *self.writer.write() = started;
+        }
+        Ok(())
+    }
+
+    /// Waits until all lines recorded so far are written, `limit` at most; true if they are.
+    pub fn flush(&self, limit: Duration) -> bool {
+        let Some(queue) = self
+            .writer
+            .read()
+            .as_ref()
+            .map(|writer| writer.queue.clone())
+        else {
+            return true;
+        };
+        let deadline = Instant::now() + limit;
+        let (done, written) = sync_channel(1);
+        let mut message = Message::Flush(done);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match queue.try_send(message) {
+                Ok(()) => return written.recv_timeout(left).is_ok(),
+                Err(TrySendError::Full(again)) if !left.is_zero() => {
+                    message = again;
+                    thread::sleep(Duration::from_millis(5).min(left));
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+fn start(target: &config::SlowLog, counts: &Arc<LogCounts>) -> io::Result<Option<Writer>> {
+    let output = match target {
+        config::SlowLog::Off => return Ok(None),
+        config::SlowLog::Stderr => Output::Stderr,
+        config::SlowLog::File(path) => Output::File {
+            path: path.clone(),
+            file: append(path)?,
+        },
+    };
+    let (queue, messages) = sync_channel(QUEUE);
+    let reopen = Arc::new(AtomicBool::new(false));
+    let (asked, counts) = (reopen.clone(), counts.clone());
+    thread::Builder::new()
+        .name("slow-log".into())
+        .spawn(move || write_lines(&messages, output, &asked, &counts))?;
+    Ok(Some(Writer {
+        target: target.clone(),
+        queue,
+        reopen,
+    }))
+}
+
+fn append(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// The thread. It ends when the last sender is gone.
+fn write_lines(
+    messages: &Receiver<Message>,
+    mut output: Output,
+    reopen: &AtomicBool,
+    counts: &LogCounts,
+) {
+    // one warning for each row of failures: a full disk is no reason to fill another log
+    let mut failing = false;
+    while let Ok(message) = messages.recv() {
+        if reopen.swap(false, Ordering::AcqRel) {
+            output.reopen();
+        }
+        match message {
+            Message::Wake => {}
+            Message::Flush(done) => {
+                let _ = done.send(());
+            }
+            Message::Entry(entry) => {
+                let mut line = entry.to_json_line();
+                line.push('\n');
+                match output.write(line.as_bytes()) {
+                    Ok(()) => {
+                        failing = false;
+                        counts.written.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error) => {
+                        counts.dropped.fetch_add(1, Ordering::Relaxed);
+                        if !failing {
+                            tracing::warn!(%error, "the slow-query log cannot be written; its lines are dropped");
+                        }
+                        failing = true;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Output {
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        match self {
+            Output::Stderr => io::stderr().lock().write_all(line),
+            Output::File { file, .. } => file.write_all(line),
+        }
+    }
+
+    fn reopen(&mut self) {
+        if let Output::File { path, file } = self {
+            match append(path) {
+                Ok(opened) => *file = opened,
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "the slow-query log cannot be reopened; the old file stays in use");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::slow::tests::entry;
+
+    /// A path of this test alone.
+    fn path(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("pgweir-slow-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir.join(name)
+    }
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn the_ring_keeps_the_last_thousand_newest_first() {
+        let log = SlowLog::open(&config::SlowLog::Off).unwrap();
+        for n in 0..KEPT + 5 {
+            log.record(entry(&n.to_string()));
+        }
+        let last = log.last(usize::MAX);
+        assert_eq!(last.len(), KEPT);
+        assert_eq!(
+            (
+                last[0].statement.as_str(),
+                last[KEPT - 1].statement.as_str()
+            ),
+            ("1004", "5")
+        );
+        assert_eq!(log.last(2).len(), 2);
+        assert_eq!((log.entries(), log.written(), log.dropped()), (1_005, 0, 0));
+    }
+
+    #[test]
+    fn lines_are_appended_and_a_rotated_file_is_left() {
+        let (file, rotated) = (path("rotate"), path("rotated"));
+        std::fs::write(&file, "kept\n").unwrap();
+        let log = SlowLog::open(&config::SlowLog::File(file.clone())).unwrap();
+        log.record(entry("one"));
+        assert!(log.flush(SOON));
+        std::fs::rename(&file, &rotated).unwrap();
+        log.reopen();
+        log.record(entry("two"));
+        assert!(log.flush(SOON));
+        let old = std::fs::read_to_string(&rotated).unwrap();
+        assert!(
+            old.starts_with("kept\n") && old.contains("one") && !old.contains("two"),
+            "{old}"
+        );
+        let new = std::fs::read_to_string(&file).unwrap();
+        assert!(new.contains("two") && new.ends_with("}\n"), "{new}");
+        assert_eq!((log.written(), log.dropped()), (2, 0));
+    }
+
+    #[test]
+    fn another_target_takes_over_and_a_bad_one_is_refused() {
+        let (first, second) = (path("first"), path("second"));
+        let log = SlowLog::open(&config::SlowLog::File(first.clone())).unwrap();
+        assert!(
+            log.reconfigure(&config::SlowLog::File(path("none/such")))
+                .is_err()
+        );
+        log.record(entry("one"));
+        assert!(log.flush(SOON));
+        log.reconfigure(&config::SlowLog::File(second.clone()))
+            .unwrap();
+        log.record(entry("two"));
+        assert!(log.flush(SOON));
+        assert!(std::fs::read_to_string(first).unwrap().contains("one"));
+        assert!(std::fs::read_to_string(second).unwrap().contains("two"));
+        assert_eq!(
+            log.last(10).len(),
+            2,
+            "the ring outlives a change of target"
+        );
+    }
+
+    #[test]
+    fn a_failing_disk_drops_and_counts() {
+        let log = SlowLog::open(&config::SlowLog::File("/dev/full".into())).unwrap();
+        log.record(entry("lost"));
+        assert!(log.flush(SOON));
+        assert_eq!((log.written(), log.dropped()), (0, 1));
+    }
+
+    #[test]
+    fn a_stalled_writer_never_blocks_the_caller() {
+        // a writer whose thread never takes anything off the queue
+        let (queue, _stalled) = sync_channel(2);
+        let writer = Writer {
+            target: config::SlowLog::Stderr,
+            queue,
+            reopen: Arc::default(),
+        };
+        let log = SlowLog {
+            ring: Mutex::default(),
+            writer: RwLock::new(Some(writer)),
+            counts: Arc::default(),
+        };
+        for _ in 0..10 {
+            log.record(entry("q"));
+        }
+        log.reopen();
+        assert_eq!((log.dropped(), log.last(100).len()), (8, 10));
+        assert!(!log.flush(Duration::ZERO));
+    }
+}

@@ -1,0 +1,425 @@
+//! One record for each fingerprint and database: how often, how long, with what result, where.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::Mutex;
+
+use super::latency::Latency;
+use super::{CacheUse, Outcome, Sample, bounded_text};
+use crate::sql::Fingerprint;
+
+/// All records. Bounded: beyond `max` fingerprints the rest share the record "other".
+#[derive(Debug)]
+pub struct Statements {
+    records: DashMap<(Arc<str>, Fingerprint), Arc<Statement>>,
+    /// Places taken in `records`; it may run ahead of its length for a moment, never behind.
+    taken: AtomicUsize,
+    max: AtomicUsize,
+    other: Arc<Statement>,
+}
+
+/// The record of one statement.
+#[derive(Debug)]
+pub struct Statement {
+    /// `None`: the shared record of all statements beyond the bound.
+    pub fingerprint: Option<Fingerprint>,
+    pub database: Arc<str>,
+    /// The statement with its literals folded out.
+    pub text: String,
+    // One lock for all, and no atomics: the lock is needed for the histograms anyway, and so a reader sees
+    // calls, rows and times that belong together.
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Counts {
+    calls: u64,
+    errors: u64,
+    rows: u64,
+    bytes: u64,
+    cache_hits: u64,
+    writes: u64,
+    slow: u64,
+    execute: Latency,
+    wait: Latency,
+    /// Calls by node index.
+    nodes: Vec<u64>,
+}
+
+/// A copy of a record.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub fingerprint: Option<Fingerprint>,
+    pub database: Arc<str>,
+    pub text: String,
+    pub calls: u64,
+    /// Calls that ended in an error, whoever's fault.
+    pub errors: u64,
+    pub rows: u64,
+    pub bytes: u64,
+    pub cache_hits: u64,
+    pub writes: u64,
+    /// Calls at or above `statements.slow_threshold`.
+    pub slow: u64,
+    /// Of the calls that a server ran: cached answers are left out, as they would hide its times.
+    pub execute: Latency,
+    pub wait: Latency,
+    /// (node index, calls), the nodes with calls only.
+    pub nodes: Vec<(u16, u64)>,
+}
+
+/// What a list of statements is ordered by, largest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    TotalTime,
+    Calls,
+    P95,
+    Mean,
+    Rows,
+}
+
+impl Order {
+    /// The names of `/statements?order=`.
+    pub fn parse(name: &str) -> Option<Order> {
+        Some(match name {
+            "total_time" => Order::TotalTime,
+            "calls" => Order::Calls,
+            "p95" => Order::P95,
+            "mean" => Order::Mean,
+            "rows" => Order::Rows,
+            _ => return None,
+        })
+    }
+}
+
+impl Statements {
+    /// An empty registry for at most `max` fingerprints.
+    pub fn new(max: usize) -> Statements {
+        Statements {
+            records: DashMap::new(),
+            taken: AtomicUsize::new(0),
+            max: AtomicUsize::new(max),
+            other: Arc::new(Statement::new(None, "".into(), "other".into())),
+        }
+    }
+
+    /// The record of a statement, made at first sight; `text` is asked for then only. To be called once for each
+    /// plan, which keeps the record: not once for each execution.
+    pub fn record(
+        &self,
+        fingerprint: Fingerprint,
+        text: impl FnOnce() -> String,
+        database: &Arc<str>,
+    ) -> Arc<Statement> {
+        let key = (database.clone(), fingerprint);
+        if let Some(found) = self.records.get(&key) {
+            return found.clone();
+        }
+        if !self.take_place() {
+            return self.other.clone();
+        }
+        // outside of the map's lock: folding a long text takes its time
+        let text = bounded_text(text());
+        match self.records.entry(key) {
+            Entry::Occupied(found) => {
+                self.taken.fetch_sub(1, Ordering::Relaxed);
+                found.get().clone()
+            }
+            Entry::Vacant(place) => {
+                let record = Statement::new(Some(fingerprint), database.clone(), text);
+                place.insert(Arc::new(record)).clone()
+            }
+        }
+    }
+
+    fn take_place(&self) -> bool {
+        let max = self.max.load(Ordering::Relaxed);
+        self.taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                (taken < max).then_some(taken + 1)
+            })
+            .is_ok()
+    }
+
+    /// Changes the bound; what is beyond a smaller one stays.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// The bound.
+    pub fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Fingerprints kept, "other" not counted.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The `limit` first statements in `order`, those never called left out.
+    pub fn top(&self, order: Order, limit: usize) -> Vec<Snapshot> {
+        let mut keyed: Vec<(f64, Arc<Statement>)> = self
+            .records
+            .iter()
+            .map(|entry| entry.value().clone())
+            .chain([self.other.clone()])
+            .filter_map(|statement| statement.key(order).map(|key| (key, statement)))
+            .collect();
+        keyed.sort_by(|(a, x), (b, y)| {
+            b.total_cmp(a)
+                .then_with(|| x.fingerprint.cmp(&y.fingerprint))
+        });
+        keyed.truncate(limit);
+        keyed
+            .into_iter()
+            .map(|(_, statement)| statement.snapshot())
+            .collect()
+    }
+
+    /// Sets all counts back to zero. Records stay, because plans hold them.
+    pub fn reset(&self) {
+        for entry in &self.records {
+            entry.value().reset();
+        }
+        self.other.reset();
+    }
+}
+
+impl Statement {
+    fn new(fingerprint: Option<Fingerprint>, database: Arc<str>, text: String) -> Statement {
+        Statement {
+            fingerprint,
+            database,
+            text,
+            counts: Mutex::new(Counts::default()),
+        }
+    }
+
+    /// Counts one call.
+    pub fn observe(&self, sample: &Sample, slow: bool) {
+        let mut counts = self.counts.lock();
+        counts.calls += 1;
+        counts.rows += sample.rows;
+        counts.bytes += sample.bytes;
+        counts.errors += u64::from(sample.outcome != Outcome::Done);
+        counts.writes += u64::from(sample.is_write);
+        counts.slow += u64::from(slow);
+        if sample.cache == CacheUse::Hit {
+            counts.cache_hits += 1;
+            return;
+        }
+        counts.execute.record(sample.execute);
+        counts.wait.record(sample.wait);
+        if let Some(node) = sample.node {
+            let node = usize::from(node);
+            if counts.nodes.len() <= node {
+                counts.nodes.resize(node + 1, 0);
+            }
+            counts.nodes[node] += 1;
+        }
+    }
+
+    /// A consistent copy; figures are computed on it, after the lock.
+    pub fn snapshot(&self) -> Snapshot {
+        let counts = self.counts.lock().clone();
+        let nodes = (0u16..).zip(&counts.nodes).filter(|(_, calls)| **calls > 0);
+        Snapshot {
+            fingerprint: self.fingerprint,
+            database: self.database.clone(),
+            text: self.text.clone(),
+            calls: counts.calls,
+            errors: counts.errors,
+            rows: counts.rows,
+            bytes: counts.bytes,
+            cache_hits: counts.cache_hits,
+            writes: counts.writes,
+            slow: counts.slow,
+            nodes: nodes.map(|(node, calls)| (node, *calls)).collect(),
+            execute: counts.execute,
+            wait: counts.wait,
+        }
+    }
+
+    /// `None`: never called.
+    fn key(&self, order: Order) -> Option<f64> {
+        let counts = self.counts.lock();
+        (counts.calls > 0).then(|| match order {
+            Order::TotalTime => counts.execute.sum() as f64,
+            Order::Calls => counts.calls as f64,
+            Order::P95 => counts.execute.quantile(0.95) as f64,
+            Order::Mean => counts.execute.mean(),
+            Order::Rows => counts.rows as f64,
+        })
+    }
+
+    fn reset(&self) {
+        *self.counts.lock() = Counts::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn sample(execute_us: u64) -> Sample {
+        Sample {
+            wait: Duration::ZERO,
+            execute: Duration::from_micros(execute_us),
+            rows: 1,
+            bytes: 10,
+            outcome: Outcome::Done,
+            cache: CacheUse::NotAsked,
+            node: Some(0),
+            is_write: false,
+        }
+    }
+
+    #[test]
+    fn beyond_the_bound_all_share_other() {
+        let statements = Statements::new(2);
+        let db: Arc<str> = "app".into();
+        for n in 0..5 {
+            statements
+                .record(Fingerprint(n), || format!("q{n}"), &db)
+                .observe(&sample(1), false);
+        }
+        assert_eq!(statements.len(), 2);
+        let top = statements.top(Order::Calls, 10);
+        assert_eq!(top.len(), 3);
+        assert_eq!(
+            (top[0].text.as_str(), top[0].calls, top[0].fingerprint),
+            ("other", 3, None)
+        );
+        // a known one is found although the registry is full, and its text is not made again
+        let again = statements.record(Fingerprint(1), || unreachable!(), &db);
+        assert_eq!(again.fingerprint, Some(Fingerprint(1)));
+        statements.set_max(3);
+        assert!(
+            statements
+                .record(Fingerprint(9), || "q9".into(), &db)
+                .fingerprint
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn the_bound_holds_against_many_threads() {
+        let statements = Statements::new(50);
+        let db: Arc<str> = "app".into();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for n in 0..100 {
+                        statements
+                            .record(Fingerprint(n), String::new, &db)
+                            .observe(&sample(1), false);
+                    }
+                });
+            }
+        });
+        assert_eq!(statements.len(), 50);
+        let calls: u64 = statements
+            .top(Order::Calls, 100)
+            .iter()
+            .map(|s| s.calls)
+            .sum();
+        assert_eq!(calls, 400);
+    }
+
+    #[test]
+    fn the_same_text_in_two_databases_is_two_records() {
+        let statements = Statements::new(10);
+        let a = statements.record(Fingerprint(1), String::new, &"a".into());
+        let b = statements.record(Fingerprint(1), String::new, &"b".into());
+        assert!(!Arc::ptr_eq(&a, &b));
+    }
+
+    #[test]
+    fn counts_errors_hits_and_nodes() {
+        let statements = Statements::new(10);
+        let statement = statements.record(Fingerprint(1), || "q".into(), &"a".into());
+        statement.observe(&sample(500), false);
+        statement.observe(
+            &Sample {
+                node: Some(2),
+                is_write: true,
+                ..sample(1_500)
+            },
+            true,
+        );
+        statement.observe(
+            &Sample {
+                outcome: Outcome::ClientFault,
+                ..sample(1_000)
+            },
+            false,
+        );
+        statement.observe(
+            &Sample {
+                cache: CacheUse::Hit,
+                node: None,
+                ..sample(3)
+            },
+            false,
+        );
+        let s = statement.snapshot();
+        assert_eq!(
+            (s.calls, s.errors, s.cache_hits, s.writes, s.slow),
+            (4, 1, 1, 1, 1)
+        );
+        assert_eq!((s.rows, s.bytes), (4, 40));
+        assert_eq!(s.nodes, [(0, 2), (2, 1)]);
+        assert_eq!((s.execute.count(), s.execute.mean()), (3, 1_000.0));
+        assert_eq!(s.wait.count(), 3);
+    }
+
+    #[test]
+    fn each_order_puts_its_largest_first() {
+        let statements = Statements::new(10);
+        let db: Arc<str> = "a".into();
+        let add = |n, times: &[u64], rows| {
+            let statement = statements.record(Fingerprint(n), || format!("q{n}"), &db);
+            for time in times {
+                statement.observe(
+                    &Sample {
+                        rows,
+                        ..sample(*time)
+                    },
+                    false,
+                );
+            }
+        };
+        add(1, &[10; 100], 1);
+        add(2, &[50_000], 0);
+        add(3, &[1_000; 60], 1);
+        add(4, &[20], 5_000);
+        let first = |order| statements.top(order, 1)[0].fingerprint.map(|f| f.0);
+        assert_eq!(first(Order::Calls), Some(1));
+        assert_eq!(first(Order::P95), Some(2));
+        assert_eq!(first(Order::Mean), Some(2));
+        assert_eq!(first(Order::TotalTime), Some(3));
+        assert_eq!(first(Order::Rows), Some(4));
+        assert_eq!(Order::parse("p95"), Some(Order::P95));
+        assert_eq!(Order::parse("nonsense"), None);
+    }
+
+    #[test]
+    fn a_reset_reaches_records_that_plans_hold() {
+        let statements = Statements::new(10);
+        let held = statements.record(Fingerprint(1), || "q".into(), &"a".into());
+        held.observe(&sample(5), false);
+        statements.reset();
+        assert!(statements.top(Order::Calls, 10).is_empty());
+        held.observe(&sample(5), false);
+        assert_eq!(statements.top(Order::Calls, 10)[0].calls, 1);
+    }
+}
