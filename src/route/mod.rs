@@ -1,0 +1,3 @@
+//! Which node a statement goes to, and why.
+
+pub mod balance;
