@@ -1,0 +1,3 @@
+//! Pools of server connections: one for each database, user and node.
+
+pub mod ledger;
