@@ -3,3 +3,5 @@
 
 pub mod config;
 pub mod sql;
+
+pub mod auth;
