@@ -1,0 +1,227 @@
+//! The servers of one database: which is the primary, which replicas may answer, and the probes that find out.
+
+pub mod node;
+pub mod positions;
+pub mod probe;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::cluster::node::{Node, Role};
+use crate::cluster::positions::Positions;
+use crate::config::{self, Freshness, PrimaryReads};
+use crate::route::balance::Balancer;
+use crate::route::decide::Why;
+
+/// Nodes that a request has tried already, by index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tried(u64);
+
+impl Tried {
+    pub fn insert(&mut self, node: u16) {
+        self.0 |= 1 << (node % 64);
+    }
+
+    pub fn contains(self, node: u16) -> bool {
+        self.0 & (1 << (node % 64)) != 0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// The nodes of one database.
+#[derive(Debug)]
+pub struct Cluster {
+    pub database: Arc<str>,
+    pub nodes: Vec<Arc<Node>>,
+    pub routing: config::Routing,
+    balancer: Mutex<Balancer>,
+    positions: Mutex<Positions>,
+}
+
+impl Cluster {
+    pub fn new(database: &config::Database, routing: &config::Routing, epoch: Instant) -> Cluster {
+        let node = |(i, n): (usize, &config::Node)| Arc::new(Node::new(i as u16, n.clone(), epoch));
+        Cluster {
+            database: database.name.as_str().into(),
+            nodes: database.nodes.iter().enumerate().map(node).collect(),
+            routing: routing.clone(),
+            balancer: Mutex::new(Balancer::new(database.nodes.iter().map(|n| n.weight))),
+            positions: Mutex::new(Positions::default()),
+        }
+    }
+
+    /// The primary: never banned, for writes have nowhere else to go. `None`: all roles are open, and no node has said
+    /// yet that it is the primary.
+    pub fn primary(&self) -> Option<&Arc<Node>> {
+        let primaries = || self.nodes.iter().filter(|n| n.role() == Role::Primary);
+        primaries().find(|n| n.is_up()).or_else(|| primaries().next())
+    }
+
+    /// The node for a plain read of a session that last wrote at `wrote`, with the reason.
+    pub fn reader(&self, wrote: Option<Instant>, tried: Tried) -> Option<(&Arc<Node>, Why)> {
+        let mut stale = false;
+        let mut usable = 0u64;
+        for (i, node) in self.nodes.iter().enumerate().take(64) {
+            let serves = node.role() == Role::Replica
+                && node.config.weight > 0
+                && node.is_up()
+                && !tried.contains(node.index)
+                && node.lag().is_none_or(|lag| lag <= self.routing.max_lag);
+            let fresh = serves && self.is_fresh(node, wrote);
+            stale |= serves && !fresh;
+            usable |= u64::from(fresh) << i;
+        }
+        let with_primary = self.routing.primary_reads == PrimaryReads::Always;
+        let may_pick = |i: usize| {
+            usable & (1 << i) != 0 || (with_primary && i < 64 && self.nodes[i].role() == Role::Primary && self.nodes[i].is_up())
+        };
+        if usable != 0 || with_primary {
+            if let Some(i) = self.balancer.lock().pick(may_pick) {
+                let node = &self.nodes[i];
+                return Some((node, if node.role() == Role::Primary { Why::PrimaryTurn } else { Why::Read }));
+            }
+        }
+        let why = match (tried.is_empty(), stale) {
+            (false, _) => Why::Retry,
+            (true, true) => Why::Freshness,
+            (true, false) => Why::NoReplica,
+        };
+        // A session's own writes are worth more than sparing the primary.
+        let refused = self.routing.primary_reads == PrimaryReads::Never && why != Why::Freshness;
+        if refused { None } else { self.primary().map(|node| (node, why)) }
+    }
+
+    fn is_fresh(&self, node: &Node, wrote: Option<Instant>) -> bool {
+        match self.routing.freshness {
+            Freshness::Eventual => true,
+            Freshness::Session | Freshness::Table => wrote.is_none_or(|at| node.has_replayed(at)),
+        }
+    }
+
+    /// Some node can serve: the condition of readiness.
+    pub fn can_serve(&self) -> bool {
+        self.nodes.iter().any(|n| n.is_up())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{LoadBalancing, NodeRole};
+
+    fn cluster(primary_reads: PrimaryReads) -> Cluster {
+        let node = |port, role, weight| config::Node { host: "h".into(), port, role, weight };
+        let database = config::Database {
+            name: "app".into(),
+            dbname: None,
+            tls: config::TlsMode::Disable,
+            ca: None,
+            pool: Arc::new(config::Pool {
+                mode: config::PoolMode::Transaction,
+                min: 0,
+                max: 1,
+                idle_timeout: Duration::ZERO,
+                connection_timeout: Duration::ZERO,
+                acquire_timeout: Duration::ZERO,
+                create_timeout: Duration::ZERO,
+                destroy_timeout: Duration::ZERO,
+                reap_interval: Duration::ZERO,
+                create_retry_interval: Duration::ZERO,
+                max_lifetime: Duration::ZERO,
+                unnamed_statements: config::UnnamedStatements::Named,
+                prepared_statements: 1,
+                statement_timeout: Duration::ZERO,
+                idle_transaction_timeout: Duration::ZERO,
+            }),
+            nodes: vec![
+                node(0, NodeRole::Primary, 1),
+                node(1, NodeRole::Replica, 1),
+                node(2, NodeRole::Replica, 1),
+                node(3, NodeRole::Replica, 2),
+            ],
+        };
+        let routing = config::Routing {
+            load_balancing: LoadBalancing::Weighted,
+            failover: true,
+            freshness: Freshness::Session,
+            max_lag: Duration::from_secs(10),
+            primary_reads,
+            probe_interval: Duration::from_secs(1),
+        };
+        Cluster::new(&database, &routing, Instant::now())
+    }
+
+    fn shares(cluster: &Cluster, picks: usize) -> HashMap<u16, usize> {
+        let mut shares = HashMap::new();
+        for _ in 0..picks {
+            *shares.entry(cluster.reader(None, Tried::default()).unwrap().0.index).or_default() += 1;
+        }
+        shares
+    }
+
+    #[test]
+    fn reads_spread_by_weight_and_move_from_a_dead_replica() {
+        let cluster = cluster(PrimaryReads::Fallback);
+        assert_eq!(shares(&cluster, 400), HashMap::from([(1, 100), (2, 100), (3, 200)]));
+        cluster.nodes[3].eject("test");
+        assert_eq!(shares(&cluster, 100), HashMap::from([(1, 50), (2, 50)]));
+        cluster.nodes[3].admit();
+        assert_eq!(shares(&cluster, 400)[&3], 200);
+    }
+
+    #[test]
+    fn the_primary_reads_in_turn_where_it_is_asked_to() {
+        assert_eq!(shares(&cluster(PrimaryReads::Always), 500), HashMap::from([(0, 100), (1, 100), (2, 100), (3, 200)]));
+    }
+
+    #[test]
+    fn with_no_replica_left_the_primary_reads_unless_never() {
+        for (reads, expected) in [(PrimaryReads::Fallback, Some((0, Why::NoReplica))), (PrimaryReads::Never, None)] {
+            let cluster = cluster(reads);
+            cluster.nodes[1..].iter().for_each(|n| n.eject("test"));
+            assert_eq!(cluster.reader(None, Tried::default()).map(|(n, why)| (n.index, why)), expected);
+        }
+    }
+
+    #[test]
+    fn a_session_that_wrote_waits_for_a_replica_that_has_replayed_it() {
+        let cluster = cluster(PrimaryReads::Fallback);
+        let wrote = Instant::now() + Duration::from_secs(1);
+        let reader = |c: &Cluster| c.reader(Some(wrote), Tried::default()).map(|(n, why)| (n.index, why));
+        assert_eq!(reader(&cluster), Some((0, Why::Freshness)));
+        cluster.nodes[2].note_position(Some(wrote), Some(Duration::ZERO));
+        assert_eq!(reader(&cluster), Some((0, Why::Freshness)), "asked at the very instant of the write");
+        cluster.nodes[2].note_position(Some(wrote + Duration::from_millis(1)), Some(Duration::ZERO));
+        assert_eq!(reader(&cluster), Some((2, Why::Read)));
+    }
+
+    #[test]
+    fn a_replica_too_far_behind_serves_nothing() {
+        let cluster = cluster(PrimaryReads::Fallback);
+        cluster.nodes[1].note_position(None, Some(Duration::from_secs(11)));
+        assert_eq!(shares(&cluster, 300), HashMap::from([(2, 100), (3, 200)]));
+    }
+
+    #[test]
+    fn a_retry_goes_elsewhere_and_at_last_to_the_primary() {
+        let cluster = cluster(PrimaryReads::Fallback);
+        let mut tried = Tried::default();
+        let mut seen = Vec::new();
+        while let Some((node, why)) = cluster.reader(None, tried) {
+            seen.push(node.index);
+            if why == Why::Retry {
+                break;
+            }
+            tried.insert(node.index);
+        }
+        assert_eq!((seen.len(), seen.last()), (4, Some(&0)));
+    }
+}

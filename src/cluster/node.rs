@@ -1,0 +1,145 @@
+//! One server: where it is, and what the last probes and connections told of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::config::{self, NodeRole};
+
+/// New connections made to one node at a time, over all pools: a restart of Postgres is no login storm.
+const CONCURRENT_CONNECTS: usize = 8;
+
+/// What a node is right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `auto`, and not asked yet.
+    Unknown,
+    Primary,
+    Replica,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Unknown => "unknown",
+            Role::Primary => "primary",
+            Role::Replica => "replica",
+        }
+    }
+
+    fn from_u8(n: u8) -> Role {
+        match n {
+            1 => Role::Primary,
+            2 => Role::Replica,
+            _ => Role::Unknown,
+        }
+    }
+}
+
+/// One node of one database. All fields that change are atomic: readers never wait.
+#[derive(Debug)]
+pub struct Node {
+    /// Its place in the configuration's list.
+    pub index: u16,
+    /// `host:port`
+    pub name: Arc<str>,
+    pub config: config::Node,
+    up: AtomicBool,
+    role: AtomicU8,
+    /// All commits up to this instant are replayed here; microseconds since `epoch`.
+    fresh_until: AtomicU64,
+    /// Microseconds behind the primary; `u64::MAX` while not known.
+    lag: AtomicU64,
+    epoch: Instant,
+    /// Why it is down.
+    fault: Mutex<Option<String>>,
+    pub connects: Semaphore,
+    pub reads: AtomicU64,
+    pub writes: AtomicU64,
+    /// Connections and requests that failed for a fault of the node.
+    pub failures: AtomicU64,
+}
+
+impl Node {
+    /// A node counts as up until something says otherwise, so that the first client need not wait for a probe.
+    pub fn new(index: u16, config: config::Node, epoch: Instant) -> Node {
+        let role = match config.role {
+            NodeRole::Primary => 1,
+            NodeRole::Replica => 2,
+            NodeRole::Auto => 0,
+        };
+        Node {
+            index,
+            name: format!("{}:{}", config.host, config.port).into(),
+            config,
+            up: AtomicBool::new(true),
+            role: AtomicU8::new(role),
+            fresh_until: AtomicU64::new(0),
+            lag: AtomicU64::new(u64::MAX),
+            epoch,
+            fault: Mutex::new(None),
+            connects: Semaphore::new(CONCURRENT_CONNECTS),
+            reads: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub fn role(&self) -> Role {
+        Role::from_u8(self.role.load(Ordering::Relaxed))
+    }
+
+    /// What the server says it is; counts only where the configuration leaves it open.
+    pub fn note_role(&self, in_recovery: bool) {
+        if self.config.role == NodeRole::Auto {
+            self.role.store(if in_recovery { 2 } else { 1 }, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the node out of the rotation; the next good probe brings it back.
+    pub fn eject(&self, why: &str) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        *self.fault.lock() = Some(why.to_owned());
+        if self.up.swap(false, Ordering::Relaxed) {
+            tracing::warn!(node = %self.name, why, "node is down");
+        }
+    }
+
+    pub fn admit(&self) {
+        *self.fault.lock() = None;
+        if !self.up.swap(true, Ordering::Relaxed) {
+            tracing::info!(node = %self.name, "node is up");
+        }
+    }
+
+    pub fn fault(&self) -> Option<String> {
+        self.fault.lock().clone()
+    }
+
+    /// Commits that were complete at `until` are replayed here, and it is `lag` behind.
+    pub fn note_position(&self, until: Option<Instant>, lag: Option<Duration>) {
+        if let Some(until) = until {
+            let micros = until.saturating_duration_since(self.epoch).as_micros() as u64;
+            self.fresh_until.fetch_max(micros, Ordering::Relaxed);
+        }
+        self.lag.store(lag.map_or(u64::MAX, |lag| lag.as_micros() as u64), Ordering::Relaxed);
+    }
+
+    pub fn lag(&self) -> Option<Duration> {
+        Some(self.lag.load(Ordering::Relaxed)).filter(|&l| l != u64::MAX).map(Duration::from_micros)
+    }
+
+    /// What was committed by `at` can be read here.
+    pub fn has_replayed(&self, at: Instant) -> bool {
+        let micros = at.saturating_duration_since(self.epoch).as_micros() as u64;
+        // Rounded down both: the same microsecond is not enough.
+        self.fresh_until.load(Ordering::Relaxed) > micros
+    }
+}
