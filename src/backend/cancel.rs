@@ -6,8 +6,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
+
+use crate::backend::connect::ConnectFailure;
+use crate::config;
+use crate::net::tls::ServerTls;
+use crate::wire::write;
 
 /// Requests under way for one connection.
 #[derive(Debug, Default)]
@@ -48,4 +56,30 @@ impl Drop for CancelGuard {
             self.0.settled.notify_waiters();
         }
     }
+}
+
+/// Sends one cancel request and waits until the server has closed its connection, which it does once the signal is
+/// sent (`processCancelRequest`).
+pub async fn send(
+    node: &config::Node,
+    tls: &ServerTls,
+    pid: i32,
+    secret: &[u8],
+    timeout: Duration,
+) -> Result<(), ConnectFailure> {
+    let request = async {
+        let connected = crate::net::connect::connect(&node.host, node.port, tls, timeout).await;
+        let mut stream = connected.map_err(ConnectFailure::Net)?;
+        let mut out = BytesMut::new();
+        write::cancel_request(&mut out, pid, secret);
+        let sent = async {
+            stream.write_all(&out).await?;
+            stream.flush().await?;
+            // Postgres says nothing and closes.
+            let mut end = [0u8; 1];
+            stream.read(&mut end).await
+        };
+        sent.await.map(drop).map_err(|e| ConnectFailure::Backend(e.into()))
+    };
+    tokio::time::timeout(timeout, request).await.unwrap_or(Err(ConnectFailure::Timeout))
 }

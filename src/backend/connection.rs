@@ -145,6 +145,22 @@ impl Connection {
         }
     }
 
+    /// Says goodbye and waits for the server to close; a socket on another reactor is left to the drop.
+    pub async fn terminate(mut self: Box<Self>) {
+        self.outbox.clear();
+        write::terminate(&mut self.outbox);
+        if self.stream.rehome().is_err() || self.send().await.is_err() {
+            return;
+        }
+        loop {
+            self.inbox.clear();
+            match self.stream.read_buf(&mut self.inbox).await {
+                Ok(n) if n > 0 => {}
+                _ => return,
+            }
+        }
+    }
+
     /// Takes a ParameterStatus body.
     pub fn note_status(&mut self, body: &[u8]) -> Result<(), Malformed> {
         let mut r = read::Reader::new(body);

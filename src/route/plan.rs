@@ -7,7 +7,8 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 
 use crate::sql::{Effect, Facts, Fingerprint, Reason, classify, fingerprint};
-use crate::stats::statements::{Statement, Statements};
+use crate::stats::Stats;
+use crate::stats::statements::Statement;
 
 /// Plans kept by text and by fingerprint; the least used go first.
 const KEPT: usize = 10_000;
@@ -34,7 +35,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct Plans {
     database: Arc<str>,
-    statements: Arc<Statements>,
+    stats: Arc<Stats>,
     by_text: Cache<Box<str>, Arc<Plan>>,
     by_fingerprint: Cache<Fingerprint, Arc<Facts>>,
     /// For texts that cannot be read: primary, and the session's state unknown.
@@ -42,7 +43,7 @@ pub struct Plans {
 }
 
 impl Plans {
-    pub fn new(database: Arc<str>, statements: Arc<Statements>) -> Plans {
+    pub fn new(database: Arc<str>, stats: Arc<Stats>) -> Plans {
         let facts = Facts {
             statements: 1,
             primary: Some(Reason::Unparsable),
@@ -51,9 +52,9 @@ impl Plans {
             ..Facts::default()
         };
         let fingerprint = Fingerprint(0);
-        let record = statements.record(fingerprint, || "(not readable as text)".to_owned(), &database);
+        let record = stats.statements.record(fingerprint, || "(not readable as text)".to_owned(), &database);
         let opaque = Arc::new(Plan { facts: Arc::new(facts), fingerprint, record });
-        Plans { database, statements, by_text: Cache::new(KEPT), by_fingerprint: Cache::new(KEPT), opaque }
+        Plans { database, stats, by_text: Cache::new(KEPT), by_fingerprint: Cache::new(KEPT), opaque }
     }
 
     /// The plan of a statement's text as the client sent it.
@@ -86,7 +87,7 @@ impl Plans {
             }
             facts
         });
-        let record = self.statements.record(fingerprint, || fingerprint::normalize(text), &self.database);
+        let record = self.stats.statements.record(fingerprint, || fingerprint::normalize(text), &self.database);
         Plan { facts, fingerprint, record }
     }
 }
@@ -94,7 +95,7 @@ impl Plans {
 #[cfg(test)]
 impl Plan {
     pub fn unknown() -> Plan {
-        let plans = Plans::new("test".into(), Arc::new(Statements::new(1)));
+        let plans = tests::plans();
         let Plan { facts, fingerprint, record } = &*plans.opaque;
         Plan { facts: facts.clone(), fingerprint: *fingerprint, record: record.clone() }
     }
@@ -104,8 +105,15 @@ impl Plan {
 mod tests {
     use super::*;
 
-    fn plans() -> Plans {
-        Plans::new("db".into(), Arc::new(Statements::new(100)))
+    pub(super) fn plans() -> Plans {
+        let statements = crate::config::Statements {
+            max: 100,
+            slow_threshold: std::time::Duration::MAX,
+            slow_log: crate::config::SlowLog::Off,
+            slow_log_parameters: false,
+            capture_plans: false,
+        };
+        Plans::new("db".into(), Arc::new(Stats::new(&statements, 1, std::time::Instant::now()).unwrap()))
     }
 
     #[test]

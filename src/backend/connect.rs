@@ -1,0 +1,201 @@
+//! Making a connection to a server: socket, TLS, login, and what the server says of itself.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+
+use crate::auth::{ClientAuth, Credentials, LoginError, Nonce, Reply, ScramKeys};
+use crate::backend::cancel::Cancels;
+use crate::backend::connection::{BackendError, Connection, ServerError};
+use crate::config;
+use crate::error::{Malformed, sqlstate};
+use crate::net::connect::ConnectError;
+use crate::net::tls::ServerTls;
+use crate::session::parameters::Settings;
+use crate::session::prepared::Held;
+use crate::wire::read::Reader;
+use crate::wire::tag::backend;
+use crate::wire::write;
+
+/// How one user logs in to servers: learned from the configuration or from the client's own login.
+#[derive(Debug)]
+pub struct ServerCredentials {
+    current: Mutex<Credentials>,
+    /// Of the last SCRAM login: they save PBKDF2 on the next.
+    keys: Mutex<Option<ScramKeys>>,
+}
+
+impl ServerCredentials {
+    pub fn new(credentials: Credentials) -> Arc<ServerCredentials> {
+        Arc::new(ServerCredentials { current: Mutex::new(credentials), keys: Mutex::new(None) })
+    }
+
+    /// What a client's login has shown.
+    pub fn learn(&self, credentials: Credentials) {
+        *self.current.lock() = credentials;
+        *self.keys.lock() = None;
+    }
+
+    pub fn current(&self) -> Credentials {
+        self.current.lock().clone()
+    }
+}
+
+/// Who logs in, and to which database of the server.
+#[derive(Debug, Clone)]
+pub struct Login {
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub credentials: Arc<ServerCredentials>,
+}
+
+/// Why no connection could be made.
+#[derive(Debug)]
+pub enum ConnectFailure {
+    Net(ConnectError),
+    Login(LoginError),
+    Backend(BackendError),
+    Timeout,
+}
+
+impl ConnectFailure {
+    /// The server answered and said no to this login for good: its code and message.
+    pub fn refusal(&self) -> Option<(String, String)> {
+        match self {
+            ConnectFailure::Backend(BackendError::Server(e)) if is_refusal(&e.code) => {
+                Some((e.code.clone(), e.message.clone()))
+            }
+            ConnectFailure::Login(e) => Some((sqlstate::INVALID_AUTHORIZATION.to_owned(), e.to_string())),
+            _ => None,
+        }
+    }
+
+    /// The node cannot be reached or does not serve now; it is no fault of this login, nor of too many connections.
+    pub fn is_node_fault(&self) -> bool {
+        match self {
+            ConnectFailure::Backend(BackendError::Server(e)) => e.code.starts_with("57P") || e.code.starts_with("58"),
+            ConnectFailure::Login(_) => false,
+            ConnectFailure::Net(_) | ConnectFailure::Backend(_) | ConnectFailure::Timeout => true,
+        }
+    }
+}
+
+fn is_refusal(code: &str) -> bool {
+    code.starts_with("28") || code.starts_with("3D") || code.starts_with("42") || code == "0A000" || code == "55000"
+}
+
+impl fmt::Display for ConnectFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectFailure::Net(e) => write!(f, "{e}"),
+            ConnectFailure::Login(e) => write!(f, "{e}"),
+            ConnectFailure::Backend(e) => write!(f, "{e}"),
+            ConnectFailure::Timeout => f.write_str("timed out"),
+        }
+    }
+}
+
+impl From<BackendError> for ConnectFailure {
+    fn from(e: BackendError) -> ConnectFailure {
+        ConnectFailure::Backend(e)
+    }
+}
+
+impl From<Malformed> for ConnectFailure {
+    fn from(m: Malformed) -> ConnectFailure {
+        ConnectFailure::Backend(m.into())
+    }
+}
+
+/// Connects within `timeout` (socket and TLS), then logs in; the caller bounds the whole.
+pub async fn connect(
+    node: &config::Node,
+    tls: &ServerTls,
+    login: &Login,
+    timeout: Duration,
+) -> Result<Connection, ConnectFailure> {
+    let stream =
+        crate::net::connect::connect(&node.host, node.port, tls, timeout).await.map_err(ConnectFailure::Net)?;
+    let end_point = stream.server_end_point();
+    let mut connection = Connection {
+        stream,
+        inbox: BytesMut::with_capacity(4096),
+        outbox: BytesMut::new(),
+        pid: 0,
+        secret: Box::default(),
+        statuses: Vec::new(),
+        settings: Settings::default(),
+        held: Held::default(),
+        unnamed: None,
+        suspect: false,
+        created: Instant::now(),
+        cancels: Arc::new(Cancels::default()),
+    };
+    let parameters = [("user", &*login.user), ("database", &*login.database)];
+    write::startup(&mut connection.outbox, 0, parameters);
+    connection.send().await?;
+    authenticate(&mut connection, login, end_point).await?;
+    greet(&mut connection).await?;
+    Ok(connection)
+}
+
+async fn authenticate(
+    connection: &mut Connection,
+    login: &Login,
+    end_point: Option<Vec<u8>>,
+) -> Result<(), ConnectFailure> {
+    let known = login.credentials.keys.lock().clone();
+    let nonce = Nonce::draw().map_err(|_| Malformed("no randomness for the login"))?;
+    let mut auth = ClientAuth::new(&login.user, login.credentials.current(), known, nonce, end_point);
+    loop {
+        let (tag, body) = connection.receive().await?;
+        match tag {
+            backend::AUTHENTICATION => match auth.step(&body) {
+                Reply::Send(answer) => {
+                    write::password(&mut connection.outbox, &answer);
+                    connection.send().await?;
+                }
+                Reply::Wait => {}
+                Reply::Done => break,
+                Reply::Fail(error) => return Err(ConnectFailure::Login(error)),
+            },
+            backend::ERROR => return Err(BackendError::Server(ServerError::read(&body)?).into()),
+            backend::NOTICE | backend::NEGOTIATE_PROTOCOL => {}
+            _ => return Err(Malformed("unexpected message during login").into()),
+        }
+    }
+    if let Some(keys) = auth.keys() {
+        *login.credentials.keys.lock() = Some(keys.clone());
+    }
+    Ok(())
+}
+
+/// From AuthenticationOk to the first ReadyForQuery.
+async fn greet(connection: &mut Connection) -> Result<(), ConnectFailure> {
+    loop {
+        let (tag, body) = connection.receive().await?;
+        match tag {
+            backend::BACKEND_KEY_DATA => {
+                let mut r = Reader::new(&body);
+                connection.pid = r.i32()?;
+                connection.secret = r.rest().into();
+            }
+            backend::PARAMETER_STATUS => connection.note_status(&body)?,
+            backend::READY => return Ok(()),
+            backend::ERROR => return Err(BackendError::Server(ServerError::read(&body)?).into()),
+            backend::NOTICE => {}
+            _ => return Err(Malformed("unexpected message during login").into()),
+        }
+    }
+}
+
+/// Evenly from 0.0 up to 1.0.
+pub fn jitter() -> f64 {
+    let mut bytes = [0u8; 4];
+    // Without randomness there is no jitter, which is harmless.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX)
+}

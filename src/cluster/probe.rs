@@ -1,0 +1,114 @@
+//! Asking each node, each `probe_interval`, whether it serves, what it is, and how far it is in the WAL.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::backend::connect::{self, Login};
+use crate::backend::connection::{BackendError, Connection};
+use crate::cluster::Cluster;
+use crate::cluster::node::Node;
+use crate::cluster::positions::Lsn;
+use crate::net::tls::ServerTls;
+
+/// The insert position covers commits that are not flushed yet (synchronous_commit = off).
+const ASK: &str = "SELECT pg_catalog.pg_is_in_recovery(), CASE WHEN pg_catalog.pg_is_in_recovery() \
+                   THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END";
+
+/// How nodes are asked.
+#[derive(Debug, Clone)]
+pub struct Prober {
+    pub login: Login,
+    pub tls: ServerTls,
+    /// For the connect and for each answer.
+    pub timeout: Duration,
+}
+
+/// What a node said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Answer {
+    asked: Instant,
+    in_recovery: bool,
+    position: Option<Lsn>,
+}
+
+/// Probes one node until its cluster is gone.
+pub async fn watch(cluster: Weak<Cluster>, node: Arc<Node>, prober: Prober) {
+    let mut connection = None;
+    while let Some(cluster) = cluster.upgrade() {
+        round(&cluster, &node, &prober, &mut connection).await;
+        let interval = cluster.routing.probe_interval;
+        drop(cluster);
+        tokio::time::sleep(interval).await;
+    }
+}
+
+/// One probe of one node. A kept connection that fails is tried once more afresh: the server may have closed it for
+/// reasons of its own.
+pub async fn round(cluster: &Cluster, node: &Arc<Node>, prober: &Prober, connection: &mut Option<Connection>) {
+    let had_one = connection.is_some();
+    let mut answer = ask(node, prober, connection).await;
+    if answer.is_err() && had_one {
+        answer = ask(node, prober, connection).await;
+    }
+    match answer {
+        Ok(answer) => {
+            if let Some(answer) = answer {
+                node.note_role(answer.in_recovery);
+                cluster.note(node, &answer);
+            }
+            node.admit();
+        }
+        Err(why) => node.eject(&why),
+    }
+}
+
+async fn ask(node: &Node, prober: &Prober, connection: &mut Option<Connection>) -> Result<Option<Answer>, String> {
+    let mut open = match connection.take() {
+        Some(open) => open,
+        None => {
+            let connecting = connect::connect(&node.config, &prober.tls, &prober.login, prober.timeout);
+            let made = tokio::time::timeout(prober.timeout * 2, connecting).await;
+            match made {
+                Ok(Ok(open)) => open,
+                // It answers, so it serves; that the probe's own login is refused is said, and is no fault of the node.
+                Ok(Err(failure)) if !failure.is_node_fault() => {
+                    tracing::debug!(node = %node.name, %failure, "the probe cannot log in");
+                    return Ok(None);
+                }
+                Ok(Err(failure)) => return Err(failure.to_string()),
+                Err(_) => return Err("timed out while connecting".to_owned()),
+            }
+        }
+    };
+    let asked = Instant::now();
+    let rows = tokio::time::timeout(prober.timeout, open.query(ASK)).await;
+    let answer = match rows {
+        Ok(Ok(rows)) => read(asked, &rows).ok_or("an answer that is none")?,
+        Ok(Err(BackendError::Server(e))) if !e.fatal => return Err(e.message),
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err("timed out while answering".to_owned()),
+    };
+    *connection = Some(open);
+    Ok(Some(answer))
+}
+
+fn read(asked: Instant, rows: &[Vec<Option<String>>]) -> Option<Answer> {
+    let [row] = rows else { return None };
+    let in_recovery = row.first()?.as_deref()? == "t";
+    let position = row.get(1)?.as_deref().and_then(|text| text.parse().ok());
+    Some(Answer { asked, in_recovery, position })
+}
+
+impl Cluster {
+    fn note(&self, node: &Node, answer: &Answer) {
+        let Some(position) = answer.position else { return };
+        let mut positions = self.positions.lock();
+        if answer.in_recovery {
+            let (until, lag) = positions.replica(position, Instant::now());
+            node.note_position(until, lag);
+        } else {
+            positions.note_primary(answer.asked, position);
+            node.note_position(None, Some(Duration::ZERO));
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What the rest of pgweir sees of a client: its row in SHOW CLIENTS, its cancel key, and the ways to stop it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::backend::cancel::{self, Cancels};
+use crate::cluster::node::Node;
+use crate::net::tls::ServerTls;
+
+/// What a client is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Activity {
+    Idle = 0,
+    Waiting = 1,
+    Active = 2,
+    /// In a transaction, with nothing asked.
+    IdleInTransaction = 3,
+}
+
+impl Activity {
+    fn from_u8(n: u8) -> Activity {
+        match n {
+            1 => Activity::Waiting,
+            2 => Activity::Active,
+            3 => Activity::IdleInTransaction,
+            _ => Activity::Idle,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Activity::Idle => "idle",
+            Activity::Waiting => "waiting",
+            Activity::Active => "active",
+            Activity::IdleInTransaction => "idle in transaction",
+        }
+    }
+}
+
+/// Why a client's session is ended from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stop {
+    None = 0,
+    /// The process ends.
+    Shutdown = 1,
+    /// KILL_CLIENT.
+    Killed = 2,
+    /// `idle_transaction_timeout`
+    IdleInTransaction = 3,
+}
+
+/// The server connection that serves a client now, as a cancel request needs it.
+#[derive(Debug, Clone)]
+pub struct CancelTarget {
+    pub node: Arc<Node>,
+    pub tls: ServerTls,
+    pub pid: i32,
+    pub secret: Box<[u8]>,
+    pub cancels: Arc<Cancels>,
+    pub timeout: Duration,
+}
+
+/// One logged-in client.
+#[derive(Debug)]
+pub struct Client {
+    pub id: u64,
+    /// Its cancel key.
+    pub pid: i32,
+    pub secret: Vec<u8>,
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub address: String,
+    pub tls: bool,
+    pub connected: Instant,
+    pub application_name: Mutex<String>,
+    activity: AtomicU8,
+    /// Microseconds after `connected` at which the activity began.
+    since: AtomicU64,
+    /// [`crate::session::pins::Pins`] bits.
+    pub pins: AtomicU16,
+    pub prepared: AtomicUsize,
+    target: Mutex<Option<CancelTarget>>,
+    stop: AtomicU8,
+    pub stopped: Notify,
+}
+
+impl Client {
+    pub fn set_activity(&self, activity: Activity, now: Instant) {
+        self.since.store(now.saturating_duration_since(self.connected).as_micros() as u64, Ordering::Relaxed);
+        self.activity.store(activity as u8, Ordering::Relaxed);
+    }
+
+    /// What it does, and since when.
+    pub fn activity(&self) -> (Activity, Instant) {
+        let activity = Activity::from_u8(self.activity.load(Ordering::Relaxed));
+        (activity, self.connected + Duration::from_micros(self.since.load(Ordering::Relaxed)))
+    }
+
+    /// Names the server connection that a cancel request is to reach; `None` as soon as it serves this client no
+    /// more.
+    pub fn set_target(&self, target: Option<CancelTarget>) {
+        *self.target.lock() = target;
+    }
+
+    pub fn serving_node(&self) -> Option<(Arc<Node>, i32)> {
+        self.target.lock().as_ref().map(|t| (t.node.clone(), t.pid))
+    }
+
+    /// Cancels the statement that runs for this client, if one does. The connection is not handed on to anyone while
+    /// the request is under way.
+    pub fn cancel(&self) {
+        let (target, guard) = {
+            let target = self.target.lock();
+            let Some(target) = target.clone() else { return };
+            // Counted under the lock: the connection cannot have been given back in between.
+            let guard = target.cancels.begin();
+            (target, guard)
+        };
+        tokio::spawn(async move {
+            let CancelTarget { node, tls, pid, secret, timeout, .. } = target;
+            if let Err(failure) = cancel::send(&node.config, &tls, pid, &secret, timeout).await {
+                tracing::warn!(node = %node.name, %failure, "cannot cancel");
+            }
+            drop(guard);
+        });
+    }
+
+    pub fn stop(&self, why: Stop) {
+        self.stop.store(why as u8, Ordering::Release);
+        self.stopped.notify_one();
+    }
+
+    pub fn stop_reason(&self) -> Stop {
+        match self.stop.load(Ordering::Acquire) {
+            1 => Stop::Shutdown,
+            2 => Stop::Killed,
+            3 => Stop::IdleInTransaction,
+            _ => Stop::None,
+        }
+    }
+}
+
+/// All logged-in clients, by the pid of their cancel key.
+#[derive(Debug, Default)]
+pub struct Clients {
+    by_pid: DashMap<i32, Arc<Client>>,
+    next: AtomicU64,
+    /// Connections accepted and not yet closed, logged in or not.
+    pub connections: AtomicUsize,
+}
+
+/// Who is to be entered.
+#[derive(Debug)]
+pub struct NewClient {
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub address: String,
+    pub tls: bool,
+    /// Bytes of the cancel key: 4 in protocol 3.0, 32 in 3.2.
+    pub key_length: usize,
+    pub application_name: String,
+}
+
+impl Clients {
+    /// Enters a client, with a cancel key that no other has.
+    pub fn enter(&self, new: NewClient) -> Arc<Client> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut secret = vec![0; new.key_length];
+        loop {
+            let mut pid = [0u8; 4];
+            // A machine without randomness has failed at TLS and SCRAM before; the key is then guessable, not wrong.
+            let _ = aws_lc_rs::rand::fill(&mut pid).and_then(|()| aws_lc_rs::rand::fill(&mut secret));
+            let pid = (i32::from_be_bytes(pid) & i32::MAX).max(1).wrapping_add(id as i32) & i32::MAX;
+            let dashmap::Entry::Vacant(vacant) = self.by_pid.entry(pid) else { continue };
+            let client = Arc::new(Client {
+                id,
+                pid,
+                secret,
+                user: new.user,
+                database: new.database,
+                address: new.address,
+                tls: new.tls,
+                connected: Instant::now(),
+                application_name: Mutex::new(new.application_name),
+                activity: AtomicU8::new(Activity::Idle as u8),
+                since: AtomicU64::new(0),
+                pins: AtomicU16::new(0),
+                prepared: AtomicUsize::new(0),
+                target: Mutex::new(None),
+                stop: AtomicU8::new(0),
+                stopped: Notify::new(),
+            });
+            vacant.insert(client.clone());
+            return client;
+        }
+    }
+
+    pub fn leave(&self, client: &Client) {
+        self.by_pid.remove(&client.pid);
+    }
+
+    /// A CancelRequest: nothing is said whether or not the key fits, as in Postgres.
+    pub fn cancel(&self, pid: i32, secret: &[u8]) {
+        let Some(client) = self.by_pid.get(&pid).map(|c| c.clone()) else { return };
+        if aws_lc_rs::constant_time::verify_slices_are_equal(&client.secret, secret).is_ok() {
+            client.cancel();
+        }
+    }
+
+    pub fn all(&self) -> Vec<Arc<Client>> {
+        let mut all: Vec<_> = self.by_pid.iter().map(|entry| entry.value().clone()).collect();
+        all.sort_by_key(|client| client.id);
+        all
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_pid.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_pid.is_empty()
+    }
+}

@@ -1,0 +1,246 @@
+//! A pool: the ledger behind its lock, and the tasks that do what the ledger says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::backend::connect::{ConnectFailure, Login};
+use crate::backend::connection::Connection;
+use crate::cluster::node::Node;
+use crate::config;
+use crate::error::{Fault, sqlstate};
+use crate::net::tls::ServerTls;
+use crate::pool::lease::Lease;
+use crate::pool::ledger::{Checkout, Held, Ledger, Place, Placement, Snapshot, Sweep, Ticket, Verdict};
+
+/// A connection in the books.
+pub type Pooled = Held<Box<Connection>>;
+
+/// What a waiter is sent: a lease, or why there will be none.
+pub type Answer = Result<Lease, Refused>;
+
+/// Why a checkout failed.
+#[derive(Debug, Clone)]
+pub enum Refused {
+    /// `acquire_timeout` has passed; with the last error of making a connection.
+    Timeout(Option<String>),
+    /// The node cannot be reached: another may.
+    Unavailable(String),
+    /// The server refuses this login; its own code and message.
+    Login { code: String, message: String },
+    /// The pool is closed.
+    Closed,
+}
+
+impl Refused {
+    /// What the client is told, where nothing else can be tried.
+    pub fn fault(&self, acquire_timeout: Duration) -> Fault {
+        match self {
+            Refused::Timeout(last) => {
+                let message = format!("no server connection became free within {} ms", acquire_timeout.as_millis());
+                let fault = Fault::error(sqlstate::TOO_MANY_CONNECTIONS, message)
+                    .with_hint("Raise pool.max, shorten transactions, or raise pool.acquire_timeout.");
+                match last {
+                    Some(last) => fault.with_detail(format!("The last attempt to make one failed: {last}")),
+                    None => fault,
+                }
+            }
+            Refused::Unavailable(why) => {
+                Fault::error(sqlstate::CANNOT_CONNECT, "no server can be reached").with_detail(why.clone())
+            }
+            Refused::Login { code, message } => {
+                Fault::error(login_code(code), format!("server login failed: {message}"))
+            }
+            Refused::Closed => Fault::error(sqlstate::ADMIN_SHUTDOWN, "pgweir is shutting down"),
+        }
+    }
+}
+
+/// A server's SQLSTATE as one of the constants that a [`Fault`] carries.
+fn login_code(code: &str) -> &'static str {
+    [sqlstate::INVALID_AUTHORIZATION, sqlstate::INVALID_PASSWORD, sqlstate::INVALID_CATALOG_NAME, sqlstate::INSUFFICIENT_PRIVILEGE]
+        .into_iter()
+        .find(|c| *c == code)
+        .unwrap_or(sqlstate::CONNECTION_FAILURE)
+}
+
+/// The connections of one database, user and node.
+#[derive(Debug)]
+pub struct Pool {
+    pub database: Arc<str>,
+    pub login: Login,
+    pub node: Arc<Node>,
+    pub tls: ServerTls,
+    pub config: ArcSwap<config::Pool>,
+    ledger: Mutex<Ledger<Box<Connection>, oneshot::Sender<Answer>>>,
+    pub(super) last_error: Mutex<Option<String>>,
+}
+
+impl Pool {
+    pub fn new(database: Arc<str>, login: Login, node: Arc<Node>, tls: ServerTls, config: Arc<config::Pool>) -> Pool {
+        let ledger = Mutex::new(Ledger::new((&*config).into()));
+        Pool { database, login, node, tls, config: ArcSwap::new(config), ledger, last_error: Mutex::new(None) }
+    }
+
+    /// A connection for a client of `worker`: an idle one, or the next that comes free within `acquire_timeout`.
+    ///
+    /// Dropping the future gives up the place in the queue; a connection already on its way goes back to the pool.
+    pub async fn checkout(self: &Arc<Self>, worker: usize) -> Answer {
+        loop {
+            let mut receiver = None;
+            let checkout = self.ledger.lock().checkout(Instant::now(), worker, || {
+                let (sender, queued) = oneshot::channel();
+                receiver = Some(queued);
+                sender
+            });
+            match checkout {
+                Checkout::Idle(held) => {
+                    if let Some(lease) = self.lease(held, worker) {
+                        return Ok(lease);
+                    }
+                }
+                Checkout::Wait { ticket, create } => {
+                    self.start(create, worker);
+                    let Some(receiver) = receiver else { return Err(Refused::Closed) };
+                    let mut lease = self.wait(ticket, receiver).await?;
+                    if lease.settle_on(worker) {
+                        return Ok(lease);
+                    }
+                }
+                Checkout::Closed => return Err(Refused::Closed),
+            }
+        }
+    }
+
+    /// A connection that has died idle is never leased; it is closed instead.
+    fn lease(self: &Arc<Self>, held: Pooled, worker: usize) -> Option<Lease> {
+        let mut lease = Lease::new(held, self.clone());
+        lease.settle_on(worker).then_some(lease)
+    }
+
+    async fn wait(self: &Arc<Self>, ticket: Ticket, mut receiver: oneshot::Receiver<Answer>) -> Answer {
+        let place = InQueue { pool: self, ticket };
+        let timeout = self.config.load().acquire_timeout;
+        match tokio::time::timeout(timeout, &mut receiver).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Refused::Closed),
+            Err(_) => {
+                drop(place);
+                // Handed over in the very moment of the timeout: not to be lost.
+                receiver.try_recv().unwrap_or_else(|_| Err(Refused::Timeout(self.last_error.lock().clone())))
+            }
+        }
+    }
+
+    /// Takes a connection back from a lease.
+    pub(super) fn checkin(self: &Arc<Self>, held: Pooled, verdict: Verdict) {
+        let home = held.home;
+        let placement = self.ledger.lock().checkin(Instant::now(), held, verdict);
+        self.place(placement, home);
+    }
+
+    /// Does what the ledger said of a connection; one whose waiter has gone comes back at once.
+    pub(super) fn place(self: &Arc<Self>, placement: Placement<Box<Connection>, oneshot::Sender<Answer>>, home: usize) {
+        let Placement { place, create } = placement;
+        self.start(create, home);
+        match place {
+            // An undelivered lease checks itself in when it is dropped.
+            Place::Handed { waiter, connection } => drop(waiter.send(Ok(Lease::new(connection, self.clone())))),
+            Place::Close(connection) => self.close(connection),
+            Place::Idle => {}
+        }
+    }
+
+    pub(super) fn with_ledger<R>(
+        &self,
+        act: impl FnOnce(&mut Ledger<Box<Connection>, oneshot::Sender<Answer>>) -> R,
+    ) -> R {
+        act(&mut self.ledger.lock())
+    }
+
+    /// Those who wait are told; a replica's clients go elsewhere at once.
+    pub(super) fn dismiss(&self, refused: &Refused) {
+        let waiters = self.ledger.lock().dismiss_waiters();
+        for waiter in waiters {
+            let _ = waiter.send(Err(refused.clone()));
+        }
+    }
+
+    /// Each `reap_interval`: closes what is dead, old or too long idle, and makes what is missing.
+    pub fn reap(self: &Arc<Self>, home: usize) {
+        let now = Instant::now();
+        let lost = self.ledger.lock().lost(now, |connection| !connection.is_usable());
+        self.sweep(lost, home);
+        let sweep = self.ledger.lock().reap(now);
+        self.sweep(sweep, home);
+    }
+
+    /// RECONNECT; also when the node is known to be gone.
+    pub fn reconnect(self: &Arc<Self>, home: usize) {
+        let sweep = self.ledger.lock().reconnect(Instant::now());
+        self.sweep(sweep, home);
+    }
+
+    pub fn pause(self: &Arc<Self>) {
+        let idle = self.ledger.lock().pause();
+        idle.into_iter().for_each(|c| self.close(c));
+    }
+
+    pub fn resume(self: &Arc<Self>, home: usize) {
+        let create = self.ledger.lock().resume(Instant::now());
+        self.start(create, home);
+    }
+
+    /// Takes reloaded settings.
+    pub fn reconfigure(self: &Arc<Self>, config: Arc<config::Pool>, home: usize) {
+        let sweep = self.ledger.lock().reconfigure(Instant::now(), (&*config).into());
+        self.config.store(config);
+        self.sweep(sweep, home);
+    }
+
+    /// Ends the pool; connections in use are closed as they come back.
+    pub fn shut(self: &Arc<Self>) {
+        let closed = self.ledger.lock().close();
+        closed.close.into_iter().for_each(|c| self.close(c));
+        for waiter in closed.refuse {
+            let _ = waiter.send(Err(Refused::Closed));
+        }
+    }
+
+    fn sweep(self: &Arc<Self>, sweep: Sweep<Box<Connection>>, home: usize) {
+        sweep.close.into_iter().for_each(|c| self.close(c));
+        self.start(sweep.create, home);
+    }
+
+    /// Parts politely within `destroy_timeout`; then the socket is dropped.
+    pub(super) fn close(&self, connection: Box<Connection>) {
+        let timeout = self.config.load().destroy_timeout;
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(timeout, connection.terminate()));
+        }
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.ledger.lock().snapshot(Instant::now())
+    }
+
+    /// Notes why no connection could be made, for those who wait in vain.
+    pub(super) fn note_failure(&self, failure: &ConnectFailure) {
+        *self.last_error.lock() = Some(failure.to_string());
+    }
+}
+
+/// A place in the queue that is given up when dropped; after the hand-over there is nothing to give up.
+struct InQueue<'a> {
+    pool: &'a Pool,
+    ticket: Ticket,
+}
+
+impl Drop for InQueue<'_> {
+    fn drop(&mut self) {
+        self.pool.ledger.lock().cancel_wait(self.ticket);
+    }
+}

@@ -1,0 +1,105 @@
+//! A connection on loan to one client, which finds its way back on every path.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use crate::backend::connection::Connection;
+use crate::backend::reset;
+use crate::pool::checkout::{Pool, Pooled};
+use crate::pool::ledger::Verdict;
+
+/// Dropped untouched, it goes back as it is; dropped in use, the connection is closed.
+#[derive(Debug)]
+pub struct Lease {
+    held: Option<Pooled>,
+    pub pool: Arc<Pool>,
+    used: bool,
+}
+
+/// What is to be done before the next client may have the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Return {
+    /// The session may have left something behind.
+    pub reset: bool,
+    /// … among it SQL-level prepared statements.
+    pub prepared: bool,
+}
+
+impl Lease {
+    pub(super) fn new(held: Pooled, pool: Arc<Pool>) -> Lease {
+        Lease { held: Some(held), pool, used: false }
+    }
+
+    /// Moves the socket to `worker`'s reactor where it is not there yet; false, and closed when dropped, where the
+    /// connection is dead.
+    pub(super) fn settle_on(&mut self, worker: usize) -> bool {
+        let Some(held) = self.held.as_mut() else { return false };
+        let moved = held.home == worker || held.connection.stream.rehome().is_ok();
+        held.home = worker;
+        let usable = moved && held.connection.is_usable();
+        self.used = !usable;
+        usable
+    }
+
+    /// From here on the connection's state is the client's doing: dropping the lease closes it.
+    pub fn begin(&mut self) {
+        self.used = true;
+    }
+
+    /// Gives the connection back, idle at ReadyForQuery and outside any transaction; a reset or an unsettled cancel
+    /// happens behind the client's back first.
+    pub fn give_back(mut self, how: Return) {
+        let Some(held) = self.held.take() else { return };
+        let pool = self.pool.clone();
+        if !how.reset && !held.suspect && held.cancels.is_settled() {
+            return pool.checkin(held, Verdict::Clean);
+        }
+        self.held = Some(held);
+        self.used = true;
+        tokio::spawn(self.clean(how));
+    }
+
+    /// Gives back a connection that was left in an idle transaction: rolled back and reset.
+    pub fn roll_back(self, prepared: bool) {
+        self.give_back(Return { reset: true, prepared });
+    }
+
+    /// Dropping the lease on the way (an error, a timeout) closes the connection.
+    async fn clean(mut self, how: Return) {
+        let timeout = self.pool.config.load().create_timeout;
+        let cleaned = tokio::time::timeout(timeout, async {
+            self.cancels.settled().await;
+            match how.reset || self.suspect {
+                true => reset::reset(&mut self, how.prepared).await,
+                false => Ok(()),
+            }
+        });
+        if matches!(cleaned.await, Ok(Ok(()))) {
+            self.used = false;
+        }
+    }
+}
+
+impl Deref for Lease {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        // Taken only by `give_back`, which consumes the lease.
+        self.held.as_ref().expect("a lease holds its connection until it is given back")
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.held.as_mut().expect("a lease holds its connection until it is given back")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            let verdict = if self.used { Verdict::Discard } else { Verdict::Clean };
+            self.pool.checkin(held, verdict);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The pools of one database: made when first asked for, reaped while they live.
+
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+
+use crate::backend::connect::Login;
+use crate::cluster::node::Node;
+use crate::config;
+use crate::net::tls::ServerTls;
+use crate::pool::checkout::Pool;
+
+/// The worker index of the control runtime, on which pools are reaped and warmed.
+pub const CONTROL: usize = usize::MAX;
+
+#[derive(Debug)]
+pub struct Pools {
+    database: Arc<str>,
+    tls: ServerTls,
+    config: ArcSwap<config::Pool>,
+    control: tokio::runtime::Handle,
+    pools: DashMap<(Arc<str>, u16), Arc<Pool>>,
+}
+
+impl Pools {
+    pub fn new(
+        database: Arc<str>,
+        tls: ServerTls,
+        config: Arc<config::Pool>,
+        control: tokio::runtime::Handle,
+    ) -> Pools {
+        Pools { database, tls, config: ArcSwap::new(config), control, pools: DashMap::new() }
+    }
+
+    pub fn config(&self) -> Arc<config::Pool> {
+        self.config.load_full()
+    }
+
+    /// The pool of a login on a node.
+    pub fn pool(&self, login: &Login, node: &Arc<Node>) -> Arc<Pool> {
+        let key = (login.user.clone(), node.index);
+        if let Some(pool) = self.pools.get(&key) {
+            return pool.clone();
+        }
+        let make = || {
+            let pool =
+                Pool::new(self.database.clone(), login.clone(), node.clone(), self.tls.clone(), self.config.load_full());
+            let pool = Arc::new(pool);
+            self.control.spawn(reap(Arc::downgrade(&pool)));
+            pool
+        };
+        self.pools.entry(key).or_insert_with(make).clone()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        self.pools.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    pub fn reconfigure(&self, config: Arc<config::Pool>) {
+        self.config.store(config.clone());
+        let _entered = self.control.enter();
+        self.all().iter().for_each(|pool| pool.reconfigure(config.clone(), CONTROL));
+    }
+
+    pub fn shut(&self) {
+        let _entered = self.control.enter();
+        self.all().iter().for_each(Pool::shut);
+    }
+}
+
+/// The first round warms the pool to `min`; the next follow each `reap_interval`, until the pool is gone.
+async fn reap(pool: Weak<Pool>) {
+    while let Some(pool) = pool.upgrade() {
+        pool.reap(CONTROL);
+        let interval = pool.config.load().reap_interval;
+        drop(pool);
+        tokio::time::sleep(interval).await;
+    }
+}
