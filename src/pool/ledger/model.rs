@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
-const LIFETIME: Duration = Duration::from_secs(40);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+const LIFETIME: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(200);
 const CAP: usize = 3;
 
@@ -57,20 +57,20 @@ fn step() -> impl Strategy<Value = Step> {
     let any = 0usize..1000;
     prop_oneof![
         30 => (0usize..3).prop_map(|worker| Step::Checkout { worker }),
-        24 => (any.clone(), prop::bool::weighted(0.1), 0usize..3)
+        24 => (any.clone(), prop::bool::weighted(0.03), 0usize..3)
             .prop_map(|(which, discard, moved_to)| Step::Checkin { which, discard, moved_to }),
         20 => (any.clone(), 0usize..3).prop_map(|(which, home)| Step::Created { which, home }),
         4 => any.clone().prop_map(|which| Step::CreateFailed { which }),
         5 => any.clone().prop_map(|which| Step::Cancel { which }),
         1 => Just(Step::Dismiss),
-        12 => prop_oneof![0u32..50, 100u32..400, 1000u32..8000].prop_map(|ms| Step::Advance { ms }),
-        10 => Just(Step::Reap),
+        20 => prop_oneof![0u32..50, 100u32..600, 600u32..3000].prop_map(|ms| Step::Advance { ms }),
+        20 => Just(Step::Reap),
         4 => Just(Step::Retry),
-        2 => any.prop_map(|which| Step::Lost { which }),
+        1 => any.prop_map(|which| Step::Lost { which }),
         1 => Just(Step::Trim),
         1 => Just(Step::Reconnect),
         1 => Just(Step::Pause),
-        3 => Just(Step::Resume),
+        6 => Just(Step::Resume),
         1 => (0usize..6, 1usize..8).prop_map(|(min, max)| Step::Reconfigure { min, max }),
     ]
 }
