@@ -37,7 +37,7 @@ impl<C, W> Ledger<C, W> {
         let mut spare = self.staying(now).saturating_sub(self.min());
         close.extend(self.remove_idle(|idle| {
             let expired = now.saturating_duration_since(idle.since) >= idle_timeout;
-            let remove = spare > 0 && expired && !idle.held.life.is_due(now);
+            let remove = spare > 0 && expired;
             spare -= usize::from(remove);
             remove
         }));
