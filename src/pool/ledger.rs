@@ -39,7 +39,7 @@ pub const CONCURRENT_CREATES: usize = 4;
 /// The settings the books are kept by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Living connections to keep even if nobody needs them; more than `max` counts as `max`.
+    /// Living connections to keep even if nobody needs them. More than `max` is as good as `max`.
     pub min: usize,
     pub max: usize,
     pub idle_timeout: Duration,
@@ -349,7 +349,8 @@ impl<C, W> Ledger<C, W> {
 
     /// True if a connection that is due can go without a client having to wait for another to be made.
     fn has_successor(&self, now: Instant) -> bool {
-        self.idle.iter().any(|idle| !idle.held.life.is_due(now)) && self.fresh(now) >= self.min()
+        self.idle.iter().any(|idle| !idle.held.life.is_due(now))
+            && self.fresh(now) >= self.limits.min
     }
 
     /// Permits for what the waiters and `missing` want, as far as `max`, the cap and the pause allow.
@@ -376,12 +377,8 @@ impl<C, W> Ledger<C, W> {
         held.connection
     }
 
-    fn min(&self) -> usize {
-        self.limits.min.min(self.limits.max)
-    }
-
     fn below_min(&self) -> usize {
-        self.min().saturating_sub(self.total())
+        self.limits.min.saturating_sub(self.total())
     }
 
     fn active(&self) -> usize {

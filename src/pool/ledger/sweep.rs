@@ -34,7 +34,7 @@ impl<C, W> Ledger<C, W> {
         });
 
         let idle_timeout = self.limits.idle_timeout;
-        let mut spare = self.staying(now).saturating_sub(self.min());
+        let mut spare = self.staying(now).saturating_sub(self.limits.min);
         close.extend(self.remove_idle(|idle| {
             let expired = now.saturating_duration_since(idle.since) >= idle_timeout;
             let remove = spare > 0 && expired;
@@ -42,7 +42,7 @@ impl<C, W> Ledger<C, W> {
             remove
         }));
 
-        let wanted = self.min().max(self.active());
+        let wanted = self.limits.min.max(self.active());
         let missing = wanted.saturating_sub(self.staying(now) + self.creating);
         let create = self.ask(now, missing);
         Sweep { close, create }
@@ -57,7 +57,7 @@ impl<C, W> Ledger<C, W> {
 
     /// Removes all idle connections above `min`, coldest first, to give memory back.
     pub fn trim(&mut self) -> Vec<C> {
-        let mut spare = self.lives.len().saturating_sub(self.min());
+        let mut spare = self.lives.len().saturating_sub(self.limits.min);
         self.remove_coldest(&mut spare)
     }
 
