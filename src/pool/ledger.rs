@@ -272,8 +272,7 @@ impl<C, W> Ledger<C, W> {
     /// with each further failure up to [`LONGEST_RETRY`].
     ///
     /// No permit is given before the pause is over; then call [`retry`](Self::retry) if anyone waits.
-    pub fn create_failed(&mut self, now: Instant, permit: Permit) -> CreateFailed {
-        let Permit { .. } = permit;
+    pub fn create_failed(&mut self, now: Instant, _permit: Permit) -> CreateFailed {
         self.creating -= 1;
         CreateFailed {
             retry_at: self.backoff.failed(now),
