@@ -3,6 +3,30 @@
 //! Keys, defaults and meanings are those of `conf/pgweir.toml`. Everything here is final: durations are
 //! [`Duration`], sizes are bytes, "auto" is resolved, `${ENV}` is expanded.
 
+mod container;
+mod databases;
+mod defaults;
+mod diagnostic;
+mod effect;
+mod env;
+mod file;
+mod listen;
+mod load;
+mod number;
+mod pool;
+mod resolve;
+mod section;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod units;
+
+pub use container::Container;
+pub use diagnostic::{Diagnostic, Severity};
+pub use effect::NOT_IN_EFFECT;
+pub use load::admin_address;
+pub use resolve::known_keys;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -64,7 +88,7 @@ pub struct Admin {
     pub http: Option<SocketAddr>,
     pub users: Vec<String>,
     /// `None`: POST endpoints refuse.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
 }
 
 /// The knobs of one pool: one for each database, user and node.
@@ -234,7 +258,7 @@ pub struct User {
     pub password: Option<Secret>,
 }
 
-/// A password as configured: plain, `md5…` or a SCRAM-SHA-256 verifier. Never printed.
+/// A password as configured (plain, `md5…` or a SCRAM-SHA-256 verifier), or a token. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
