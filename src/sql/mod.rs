@@ -4,6 +4,13 @@
 //! text into [`Facts`] (by the syntax tree where sqlparser can, by tokens where it cannot); `functions` is what is
 //! known of built-in functions. Unsure always means: primary, and state of the session unknown.
 
+mod builtins;
+pub mod fingerprint;
+pub mod functions;
+mod hash;
+mod keywords;
+pub mod lex;
+
 use std::fmt;
 
 /// What one Query string, or the text of one Parse, is. Never borrowed from the text; small.
