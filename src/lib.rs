@@ -6,3 +6,6 @@ pub mod config;
 pub mod error;
 pub mod sql;
 pub mod wire;
+
+// L5
+pub mod demo;
