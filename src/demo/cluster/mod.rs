@@ -11,6 +11,7 @@
 //! Dropping the cluster stops the servers and removes the folder. If this process ends without dropping (a static, a
 //! signal, SIGKILL), the folder's keeper does the same. When run as root, servers run as the account `postgres`.
 
+mod process;
 mod programs;
 mod scratch;
 mod server;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use process::{end, living};
 pub use programs::{Account, BIN_VARIABLE, Programs};
 pub use scratch::{Scratch, random_hex};
 pub use server::{HOST, SUPERUSER, Server, Shutdown, free_port};
