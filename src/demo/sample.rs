@@ -36,7 +36,7 @@ INSERT INTO users (name, email, created_at)
 SELECT 'User ' || n, 'user' || n || '@example.com', timestamptz '2023-01-01 00:00+00' + n * interval '4 hours'
 FROM generate_series(1, 1000) AS n;
 INSERT INTO evaluations (user_id, score, feedback, created_at)
-SELECT 1 + n * 7919 % 1000, 40 + n * 104729 % 61, CASE WHEN n % 3 > 0 THEN 'Answer ' || n END,
+SELECT 1 + n * 7919 % 1000, 40 + n * 37 % 61, CASE WHEN n % 3 > 0 THEN 'Answer ' || n END,
        timestamptz '2023-07-01 00:00+00' + n * interval '18 minutes'
 FROM generate_series(1, 50000) AS n;
 CREATE INDEX idx_evaluations_user_id ON evaluations (user_id);
@@ -106,7 +106,7 @@ pub const REPORT: Script = Script {
     name: "report",
     text: "SELECT date_trunc('month', e.created_at) AS month, count(*), avg(e.score), stddev(e.score),
        percentile_cont(0.95) WITHIN GROUP (ORDER BY e.score)
-FROM evaluations e, generate_series(1, 6) AS repetition
+FROM evaluations e, generate_series(1, 16) AS repetition
 GROUP BY month
 ORDER BY month;
 ",

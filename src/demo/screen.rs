@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 const WIDTH: usize = 110;
-const BAR: usize = 30;
+const BAR: usize = 20;
 
 /// The replies of one moment; [`Value::Null`] where one failed. Missing fields show as `-`.
 #[derive(Debug, Default)]
@@ -73,10 +73,19 @@ impl Reading {
 
     fn nodes(&self, out: &mut String) {
         push(out, "");
-        push(
-            out,
-            "NODE                     ROLE     STATE  WEIGHT  SHARE OF READS                          WRITES  CONNS   LAG ms",
+        let header = format!(
+            "{:<24} {:<8} {:<6} {:>6}  {:<w$}  {:>7} {:>6} {:>8}",
+            "NODE",
+            "ROLE",
+            "STATE",
+            "WEIGHT",
+            "SHARE OF READS",
+            "WRITES",
+            "CONNS",
+            "LAG ms",
+            w = BAR + 7
         );
+        push(out, &header);
         for (node, (_, share)) in list(&self.nodes, "nodes").iter().zip(self.shares()) {
             // Rounded, and within the bar whatever the reply says.
             let filled = ((share / 100.0 * BAR as f64).round() as usize).min(BAR);
@@ -207,7 +216,7 @@ mod tests {
     fn the_screen_holds_each_part_and_no_control_characters() {
         let screen = reading().screen();
         let b = screen.lines().find(|line| line.starts_with("b ")).unwrap();
-        assert!(b.contains(" 75.0% #######################  "), "{b}");
+        assert!(b.contains(" 75.0% ###############       "), "{b}");
         assert!(screen.contains("00ff                        3      1.00      2.00  SELECT 1"), "{screen}");
         assert!(screen.contains("150.3 ms (waited 0.00) on primary  SELECT  [2J pg_sleep($1)"), "{screen}");
         assert!(screen.chars().all(|c| c == '\n' || !c.is_control()));
