@@ -1,0 +1,144 @@
+//! The throw-away cluster keeps its promises: replicas follow, servers die and return, and nothing is left behind.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pgweir::demo::cluster::{Cluster, Shutdown};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Processes whose command line names the folder.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let needle = folder.to_str().unwrap();
+    let commands = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        entry.file_name().to_str()?.parse::<u32>().ok()?;
+        let command = fs::read(entry.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&command).replace('\0', " "))
+    });
+    commands.filter(|command| command.contains(needle)).collect()
+}
+
+/// The System V segment that the lock file of a killed server names in its seventh line.
+fn segment_of(data: &Path) -> String {
+    let lock = fs::read_to_string(data.join("postmaster.pid")).unwrap();
+    lock.lines().nth(6).unwrap().split_whitespace().nth(1).unwrap().to_owned()
+}
+
+fn segments() -> Vec<String> {
+    let table = fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    table.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect()
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_cluster_lives_dies_and_leaves_nothing() {
+    let cluster = Cluster::builder().replicas(2).setting("log_statement", "all").start().unwrap();
+    let folder = cluster.scratch().path().to_owned();
+    let (primary, replicas) = (cluster.primary(), cluster.replicas());
+
+    primary.psql("CREATE TABLE t (a int); INSERT INTO t VALUES (1)").unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+    for replica in replicas {
+        assert_eq!(replica.psql("SELECT a FROM t").unwrap(), "1");
+        let refused = replica.psql("INSERT INTO t VALUES (2)").unwrap_err().to_string();
+        assert!(refused.contains("read-only transaction"), "{refused}");
+    }
+    let log = fs::read_to_string(replicas[1].log_path()).unwrap();
+    assert!(log.contains("statement: SELECT a FROM t"), "{log}");
+
+    // A committed row survives the primary's sudden death, on the same port.
+    let port = primary.port();
+    primary.psql("INSERT INTO t VALUES (3)").unwrap();
+    primary.kill9();
+    assert!(!primary.is_running() && primary.psql("SELECT 1").is_err());
+    primary.start().unwrap();
+    assert_eq!((primary.port(), primary.psql("SELECT count(*) FROM t").unwrap().as_str()), (port, "2"));
+
+    // A paused server does not answer; nor does it keep `stop` from working.
+    replicas[0].pause();
+    assert!(replicas[0].is_running());
+    replicas[0].resume();
+    assert_eq!(replicas[0].psql("SELECT 1").unwrap(), "1");
+    replicas[0].pause();
+    replicas[0].stop(Shutdown::Immediate).unwrap();
+    assert!(!replicas[0].is_running());
+    replicas[0].start().unwrap();
+    replicas[1].restart().unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+
+    // Promotion; the other replica turns to the new primary.
+    primary.stop(Shutdown::Fast).unwrap();
+    replicas[0].promote().unwrap();
+    replicas[1].follow(&replicas[0]).unwrap();
+    replicas[0].psql("INSERT INTO t VALUES (4)").unwrap();
+    wait_until("the new primary's row on the other replica", || {
+        replicas[1].psql("SELECT count(*) FROM t").unwrap() == "3"
+    });
+
+    replicas[1].kill9();
+    let segment = segment_of(replicas[1].data_path());
+    assert!(segments().contains(&segment));
+    assert!(!processes_of(&folder).is_empty());
+    drop(cluster);
+    assert_eq!(processes_of(&folder), Vec::<String>::new());
+    assert!(!folder.exists());
+    assert!(!segments().contains(&segment), "the killed server's segment is still there");
+}
+
+#[test]
+fn passwords_are_asked_for_over_tcp() {
+    let cluster = Cluster::builder().start().unwrap();
+    let connect = |url: &str| {
+        let mut psql = cluster.programs().client("psql").unwrap();
+        psql.args(["-XAtwq", "-c", "SELECT current_user", url]).output().unwrap()
+    };
+    let primary = cluster.primary();
+    assert_eq!(connect(&primary.url("postgres")).stdout, b"postgres\n");
+    let wrong = connect(&primary.url("postgres").replace(primary.password(), "wrong"));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("password authentication failed"));
+}
+
+#[test]
+fn a_start_that_fails_says_why_and_leaves_nothing() {
+    let error = Cluster::builder().setting("no_such_setting", "1").start().unwrap_err().to_string();
+    assert!(error.contains("unrecognized configuration parameter \"no_such_setting\""), "{error}");
+    let folder = error.split_once("in file \"").and_then(|(_, rest)| rest.split_once("/primary/")).unwrap().0;
+    assert!(folder.contains("pgweir-"));
+    assert!(!Path::new(folder).exists());
+}
+
+/// Statics are not dropped and a killed process drops nothing: the keeper must do it. The test runs itself as a child,
+/// which starts a cluster, reports the folder and is then killed.
+#[test]
+fn a_killed_owner_leaves_nothing() {
+    const ROLE: &str = "PGWEIR_TEST_OWNER";
+    if let Ok(report) = std::env::var(ROLE) {
+        let cluster = Cluster::builder().replicas(1).start().unwrap();
+        let path = cluster.scratch().path().to_str().unwrap().to_owned();
+        fs::write(format!("{report}.part"), path).unwrap();
+        fs::rename(format!("{report}.part"), report).unwrap();
+        std::thread::park();
+    }
+    let report = std::env::temp_dir().join(format!("pgweir-test-owner-{}", std::process::id()));
+    let mut owner = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_owner_leaves_nothing"])
+        .env(ROLE, &report)
+        .spawn()
+        .unwrap();
+    wait_until("the owner's report", || report.exists());
+    let folder = fs::read_to_string(&report).unwrap();
+    fs::remove_file(&report).unwrap();
+    assert!(!processes_of(Path::new(&folder)).is_empty());
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    wait_until("the folder's removal", || !Path::new(&folder).exists());
+    assert_eq!(processes_of(Path::new(&folder)), Vec::<String>::new());
+}

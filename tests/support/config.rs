@@ -1,0 +1,108 @@
+//! The configuration a test gives pgweir.
+
+use std::path::{Path, PathBuf};
+
+use pgweir::demo::cluster::{Cluster, SUPERUSER};
+use pgweir::demo::sample;
+use toml::{Table, Value};
+
+use super::Pgweir;
+
+/// Defaults that suit tests, with the test's own settings over them.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    settings: Table,
+    nodes: Vec<Value>,
+    users: Vec<Value>,
+    more: String,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let empty = Builder { settings: Table::new(), nodes: Vec::new(), users: Vec::new(), more: String::new() };
+        // A small pool, so that a few clients already share connections.
+        empty
+            .set("pool.min", 0)
+            .set("pool.max", 5)
+            .set("listen.workers", 2)
+            .set("listen.shutdown_grace", "2s")
+            .set("routing.probe_interval", "200ms")
+            .user(sample::USER, sample::PASSWORD)
+    }
+}
+
+impl Builder {
+    /// A value by its dotted key: `pool.mode`, `routing.freshness`; `database.pool.max` is of the one database.
+    pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
+        let mut table = &mut self.settings;
+        let (sections, name) = key.rsplit_once('.').unwrap_or(("", key));
+        for section in sections.split('.').filter(|section| !section.is_empty()) {
+            let entry = table.entry(section).or_insert_with(|| Table::new().into());
+            table = entry.as_table_mut().unwrap_or_else(|| panic!("{key}: {section} is a value"));
+        }
+        table.insert(name.into(), value.into());
+        self
+    }
+
+    /// The primary, the replicas with these weights (fewer weights: fewer replicas), and the superuser.
+    pub fn cluster(mut self, cluster: &Cluster, weights: &[i64]) -> Self {
+        self = self.node(cluster.primary().port(), "primary", None);
+        for (replica, weight) in cluster.replicas().iter().zip(weights) {
+            self = self.node(replica.port(), "replica", Some(*weight));
+        }
+        self.user(SUPERUSER, cluster.primary().password())
+    }
+
+    /// A node on 127.0.0.1.
+    pub fn node(mut self, port: u16, role: &str, weight: Option<i64>) -> Self {
+        let mut node = Table::new();
+        node.insert("host".into(), "127.0.0.1".into());
+        node.insert("port".into(), i64::from(port).into());
+        node.insert("role".into(), role.into());
+        if let Some(weight) = weight {
+            node.insert("weight".into(), weight.into());
+        }
+        self.nodes.push(node.into());
+        self
+    }
+
+    pub fn user(mut self, name: &str, password: &str) -> Self {
+        let user = Table::from_iter([("name".into(), name.into()), ("password".into(), password.into())]);
+        self.users.push(user.into());
+        self
+    }
+
+    /// Text at the end of the file, for what the other methods do not say.
+    pub fn more(mut self, toml: &str) -> Self {
+        self.more.push_str(toml);
+        self
+    }
+
+    /// Runs pgweir with it, on free ports.
+    pub fn start(&self) -> Pgweir {
+        Pgweir::start(self)
+    }
+
+    /// The file's text.
+    pub fn toml(&self, sql: u16, admin: u16, folder: &Path) -> String {
+        let mut file = self
+            .clone()
+            .set("listen.address", format!("127.0.0.1:{sql}"))
+            .set("admin.http", format!("127.0.0.1:{admin}"))
+            .set("statements.slow_log", slow_log(folder).to_str().unwrap());
+        let mut database = Table::new();
+        database.insert("name".into(), sample::DATABASE.into());
+        database.insert("tls".into(), "disable".into());
+        if let Some(overrides) = file.settings.remove("database") {
+            database.extend(overrides.try_into::<Table>().unwrap());
+        }
+        database.insert("nodes".into(), file.nodes.into());
+        file.settings.insert("databases".into(), vec![Value::from(database)].into());
+        file.settings.insert("users".into(), file.users.into());
+        toml::to_string(&file.settings).unwrap() + "\n" + &file.more
+    }
+}
+
+pub fn slow_log(folder: &Path) -> PathBuf {
+    folder.join("slow.log")
+}
