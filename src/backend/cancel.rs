@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::backend::connect::ConnectFailure;
 use crate::config;
-use crate::net::tls::ServerTls;
+use crate::net::tls::Connector;
 use crate::wire::write;
 
 /// Requests under way for one connection.
@@ -62,7 +62,7 @@ impl Drop for CancelGuard {
 /// sent (`processCancelRequest`).
 pub async fn send(
     node: &config::Node,
-    tls: &ServerTls,
+    tls: &Connector,
     pid: i32,
     secret: &[u8],
     timeout: Duration,

@@ -13,7 +13,7 @@ use crate::backend::connection::{BackendError, Connection, ServerError};
 use crate::config;
 use crate::error::{Malformed, sqlstate};
 use crate::net::connect::ConnectError;
-use crate::net::tls::ServerTls;
+use crate::net::tls::Connector;
 use crate::session::parameters::Settings;
 use crate::session::prepared::Held;
 use crate::wire::read::Reader;
@@ -113,13 +113,13 @@ impl From<Malformed> for ConnectFailure {
 /// Connects within `timeout` (socket and TLS), then logs in; the caller bounds the whole.
 pub async fn connect(
     node: &config::Node,
-    tls: &ServerTls,
+    tls: &Connector,
     login: &Login,
     timeout: Duration,
 ) -> Result<Connection, ConnectFailure> {
     let stream =
         crate::net::connect::connect(&node.host, node.port, tls, timeout).await.map_err(ConnectFailure::Net)?;
-    let end_point = stream.server_end_point();
+    let end_point = stream.tls_info().and_then(|tls| tls.end_point.clone());
     let mut connection = Connection {
         stream,
         inbox: BytesMut::with_capacity(4096),

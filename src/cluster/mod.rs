@@ -44,13 +44,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub fn new(database: &config::Database, routing: &config::Routing, epoch: Instant) -> Cluster {
+    pub fn new(database: Arc<str>, nodes: &[config::Node], routing: &config::Routing, epoch: Instant) -> Cluster {
         let node = |(i, n): (usize, &config::Node)| Arc::new(Node::new(i as u16, n.clone(), epoch));
         Cluster {
-            database: database.name.as_str().into(),
-            nodes: database.nodes.iter().enumerate().map(node).collect(),
+            database,
+            nodes: nodes.iter().enumerate().map(node).collect(),
             routing: routing.clone(),
-            balancer: Mutex::new(Balancer::new(database.nodes.iter().map(|n| n.weight))),
+            balancer: Mutex::new(Balancer::new(nodes.iter().map(|n| n.weight))),
             positions: Mutex::new(Positions::default()),
         }
     }
@@ -119,35 +119,12 @@ mod tests {
 
     fn cluster(primary_reads: PrimaryReads) -> Cluster {
         let node = |port, role, weight| config::Node { host: "h".into(), port, role, weight };
-        let database = config::Database {
-            name: "app".into(),
-            dbname: None,
-            tls: config::TlsMode::Disable,
-            ca: None,
-            pool: Arc::new(config::Pool {
-                mode: config::PoolMode::Transaction,
-                min: 0,
-                max: 1,
-                idle_timeout: Duration::ZERO,
-                connection_timeout: Duration::ZERO,
-                acquire_timeout: Duration::ZERO,
-                create_timeout: Duration::ZERO,
-                destroy_timeout: Duration::ZERO,
-                reap_interval: Duration::ZERO,
-                create_retry_interval: Duration::ZERO,
-                max_lifetime: Duration::ZERO,
-                unnamed_statements: config::UnnamedStatements::Named,
-                prepared_statements: 1,
-                statement_timeout: Duration::ZERO,
-                idle_transaction_timeout: Duration::ZERO,
-            }),
-            nodes: vec![
-                node(0, NodeRole::Primary, 1),
-                node(1, NodeRole::Replica, 1),
-                node(2, NodeRole::Replica, 1),
-                node(3, NodeRole::Replica, 2),
-            ],
-        };
+        let nodes = [
+            node(0, NodeRole::Primary, 1),
+            node(1, NodeRole::Replica, 1),
+            node(2, NodeRole::Replica, 1),
+            node(3, NodeRole::Replica, 2),
+        ];
         let routing = config::Routing {
             load_balancing: LoadBalancing::Weighted,
             failover: true,
@@ -156,7 +133,7 @@ mod tests {
             primary_reads,
             probe_interval: Duration::from_secs(1),
         };
-        Cluster::new(&database, &routing, Instant::now())
+        Cluster::new("app".into(), &nodes, &routing, Instant::now())
     }
 
     fn shares(cluster: &Cluster, picks: usize) -> HashMap<u16, usize> {

@@ -8,7 +8,7 @@ use crate::backend::connection::{BackendError, Connection};
 use crate::cluster::Cluster;
 use crate::cluster::node::Node;
 use crate::cluster::positions::Lsn;
-use crate::net::tls::ServerTls;
+use crate::net::tls::Connector;
 
 /// The insert position covers commits that are not flushed yet (synchronous_commit = off).
 const ASK: &str = "SELECT pg_catalog.pg_is_in_recovery(), CASE WHEN pg_catalog.pg_is_in_recovery() \
@@ -18,7 +18,7 @@ const ASK: &str = "SELECT pg_catalog.pg_is_in_recovery(), CASE WHEN pg_catalog.p
 #[derive(Debug, Clone)]
 pub struct Prober {
     pub login: Login,
-    pub tls: ServerTls,
+    pub tls: Connector,
     /// For the connect and for each answer.
     pub timeout: Duration,
 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::backend::cancel::{self, Cancels};
 use crate::cluster::node::Node;
-use crate::net::tls::ServerTls;
+use crate::net::tls::Connector;
 
 /// What a client is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub enum Stop {
 #[derive(Debug, Clone)]
 pub struct CancelTarget {
     pub node: Arc<Node>,
-    pub tls: ServerTls,
+    pub tls: Connector,
     pub pid: i32,
     pub secret: Box<[u8]>,
     pub cancels: Arc<Cancels>,

@@ -12,7 +12,7 @@ use crate::backend::connection::Connection;
 use crate::cluster::node::Node;
 use crate::config;
 use crate::error::{Fault, sqlstate};
-use crate::net::tls::ServerTls;
+use crate::net::tls::Connector;
 use crate::pool::lease::Lease;
 use crate::pool::ledger::{Checkout, Held, Ledger, Place, Placement, Snapshot, Sweep, Ticket, Verdict};
 
@@ -73,14 +73,14 @@ pub struct Pool {
     pub database: Arc<str>,
     pub login: Login,
     pub node: Arc<Node>,
-    pub tls: ServerTls,
+    pub tls: Connector,
     pub config: ArcSwap<config::Pool>,
     ledger: Mutex<Ledger<Box<Connection>, oneshot::Sender<Answer>>>,
     pub(super) last_error: Mutex<Option<String>>,
 }
 
 impl Pool {
-    pub fn new(database: Arc<str>, login: Login, node: Arc<Node>, tls: ServerTls, config: Arc<config::Pool>) -> Pool {
+    pub fn new(database: Arc<str>, login: Login, node: Arc<Node>, tls: Connector, config: Arc<config::Pool>) -> Pool {
         let ledger = Mutex::new(Ledger::new((&*config).into()));
         Pool { database, login, node, tls, config: ArcSwap::new(config), ledger, last_error: Mutex::new(None) }
     }

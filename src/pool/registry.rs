@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use crate::backend::connect::Login;
 use crate::cluster::node::Node;
 use crate::config;
-use crate::net::tls::ServerTls;
+use crate::net::tls::Connector;
 use crate::pool::checkout::Pool;
 
 /// The worker index of the control runtime, on which pools are reaped and warmed.
@@ -17,7 +17,7 @@ pub const CONTROL: usize = usize::MAX;
 #[derive(Debug)]
 pub struct Pools {
     database: Arc<str>,
-    tls: ServerTls,
+    tls: Connector,
     config: ArcSwap<config::Pool>,
     control: tokio::runtime::Handle,
     pools: DashMap<(Arc<str>, u16), Arc<Pool>>,
@@ -26,7 +26,7 @@ pub struct Pools {
 impl Pools {
     pub fn new(
         database: Arc<str>,
-        tls: ServerTls,
+        tls: Connector,
         config: Arc<config::Pool>,
         control: tokio::runtime::Handle,
     ) -> Pools {

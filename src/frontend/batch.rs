@@ -1,0 +1,183 @@
+//! The client's messages up to where a node can be chosen: Query, Sync or Flush.
+
+use crate::error::Fault;
+use crate::frontend::io::MAX_WAITING;
+use crate::frontend::session::{Scanned, Session};
+use crate::route::decide::Demand;
+use crate::route::plan::Plan;
+use crate::sql::Control;
+use crate::wire::tag::frontend;
+use crate::wire::{read, scan};
+
+/// A Query up to this size is looked into; a larger one goes to the primary unread.
+pub const MAX_QUERY: usize = 1024 * 1024;
+
+/// What stands at the head of the inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// Nothing that can be acted upon; so many bytes are needed at least.
+    Wait(usize),
+    /// So many bytes that pgweir answers itself, without any server.
+    Here(usize),
+    Terminate,
+    Batch(Batch),
+}
+
+/// Messages for one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Its bytes; what lies behind belongs to the next one.
+    pub end: usize,
+    pub demand: Demand,
+    /// Only Parse, Describe and Close, ended by Flush: pgweir may end the segment itself, for nothing has run.
+    pub prepares_only: bool,
+    /// Opens a transaction block.
+    pub begins: bool,
+}
+
+impl Session {
+    /// Looks at the messages of a client that holds no connection. Fills `scanned` for a batch.
+    ///
+    /// # Errors
+    /// The client breaks the protocol.
+    pub fn scan(&mut self) -> Result<Head, Fault> {
+        self.scanned.clear();
+        let mut at = 0;
+        let mut batch = Batch { end: 0, demand: Demand::default(), prepares_only: true, begins: false };
+        loop {
+            let Some(head) = scan::head(&self.inbox[at..])? else { return Ok(self.cut_short(at, scan::HEADER, batch)) };
+            check_size(head)?;
+            let complete = self.inbox.len() - at >= head.total;
+            if !complete && !(head.tag == frontend::COPY_DATA && at == 0) {
+                return Ok(self.cut_short(at, head.total, batch));
+            }
+            let next = at + head.total;
+            match head.tag {
+                frontend::TERMINATE => return Ok(Head::Terminate),
+                frontend::SYNC if at == 0 || self.only_closes(at) => return Ok(Head::Here(next)),
+                frontend::FLUSH if at == 0 || self.only_closes(at) => return Ok(Head::Here(next)),
+                // The rest of a COPY that failed, or Syncs' worth of messages behind an error.
+                frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL if at == 0 => {
+                    return Ok(Head::Here(next));
+                }
+                _ if self.skipping => return Ok(Head::Here(next)),
+                frontend::SYNC => return Ok(Head::Batch(Batch { end: next, prepares_only: false, ..batch })),
+                frontend::FLUSH => {
+                    batch.demand.open = !batch.prepares_only;
+                    return Ok(Head::Batch(Batch { end: next, ..batch }));
+                }
+                frontend::FUNCTION_CALL => {
+                    batch.demand.open = true;
+                    return Ok(Head::Batch(Batch { end: next, prepares_only: false, ..batch }));
+                }
+                frontend::QUERY => {
+                    let plan = self.plan(read::query(&self.inbox[at + scan::HEADER..next])?);
+                    batch.take(&plan);
+                    self.scanned.push_back(Scanned::Query(plan));
+                    return Ok(Head::Batch(Batch { end: next, prepares_only: false, ..batch }));
+                }
+                tag => self.look_into(tag, at, next, &mut batch)?,
+            }
+            at = next;
+        }
+    }
+
+    /// One message of the extended protocol.
+    fn look_into(&mut self, tag: u8, at: usize, next: usize, batch: &mut Batch) -> Result<(), Fault> {
+        let body = &self.inbox[at + scan::HEADER..next];
+        match tag {
+            frontend::PARSE => {
+                let parse = read::parse(body)?;
+                let statement = self.statement(parse.text, parse.types);
+                batch.take(&statement.plan);
+                self.scanned.push_back(Scanned::Parse(statement));
+            }
+            frontend::BIND => {
+                let (_, name) = read::bind_names(body)?;
+                if let Some(statement) = self.names.find(name) {
+                    batch.take(&statement.plan);
+                }
+                batch.prepares_only = false;
+            }
+            frontend::DESCRIBE | frontend::CLOSE => {
+                let (kind, name) = read::kind_and_name(body)?;
+                if tag == frontend::DESCRIBE && kind == b'S' {
+                    if let Some(statement) = self.names.find(name) {
+                        batch.take(&statement.plan);
+                    }
+                }
+                batch.prepares_only &= kind == b'S';
+            }
+            frontend::EXECUTE => {
+                read::execute_portal(body)?;
+                batch.prepares_only = false;
+            }
+            frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => batch.prepares_only = false,
+            tag => return Err(unknown(tag)),
+        }
+        Ok(())
+    }
+
+    /// The message at `at` is not all there. What does not fit is not waited for: all of it goes to the primary, as it
+    /// comes; a Parse alone must be whole.
+    fn cut_short(&self, at: usize, total: usize, mut batch: Batch) -> Head {
+        let tag = self.inbox.get(at).copied().unwrap_or(0);
+        let fits = match tag {
+            frontend::PARSE => true,
+            frontend::QUERY => total <= MAX_QUERY,
+            _ => at + total <= MAX_WAITING,
+        };
+        if fits || self.inbox.len() < at + scan::HEADER {
+            return Head::Wait(at + total);
+        }
+        batch.demand.open = true;
+        batch.prepares_only = false;
+        Head::Batch(Batch { end: 0, ..batch })
+    }
+
+    /// Only Closes of statements stand before `end`: names are pgweir's own affair.
+    fn only_closes(&self, end: usize) -> bool {
+        let mut at = 0;
+        while at < end {
+            let Ok(Some((head, body))) = scan::frame(&self.inbox[at..]) else { return false };
+            if head.tag != frontend::CLOSE || body.first() != Some(&b'S') {
+                return false;
+            }
+            at += head.total;
+        }
+        true
+    }
+}
+
+impl Batch {
+    fn take(&mut self, plan: &Plan) {
+        self.demand.add(&plan.facts);
+        self.begins |= plan.facts.control.iter().any(|c| matches!(c, Control::Begin { .. }));
+    }
+}
+
+/// Bounds a frame by its kind, as Postgres does (`SocketBackend`).
+///
+/// # Errors
+/// Larger than its kind may be, or of no kind that a client may send.
+pub fn check_size(head: scan::Head) -> Result<(), Fault> {
+    match head.tag {
+        frontend::BIND | frontend::COPY_DATA | frontend::FUNCTION_CALL | frontend::PARSE | frontend::QUERY => Ok(()),
+        frontend::CLOSE
+        | frontend::COPY_DONE
+        | frontend::COPY_FAIL
+        | frontend::DESCRIBE
+        | frontend::EXECUTE
+        | frontend::FLUSH
+        | frontend::SYNC
+        | frontend::TERMINATE => match head.total - 1 > scan::MAX_SMALL_FRAME {
+            true => Err(Fault::protocol("invalid message length")),
+            false => Ok(()),
+        },
+        tag => Err(unknown(tag)),
+    }
+}
+
+fn unknown(tag: u8) -> Fault {
+    Fault::protocol(format!("invalid frontend message type {tag}"))
+}

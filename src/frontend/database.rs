@@ -1,0 +1,77 @@
+//! One database as clients know it: its nodes, pools, plans and counters.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use dashmap::DashMap;
+
+use crate::backend::connect::Login;
+use crate::cluster::Cluster;
+use crate::config;
+use crate::net::tls::{Connector, TlsError};
+use crate::pool::checkout::Pool;
+use crate::pool::registry::Pools;
+use crate::route::plan::Plans;
+use crate::session::prepared::Registry;
+use crate::stats::{self, Stats};
+
+/// ParameterStatus values of a fresh session, in the server's order.
+pub type Statuses = Arc<[(Box<str>, Box<str>)]>;
+
+#[derive(Debug)]
+pub struct Database {
+    /// As clients ask for it.
+    pub name: Arc<str>,
+    /// As the servers know it.
+    pub dbname: Arc<str>,
+    pub tls: Connector,
+    pub cluster: Arc<Cluster>,
+    pub pools: Pools,
+    pub plans: Plans,
+    pub statements: Registry,
+    pub counters: Arc<stats::counters::Database>,
+    /// By user, since roles may have settings of their own.
+    statuses: DashMap<Arc<str>, Statuses>,
+}
+
+impl Database {
+    /// `name` is what the client asked for, which matters where the configuration says `*`.
+    ///
+    /// # Errors
+    /// The certificate authorities cannot be read.
+    pub fn new(
+        name: Arc<str>,
+        config: &config::Database,
+        routing: &config::Routing,
+        stats: &Arc<Stats>,
+        control: &tokio::runtime::Handle,
+        epoch: Instant,
+    ) -> Result<Database, TlsError> {
+        let dbname = config.dbname.as_deref().map_or_else(|| name.clone(), Arc::from);
+        let tls = Connector::new(config.tls, config.ca.as_deref())?;
+        Ok(Database {
+            dbname,
+            cluster: Arc::new(Cluster::new(name.clone(), &config.nodes, routing, epoch)),
+            pools: Pools::new(name.clone(), tls.clone(), config.pool.clone(), control.clone()),
+            plans: Plans::new(name.clone(), stats.clone()),
+            statements: Registry::default(),
+            counters: stats.databases.database(&name),
+            statuses: DashMap::new(),
+            name,
+            tls,
+        })
+    }
+
+    /// The pools of one login, by node index.
+    pub fn pools_of(&self, login: &Login) -> Vec<Arc<Pool>> {
+        self.cluster.nodes.iter().map(|node| self.pools.pool(login, node)).collect()
+    }
+
+    pub fn statuses(&self, user: &str) -> Option<Statuses> {
+        self.statuses.get(user).map(|s| s.clone())
+    }
+
+    pub fn set_statuses(&self, user: Arc<str>, statuses: Statuses) {
+        self.statuses.insert(user, statuses);
+    }
+}

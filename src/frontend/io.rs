@@ -1,0 +1,116 @@
+//! The one place where a session waits: for its client, its server, or the word to stop.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+use crate::frontend::session::Session;
+use crate::net::buffers::Buffers;
+use crate::net::stream::Stream;
+
+/// Bytes of the client that may wait to be consumed; a frame that must be whole may be larger.
+pub const MAX_WAITING: usize = 256 * 1024;
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The client sent something.
+    Client,
+    /// The client is gone.
+    ClientGone,
+    /// The server sent something.
+    Server,
+    /// The server is gone.
+    ServerGone(io::Error),
+    /// `client.stop` was called.
+    Stopped,
+}
+
+impl Session {
+    /// Sends what is to be sent, and waits for the next event. `need`: the client's frame at the head of the inbox is
+    /// complete at this many bytes, and of no use before.
+    pub async fn event(&mut self, need: usize) -> Event {
+        let client = self.client.clone();
+        let mut stopped = pin!(client.stopped.notified());
+        poll_fn(|cx| {
+            if stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Stopped);
+            }
+            self.poll_event(need, cx)
+        })
+        .await
+    }
+
+    fn poll_event(&mut self, need: usize, cx: &mut Context<'_>) -> Poll<Event> {
+        let mut server_full = false;
+        if let Some(leased) = &mut self.leased {
+            let server = &mut *leased.lease;
+            // A server that no longer reads may still have said why.
+            server_full = match poll_send(&mut server.stream, &mut server.outbox, cx) {
+                Poll::Pending => true,
+                Poll::Ready(Err(_)) => {
+                    server.outbox.clear();
+                    false
+                }
+                Poll::Ready(Ok(())) => false,
+            };
+        }
+        let client_full = match poll_send(&mut self.stream, &mut self.outbox, cx) {
+            Poll::Pending => true,
+            Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
+            Poll::Ready(Ok(())) => {
+                self.worker.buffers.give_back(&mut self.outbox);
+                false
+            }
+        };
+        if !client_full {
+            if let Some(leased) = &mut self.leased {
+                let server = &mut *leased.lease;
+                match poll_receive(&mut server.stream, &mut server.inbox, &self.worker.buffers, cx) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Event::ServerGone(io::ErrorKind::UnexpectedEof.into())),
+                    Poll::Ready(Ok(_)) => return Poll::Ready(Event::Server),
+                    Poll::Ready(Err(e)) => return Poll::Ready(Event::ServerGone(e)),
+                    Poll::Pending => {}
+                }
+            }
+        }
+        if server_full || self.inbox.len() >= MAX_WAITING.max(need) {
+            return Poll::Pending;
+        }
+        match ready!(poll_receive(&mut self.stream, &mut self.inbox, &self.worker.buffers, cx)) {
+            Ok(0) | Err(_) => Poll::Ready(Event::ClientGone),
+            Ok(_) => Poll::Ready(Event::Client),
+        }
+    }
+}
+
+/// Writes all of `out`; ready where nothing is left.
+fn poll_send(stream: &mut Stream, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    if out.is_empty() {
+        return Poll::Ready(Ok(()));
+    }
+    while !out.is_empty() {
+        let sent = ready!(Pin::new(&mut *stream).poll_write(cx, out))?;
+        out.advance(sent);
+    }
+    Pin::new(stream).poll_flush(cx)
+}
+
+/// Reads what is there into `buffer`; while nothing is, an empty buffer holds no memory.
+fn poll_receive<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut BytesMut,
+    buffers: &Buffers,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    buffers.make_room(buffer);
+    let received = pin!(stream.read_buf(buffer)).poll(cx);
+    if received.is_pending() {
+        buffers.give_back(buffer);
+    }
+    received
+}

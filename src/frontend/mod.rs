@@ -1,0 +1,13 @@
+//! Clients: accepted, logged in, served.
+
+pub mod batch;
+pub mod client;
+pub mod database;
+pub mod effects;
+pub mod io;
+pub mod login;
+pub mod proxy;
+pub mod replies;
+pub mod requests;
+pub mod serve;
+pub mod session;

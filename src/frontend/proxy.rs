@@ -1,0 +1,242 @@
+//! What all clients share: configuration, databases, users, statistics.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use crate::admin::Admin;
+use crate::auth::{Credentials, Method, Secret, Verifier};
+use crate::backend::connect::{Login, ServerCredentials};
+use crate::cluster::probe::{self, Prober};
+use crate::config::{self, Config};
+use crate::frontend::client::Clients;
+use crate::frontend::database::Database;
+use crate::net::tls::{Acceptor, TlsError};
+use crate::stats::Stats;
+
+/// A user of `[[users]]`.
+#[derive(Debug)]
+pub struct User {
+    pub name: Arc<str>,
+    /// `None`: the client's own password is passed through.
+    secret: Option<Arc<Secret>>,
+    /// Made of a plain password at the first login, and kept: it costs PBKDF2.
+    verifier: OnceLock<Option<Arc<Verifier>>>,
+    pub credentials: Arc<ServerCredentials>,
+}
+
+impl User {
+    fn new(config: &config::User) -> User {
+        let secret = config.password.as_ref().and_then(|p| Secret::parse(&p.0).ok()).map(Arc::new);
+        let credentials = match secret.as_deref() {
+            Some(Secret::Plain(password)) => Credentials::Plain(password.clone()),
+            Some(Secret::Md5(hash)) => Credentials::Md5(hash.clone()),
+            Some(Secret::Scram(_)) | None => Credentials::None,
+        };
+        User {
+            name: config.name.as_str().into(),
+            secret,
+            verifier: OnceLock::new(),
+            credentials: ServerCredentials::new(credentials),
+        }
+    }
+
+    /// How a client that says it is this user is asked for proof.
+    pub fn method(&self) -> Method {
+        match self.secret.as_ref() {
+            None => Method::Passthrough,
+            Some(secret) if matches!(**secret, Secret::Md5(_)) => Method::Md5(Some(secret.clone())),
+            Some(secret) => Method::Scram(self.verifier(secret)),
+        }
+    }
+
+    fn verifier(&self, secret: &Secret) -> Option<Arc<Verifier>> {
+        let make = || {
+            let mut salt = [0; 16];
+            aws_lc_rs::rand::fill(&mut salt).ok()?;
+            secret.verifier(salt).map(Arc::new)
+        };
+        self.verifier.get_or_init(make).clone()
+    }
+
+    /// Can be logged in to servers before any client has come.
+    pub fn is_known(&self) -> bool {
+        matches!(self.secret.as_deref(), Some(Secret::Plain(_) | Secret::Md5(_)))
+    }
+}
+
+#[derive(Debug)]
+pub struct Proxy {
+    pub config: ArcSwap<Config>,
+    pub stats: Arc<Stats>,
+    pub clients: Clients,
+    pub databases: DashMap<Arc<str>, Arc<Database>>,
+    users: ArcSwap<HashMap<Arc<str>, Arc<User>>>,
+    pub acceptor: ArcSwap<Acceptor>,
+    pub control: tokio::runtime::Handle,
+    pub admin: OnceLock<Arc<Admin>>,
+    pub draining: AtomicBool,
+    /// For the salts that unknown users are shown.
+    pub mock_nonce: [u8; 32],
+    epoch: Instant,
+    /// Making a database starts its probes: once.
+    making: Mutex<()>,
+}
+
+impl Proxy {
+    /// # Errors
+    /// Certificates or keys cannot be read.
+    pub fn new(
+        config: Arc<Config>,
+        stats: Arc<Stats>,
+        control: tokio::runtime::Handle,
+        epoch: Instant,
+    ) -> Result<Arc<Proxy>, TlsError> {
+        let mut mock_nonce = [0; 32];
+        // Without randomness no login succeeds anyway.
+        let _ = aws_lc_rs::rand::fill(&mut mock_nonce);
+        let proxy = Arc::new(Proxy {
+            acceptor: ArcSwap::from_pointee(Acceptor::new(&config.listen.tls)?),
+            users: ArcSwap::from_pointee(users(&config)),
+            config: ArcSwap::new(config.clone()),
+            stats,
+            clients: Clients::default(),
+            databases: DashMap::new(),
+            control,
+            admin: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            mock_nonce,
+            epoch,
+            making: Mutex::new(()),
+        });
+        for database in config.databases.iter().filter(|d| d.name != "*") {
+            proxy.make(database.name.as_str().into(), database)?;
+        }
+        Ok(proxy)
+    }
+
+    pub fn user(&self, name: &str) -> Option<Arc<User>> {
+        self.users.load().get(name).cloned()
+    }
+
+    pub fn users(&self) -> Vec<Arc<User>> {
+        let mut users: Vec<_> = self.users.load().values().cloned().collect();
+        users.sort_by(|a, b| a.name.cmp(&b.name));
+        users
+    }
+
+    /// The database of this name; one that only `*` stands for is made when first asked for.
+    pub fn database(&self, name: &str) -> Option<Arc<Database>> {
+        if let Some(found) = self.databases.get(name) {
+            return Some(found.clone());
+        }
+        let config = self.config.load();
+        let wildcard = config.databases.iter().find(|d| d.name == "*")?;
+        self.make(name.into(), wildcard)
+            .inspect_err(|error| tracing::error!(database = name, %error, "cannot set up the database"))
+            .ok()
+    }
+
+    fn make(&self, name: Arc<str>, config: &config::Database) -> Result<Arc<Database>, TlsError> {
+        let _one_at_a_time = self.making.lock();
+        if let Some(found) = self.databases.get(&name) {
+            return Ok(found.clone());
+        }
+        let routing = self.config.load().routing.clone();
+        let database = Database::new(name.clone(), config, &routing, &self.stats, &self.control, self.epoch)?;
+        let database = Arc::new(database);
+        self.databases.insert(name, database.clone());
+        self.watch(&database);
+        Ok(database)
+    }
+
+    /// Starts the probes of a database's nodes, and warms the pools of the users that can log in on their own.
+    fn watch(&self, database: &Database) {
+        let known: Vec<_> = self.users().into_iter().filter(|u| u.is_known() && !self.is_admin_only(u)).collect();
+        let timeout = database.pools.config().connection_timeout;
+        let login = |user: &User| Login {
+            user: user.name.clone(),
+            database: database.dbname.clone(),
+            credentials: user.credentials.clone(),
+        };
+        if let Some(user) = known.first() {
+            let prober = Prober { login: login(user), tls: database.tls.clone(), timeout };
+            for node in &database.cluster.nodes {
+                let watch = probe::watch(Arc::downgrade(&database.cluster), node.clone(), prober.clone());
+                self.control.spawn(watch);
+            }
+        }
+        for user in &known {
+            database.pools_of(&login(user));
+        }
+    }
+
+    fn is_admin_only(&self, user: &User) -> bool {
+        let config = self.config.load();
+        config.users.len() > 1 && config.admin.users.iter().any(|name| **name == *user.name)
+    }
+
+    /// Takes a reloaded configuration: users, certificates, pool settings. Nodes and databases that changed take effect
+    /// with a restart, which is said in the log.
+    ///
+    /// # Errors
+    /// Certificates or keys cannot be read, or the slow-query log not be opened: the old ones stay.
+    pub fn reload(&self, config: Config) -> Result<(), String> {
+        let acceptor = Acceptor::new(&config.listen.tls).map_err(|e| e.to_string())?;
+        self.stats.reconfigure(&config.statements).map_err(|e| e.to_string())?;
+        self.stats.slow.reopen();
+        let fixed = |c: &Config| (c.databases.iter().map(shape).collect::<Vec<_>>(), c.listen.clone(), c.routing.clone());
+        if fixed(&config) != fixed(&self.config.load()) {
+            tracing::warn!("changes of [listen], [routing] and of databases' nodes take effect with a restart");
+        }
+        self.acceptor.store(Arc::new(acceptor));
+        self.users.store(Arc::new(users(&config)));
+        for entry in &self.databases {
+            let name = &**entry.key();
+            let found = config.databases.iter().find(|d| d.name == name);
+            if let Some(database) = found.or_else(|| config.databases.iter().find(|d| d.name == "*")) {
+                entry.value().pools.reconfigure(database.pool.clone());
+            }
+        }
+        self.config.store(Arc::new(config));
+        Ok(())
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Listening, and for each database some node can serve.
+    ///
+    /// # Errors
+    /// Why it is not ready.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.is_draining() {
+            return Err("draining".to_owned());
+        }
+        let down = self.databases.iter().find(|entry| !entry.value().cluster.can_serve());
+        match down {
+            Some(entry) => Err(format!("no node of database \"{}\" can serve", entry.key())),
+            None => Ok(()),
+        }
+    }
+
+    pub fn uptime(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+}
+
+/// What of a database a reload does not change.
+fn shape(database: &config::Database) -> config::Database {
+    let pool = Arc::new(config::Pool { mode: database.pool.mode, ..config::Pool::default() });
+    config::Database { pool, ..database.clone() }
+}
+
+fn users(config: &Config) -> HashMap<Arc<str>, Arc<User>> {
+    config.users.iter().map(User::new).map(|user| (user.name.clone(), Arc::new(user))).collect()
+}

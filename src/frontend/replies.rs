@@ -1,0 +1,289 @@
+//! The server's messages on their way to the client: runs of raw frames, with what pgweir asked itself left out and what
+//! it answers itself put in. HOT.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Buf, BufMut, BytesMut};
+
+use crate::error::Malformed;
+use crate::frontend::requests::emit;
+use crate::frontend::session::Session;
+use crate::route::plan::Plan;
+use crate::session::pipeline::{Expect, Step};
+use crate::wire::read::ErrorFields;
+use crate::wire::tag::backend;
+use crate::wire::{read, scan};
+
+/// What came of the bytes that the server sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Relayed {
+    /// All of them are on their way.
+    On,
+    /// Nothing has reached the client, and the server's error is one that another node would not give.
+    Retry(String),
+    /// The server ends the connection; its own error is on its way to the client.
+    Fatal,
+    /// pgweir's own statement ahead of the client's has failed: the session's state cannot be had here.
+    ReplayFailed(String),
+}
+
+/// A frame's place in the inbox, and the state of the copy to the client.
+struct Copy {
+    inbox: BytesMut,
+    /// Frames up to here are looked at.
+    at: usize,
+    /// Frames from here on are not copied yet.
+    from: usize,
+    /// Bytes in the outbox when this began.
+    before: usize,
+}
+
+impl Copy {
+    /// Copies what is owed to the client so far.
+    fn flush(&mut self, out: &mut BytesMut) {
+        out.put_slice(&self.inbox[self.from..self.at]);
+        self.from = self.at;
+    }
+}
+
+impl Session {
+    /// Takes what the server has sent.
+    ///
+    /// # Errors
+    /// The server breaks the protocol, or its replies are not those owed.
+    pub fn relay(&mut self) -> Result<Relayed, Malformed> {
+        let Some(leased) = &mut self.leased else { return Ok(Relayed::On) };
+        let inbox = std::mem::take(&mut leased.lease.inbox);
+        let mut copy = Copy { inbox, at: 0, from: 0, before: self.outbox.len() };
+        let relayed = self.relay_frames(&mut copy);
+        if matches!(relayed, Ok(Relayed::Retry(_))) {
+            self.outbox.truncate(copy.before);
+        } else {
+            self.copy_out(&mut copy);
+        }
+        if let Some(leased) = &mut self.leased {
+            leased.lease.inbox = copy.inbox;
+        }
+        relayed
+    }
+
+    /// Hands the looked-at bytes to the client; all of a buffer at once changes owner instead of being copied.
+    fn copy_out(&mut self, copy: &mut Copy) {
+        let forwarded = copy.at - copy.from;
+        if forwarded > 0 && self.request.kept > 0 {
+            self.kept_no_more();
+        }
+        if copy.from == 0 && copy.at == copy.inbox.len() && self.outbox.is_empty() {
+            std::mem::swap(&mut self.outbox, &mut copy.inbox);
+            self.worker.buffers.give_back(&mut copy.inbox);
+            return;
+        }
+        copy.flush(&mut self.outbox);
+        copy.inbox.advance(copy.at);
+        if self.outbox.len() > copy.before {
+            self.kept_no_more();
+        }
+        self.worker.buffers.give_back(&mut copy.inbox);
+    }
+
+    fn relay_frames(&mut self, copy: &mut Copy) -> Result<Relayed, Malformed> {
+        self.relay_rest(copy);
+        while let Some(head) = scan::head(&copy.inbox[copy.at..])? {
+            let available = (copy.inbox.len() - copy.at).min(head.total);
+            match head.tag {
+                backend::DATA_ROW | backend::COPY_DATA => {
+                    self.pass(head, available, copy)?;
+                    continue;
+                }
+                _ if available < head.total => break,
+                backend::NOTICE | backend::PARAMETER_STATUS | backend::NOTIFICATION => {
+                    self.pass_aside(head, copy)?;
+                }
+                backend::ERROR => {
+                    if let Some(ended) = self.on_error(head, copy)? {
+                        return Ok(ended);
+                    }
+                }
+                _ => {
+                    self.complete(head, copy)?;
+                    self.pass(head, available, copy)?;
+                    if head.tag == backend::READY {
+                        self.on_ready(copy.inbox[copy.at - 1]);
+                    }
+                }
+            }
+            while let Some(local) = self.pipeline.next_local() {
+                copy.flush(&mut self.outbox);
+                emit(&mut self.outbox, local);
+            }
+        }
+        Ok(Relayed::On)
+    }
+
+    /// The rest of a frame that is passed on as it arrives.
+    fn relay_rest(&mut self, copy: &mut Copy) {
+        let n = self.server_rest.min(copy.inbox.len());
+        self.server_rest -= n;
+        self.request.bytes += n as u64;
+        copy.at = n;
+        if self.pipeline.is_replay() {
+            copy.from = n;
+        }
+    }
+
+    /// A frame that the pipeline owes to the client, or that pgweir asked for itself.
+    fn pass(&mut self, head: scan::Head, available: usize, copy: &mut Copy) -> Result<(), Malformed> {
+        match self.pipeline.step(head.tag) {
+            Step::Forward => {
+                copy.at += available;
+                self.request.bytes += available as u64;
+            }
+            Step::Swallow => {
+                copy.flush(&mut self.outbox);
+                copy.at += available;
+                copy.from = copy.at;
+            }
+            Step::Violation => return Err(Malformed("reply out of step")),
+        }
+        self.server_rest = head.total - available;
+        Ok(())
+    }
+
+    /// Messages that may come at any time.
+    fn pass_aside(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
+        let body = &copy.inbox[copy.at + scan::HEADER..copy.at + head.total];
+        if head.tag == backend::PARAMETER_STATUS {
+            self.note_status(body)?;
+        }
+        if self.pipeline.is_replay() {
+            copy.flush(&mut self.outbox);
+            copy.from = copy.at + head.total;
+        }
+        copy.at += head.total;
+        Ok(())
+    }
+
+    fn note_status(&mut self, body: &[u8]) -> Result<(), Malformed> {
+        if let Some(leased) = &mut self.leased {
+            leased.lease.note_status(body)?;
+        }
+        let mut r = read::Reader::new(body);
+        let (name, value) = (r.str()?, r.str()?);
+        if name == "application_name" {
+            value.clone_into(&mut self.client.application_name.lock());
+        }
+        if matches!(name, "client_encoding" | "standard_conforming_strings") {
+            self.note_readable();
+        }
+        Ok(())
+    }
+
+    /// An ErrorResponse; `Some` where the way ends here.
+    fn on_error(&mut self, head: scan::Head, copy: &mut Copy) -> Result<Option<Relayed>, Malformed> {
+        let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
+        let untouched = self.request.kept > 0 && copy.before == 0 && self.outbox.is_empty();
+        if untouched && (fields.is_fatal() || is_of_standby(fields.code)) {
+            return Ok(Some(Relayed::Retry(fields.message())));
+        }
+        if self.pipeline.is_replay() {
+            return Ok(Some(Relayed::ReplayFailed(fields.message())));
+        }
+        let fatal = fields.is_fatal();
+        self.request.error = fields.code.try_into().ok();
+        let plan = match self.pipeline.front() {
+            Some(Expect::Execute { plan }) => plan.clone(),
+            Some(Expect::Parse { statement: Some(statement), .. }) => Some(statement.plan.clone()),
+            Some(Expect::Bind) => self.portals.first().map(|(_, plan)| plan.clone()),
+            _ => None,
+        };
+        copy.at += head.total;
+        self.request.bytes += head.total as u64;
+        if let Some(plan) = plan {
+            self.record(&plan);
+        }
+        self.failed = true;
+        let dropped = self.pipeline.fail();
+        self.undo(dropped);
+        if fatal { Ok(Some(Relayed::Fatal)) } else { Ok(None) }
+    }
+
+    /// A frame that completes a statement, looked at before the pipeline moves on.
+    fn complete(&mut self, head: scan::Head, copy: &Copy) -> Result<(), Malformed> {
+        let body = &copy.inbox[copy.at + scan::HEADER..copy.at + head.total];
+        match head.tag {
+            backend::COMMAND_COMPLETE => {
+                let tag = read::Reader::new(body).cstr()?;
+                self.request.rows += read::tag_rows(tag);
+                match self.pipeline.front() {
+                    Some(Expect::Execute { plan: Some(plan) }) => {
+                        let plan = plan.clone();
+                        self.apply(&plan, tag);
+                        self.record(&plan);
+                    }
+                    Some(Expect::Query { plan: Some(plan) }) if plan.facts.statements == 1 => {
+                        let plan = plan.clone();
+                        self.apply(&plan, tag);
+                    }
+                    _ => {}
+                }
+            }
+            backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => {
+                if let Some(Expect::Execute { plan: Some(plan) }) = self.pipeline.front() {
+                    let plan = plan.clone();
+                    self.record(&plan);
+                }
+            }
+            backend::READY => {
+                if let Some(Expect::Query { plan: Some(plan) }) = self.pipeline.front() {
+                    let plan = plan.clone();
+                    if plan.facts.statements > 1 && !self.failed {
+                        self.apply(&plan, b"");
+                    }
+                    self.record(&plan);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_ready(&mut self, status: u8) {
+        let now = self.request.mark;
+        if status == b'I' {
+            match self.failed {
+                true => self.rolled_back(),
+                false => self.parameters.commit(),
+            }
+            if std::mem::take(&mut self.writing) {
+                self.wrote = Some(Instant::now());
+            }
+            self.portals.truncate(1);
+            let began = self.transaction_began.take().unwrap_or(self.request.started);
+            self.counters().transaction(now.saturating_duration_since(began));
+        } else if self.transaction_began.is_none() {
+            self.transaction_began = Some(self.request.started);
+        }
+        self.status = status;
+        self.failed = false;
+    }
+
+    /// Something has reached the client: the request cannot be said again elsewhere.
+    fn kept_no_more(&mut self) {
+        if self.request.kept > 0 {
+            self.inbox.advance(self.request.kept.min(self.inbox.len()));
+            self.request.kept = 0;
+        }
+    }
+
+    /// The plan's statement has ended.
+    fn record(&mut self, plan: &Arc<Plan>) {
+        let now = Instant::now();
+        self.record_at(plan, now);
+    }
+}
+
+/// Errors that a standby gives and the primary does not: a write, a conflict with recovery, a wait for recovery.
+fn is_of_standby(code: &[u8]) -> bool {
+    matches!(code, b"25006" | b"40001" | b"57P03" | b"55000")
+}

@@ -1,0 +1,319 @@
+//! The client's messages on their way to its server: names of statements rewritten, the rest as it came. HOT.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, BytesMut};
+
+use crate::config::UnnamedStatements;
+use crate::error::Fault;
+use crate::frontend::batch::{MAX_QUERY, check_size};
+use crate::frontend::session::{Leased, Scanned, Session};
+use crate::route::plan::Plan;
+use crate::session::pins::Pin;
+use crate::session::pipeline::{Expect, Local, Undo};
+use crate::session::prepared::{NAME_PREFIX, Statement};
+use crate::wire::tag::frontend;
+use crate::wire::{read, scan, write};
+
+/// Bytes that may wait to be sent to a server before more is read from the client.
+const MAX_UNSENT: usize = 256 * 1024;
+
+/// A frame larger than this is passed on as it arrives where its head is enough to know.
+const STREAMED: usize = 64 * 1024;
+
+/// How far the translation got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// All that was there; the next frame needs so many bytes.
+    All { need: usize },
+    /// Terminate stands next.
+    Terminate,
+}
+
+impl Session {
+    /// Translates what the inbox holds: up to `end` and kept there for a retry, or all of it and consumed.
+    ///
+    /// # Errors
+    /// The client breaks the protocol.
+    pub fn forward(&mut self, end: Option<usize>) -> Result<Forwarded, Fault> {
+        let Some(mut leased) = self.leased.take() else { return Ok(Forwarded::All { need: 0 }) };
+        let mut inbox = std::mem::take(&mut self.inbox);
+        leased.lease.begin();
+        let forwarded = self.forward_frames(&inbox, end.unwrap_or(usize::MAX), &mut leased);
+        if let (Ok((at, _)), None) = (&forwarded, end) {
+            inbox.advance(*at);
+            self.worker.buffers.give_back(&mut inbox);
+        }
+        self.inbox = inbox;
+        self.leased = Some(leased);
+        self.emit_local();
+        forwarded.map(|(_, forwarded)| forwarded)
+    }
+
+    fn forward_frames(&mut self, inbox: &[u8], end: usize, leased: &mut Leased) -> Result<(usize, Forwarded), Fault> {
+        let mut at = self.forward_rest(inbox, leased);
+        let end = end.min(inbox.len());
+        while at < end && leased.lease.outbox.len() < MAX_UNSENT {
+            let Some(head) = scan::head(&inbox[at..])? else { break };
+            check_size(head)?;
+            let available = (inbox.len() - at).min(head.total);
+            let frame = &inbox[at..at + available];
+            if available < head.total && !may_stream(head, frame) {
+                return Ok((at, Forwarded::All { need: head.total }));
+            }
+            if head.tag == frontend::TERMINATE {
+                return Ok((at, Forwarded::Terminate));
+            }
+            self.forward_frame(head, frame, leased)?;
+            self.client_rest = head.total - available;
+            at += available;
+        }
+        Ok((at, Forwarded::All { need: scan::HEADER }))
+    }
+
+    /// The rest of a frame that is passed on as it arrives.
+    fn forward_rest(&mut self, inbox: &[u8], leased: &mut Leased) -> usize {
+        let n = self.client_rest.min(inbox.len());
+        leased.lease.outbox.put_slice(&inbox[..n]);
+        self.client_rest -= n;
+        n
+    }
+
+    fn forward_frame(&mut self, head: scan::Head, frame: &[u8], leased: &mut Leased) -> Result<(), Fault> {
+        let body = &frame[scan::HEADER..];
+        match head.tag {
+            frontend::QUERY => {
+                let plan = self.query_plan(frame.len() == head.total, body)?;
+                // A simple Query ends the unnamed statement, on the server as here.
+                self.names.replace(b"", None);
+                leased.lease.unnamed = None;
+                self.note_plan(&plan, leased);
+                leased.lease.outbox.put_slice(frame);
+                self.pipeline.push(Expect::Query { plan: Some(plan) });
+            }
+            frontend::PARSE => self.forward_parse(read::parse(body)?, leased),
+            frontend::BIND => self.forward_bind(head, frame, leased)?,
+            frontend::DESCRIBE => self.forward_describe(frame, leased)?,
+            frontend::EXECUTE => {
+                let portal = read::execute_portal(body)?;
+                let plan = self.portals.iter().find(|(name, _)| **name == *portal).map(|(_, plan)| plan.clone());
+                leased.lease.outbox.put_slice(frame);
+                self.pipeline.push(Expect::Execute { plan });
+            }
+            frontend::CLOSE => self.forward_close(frame, leased)?,
+            frontend::SYNC => {
+                leased.lease.outbox.put_slice(frame);
+                self.pipeline.push(Expect::Sync { shown: true });
+            }
+            frontend::FUNCTION_CALL => {
+                // By OID, so of unknown effect.
+                self.writing = true;
+                leased.suspect = true;
+                leased.lease.outbox.put_slice(frame);
+                self.pipeline.push(Expect::Function);
+            }
+            frontend::COPY_DONE | frontend::COPY_FAIL => {
+                leased.lease.outbox.put_slice(frame);
+                self.pipeline.push(Expect::CopyEnd);
+            }
+            _ => leased.lease.outbox.put_slice(frame),
+        }
+        Ok(())
+    }
+
+    fn query_plan(&mut self, whole: bool, body: &[u8]) -> Result<Arc<Plan>, Fault> {
+        if let Some(Scanned::Query(plan)) = self.scanned.pop_front() {
+            return Ok(plan);
+        }
+        Ok(if whole { self.plan(read::query(body)?) } else { self.database.plans.opaque() })
+    }
+
+    fn forward_parse(&mut self, parse: read::Parse<'_>, leased: &mut Leased) {
+        self.counters().client_parse();
+        let statement = match self.scanned.pop_front() {
+            Some(Scanned::Parse(statement)) => statement,
+            _ => self.statement(parse.text, parse.types),
+        };
+        if !parse.name.is_empty() && self.names.find(parse.name).is_some() {
+            return self.forward_duplicate(parse, leased);
+        }
+        let previous = self.names.replace(parse.name, Some(statement.clone()));
+        // A Parse drops the unnamed statement before it may fail.
+        let previous = previous.filter(|_| !parse.name.is_empty());
+        let undo = Some(Undo { name: parse.name.into(), previous });
+        if parse.name.is_empty() && self.forwards_unnamed() {
+            leased.lease.unnamed = Some(statement.id);
+            write::parse(&mut leased.lease.outbox, b"", parse.text, parse.types);
+            self.pipeline.push(Expect::Parse { statement: None, shown: true, undo });
+        // In a failed transaction the server has its say, save for what ends it, which it would find prepared already.
+        } else if leased.lease.held.touch(statement.id)
+            && (self.status != b'E' || !statement.plan.facts.control.is_empty())
+        {
+            self.pipeline.push(Expect::ParsedHere { undo });
+        } else {
+            self.prepare(&statement, true, undo, leased);
+        }
+    }
+
+    /// The name is taken: the server itself is to say so (42P05), in its place in the order.
+    fn forward_duplicate(&mut self, parse: read::Parse<'_>, leased: &mut Leased) {
+        leased.suspect = true;
+        leased.lease.suspect = true;
+        self.pins.insert(Pin::Prepare);
+        let out = &mut leased.lease.outbox;
+        write::parse(out, parse.name, b"", b"\0\0");
+        self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None });
+        write::parse(out, parse.name, parse.text, parse.types);
+        self.pipeline.push(Expect::Parse { statement: None, shown: true, undo: None });
+    }
+
+    /// Prepares a statement on the server under its name there, closing the least recently used beyond the bound.
+    fn prepare(&mut self, statement: &Arc<Statement>, shown: bool, undo: Option<Undo>, leased: &mut Leased) {
+        self.counters().server_parse();
+        let max = leased.lease.pool.config.load().prepared_statements;
+        let evicted = leased.lease.held.insert(statement.clone(), max);
+        let out = &mut leased.lease.outbox;
+        if let Some(evicted) = evicted {
+            write::of_statement(out, frontend::CLOSE, &evicted.name);
+            self.pipeline.push(Expect::Close { shown: false });
+        }
+        write::parse(out, &statement.name, &statement.text, &statement.types);
+        self.pipeline.push(Expect::Parse { statement: Some(statement.clone()), shown, undo });
+    }
+
+    /// The name by which the server knows the client's statement, prepared there where it was not; `None`: the client
+    /// has no such statement, and the server is to say so.
+    fn server_name(&mut self, name: &[u8], leased: &mut Leased) -> Option<Arc<Statement>> {
+        let statement = self.names.find(name)?.clone();
+        if name.is_empty() && self.forwards_unnamed() {
+            if leased.lease.unnamed != Some(statement.id) {
+                leased.lease.unnamed = Some(statement.id);
+                write::parse(&mut leased.lease.outbox, b"", &statement.text, &statement.types);
+                self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None });
+            }
+        } else if !leased.lease.held.touch(statement.id) {
+            self.prepare(&statement, false, None, leased);
+        }
+        Some(statement)
+    }
+
+    fn forward_bind(&mut self, head: scan::Head, frame: &[u8], leased: &mut Leased) -> Result<(), Fault> {
+        self.counters().bind();
+        let body = &frame[scan::HEADER..];
+        let (portal, name) = read::bind_names(body)?;
+        let statement = self.server_name(name, leased);
+        let new = self.name_there(name, statement.as_deref(), leased);
+        if let Some(statement) = &statement {
+            self.note_plan(&statement.plan, leased);
+            self.note_portal(portal, &statement.plan);
+        }
+        let out = &mut leased.lease.outbox;
+        let rest = &body[portal.len() + name.len() + 2..];
+        out.put_u8(head.tag);
+        out.put_u32((head.total - 1 - name.len() + new.len()) as u32);
+        out.put_slice(portal);
+        out.put_u8(0);
+        out.put_slice(&new);
+        out.put_u8(0);
+        out.put_slice(rest);
+        self.pipeline.push(Expect::Bind);
+        Ok(())
+    }
+
+    fn forward_describe(&mut self, frame: &[u8], leased: &mut Leased) -> Result<(), Fault> {
+        let (kind, name) = read::kind_and_name(&frame[scan::HEADER..])?;
+        if kind == b'S' {
+            let statement = self.server_name(name, leased);
+            let new = self.name_there(name, statement.as_deref(), leased);
+            write::of_statement(&mut leased.lease.outbox, frontend::DESCRIBE, &new);
+        } else {
+            leased.lease.outbox.put_slice(frame);
+        }
+        self.pipeline.push(Expect::Describe);
+        Ok(())
+    }
+
+    fn forward_close(&mut self, frame: &[u8], leased: &mut Leased) -> Result<(), Fault> {
+        let (kind, name) = read::kind_and_name(&frame[scan::HEADER..])?;
+        if kind == b'S' {
+            let previous = self.names.replace(name, None);
+            self.pipeline.push(Expect::ClosedHere { undo: Some(Undo { name: name.into(), previous }) });
+        } else {
+            leased.lease.outbox.put_slice(frame);
+            self.pipeline.push(Expect::Close { shown: true });
+        }
+        Ok(())
+    }
+
+    /// The name to use on the server. One that the client has not made goes as it is, to be missing there too; in
+    /// forward mode another client's unnamed statement must not stand in for it.
+    fn name_there(&mut self, name: &[u8], statement: Option<&Statement>, leased: &mut Leased) -> Box<[u8]> {
+        match statement {
+            Some(_) if name.is_empty() && self.forwards_unnamed() => Box::default(),
+            Some(statement) => statement.name.clone(),
+            None if name.is_empty() => {
+                if leased.lease.unnamed.take().is_some() {
+                    write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, b"");
+                    self.pipeline.push(Expect::Close { shown: false });
+                }
+                Box::default()
+            }
+            None if name.starts_with(NAME_PREFIX.as_bytes()) => [name, b"?"].concat().into(),
+            None => name.into(),
+        }
+    }
+
+    fn forwards_unnamed(&self) -> bool {
+        self.database.pools.config().unnamed_statements == UnnamedStatements::Forward
+    }
+
+    fn note_portal(&mut self, portal: &[u8], plan: &Arc<Plan>) {
+        match self.portals.iter_mut().find(|(name, _)| **name == *portal) {
+            Some((_, known)) => known.clone_from(plan),
+            None => self.portals.push((portal.into(), plan.clone())),
+        }
+    }
+
+    /// Settings that differ between the client and its connection, said ahead of the client's own messages.
+    pub fn replay(&mut self) {
+        let Some(leased) = &mut self.leased else { return };
+        let Some(sql) = leased.actual.difference(self.parameters.current()) else { return };
+        leased.lease.begin();
+        write::query(&mut leased.lease.outbox, &sql);
+        leased.lease.unnamed = None;
+        leased.actual = self.parameters.current().clone();
+        self.pipeline.push(Expect::Replay);
+    }
+
+    /// Ends a segment in which the client has only prepared: no transaction of its own can be open in it.
+    pub fn end_segment(&mut self) {
+        if let Some(leased) = &mut self.leased {
+            write::sync(&mut leased.lease.outbox);
+            self.pipeline.push(Expect::Sync { shown: false });
+        }
+    }
+
+    /// Replies of pgweir's own whose turn has come.
+    pub fn emit_local(&mut self) {
+        while let Some(local) = self.pipeline.next_local() {
+            emit(&mut self.outbox, local);
+        }
+    }
+}
+
+pub(super) fn emit(out: &mut BytesMut, local: Local) {
+    match local {
+        Local::ParseComplete => write::parse_complete(out),
+        Local::CloseComplete => write::close_complete(out),
+    }
+}
+
+/// Enough of the frame is here to know what it is; the rest may follow as it comes.
+fn may_stream(head: scan::Head, frame: &[u8]) -> bool {
+    match head.tag {
+        frontend::COPY_DATA | frontend::FUNCTION_CALL => true,
+        frontend::QUERY => head.total > MAX_QUERY,
+        frontend::BIND => head.total > STREAMED && read::bind_names(&frame[scan::HEADER..]).is_ok(),
+        _ => false,
+    }
+}

@@ -1,0 +1,152 @@
+//! The state of one client's session: its socket, what it is owed, what serves it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use crate::backend::connect::Login;
+use crate::cluster::Tried;
+use crate::config::PoolMode;
+use crate::frontend::client::Client;
+use crate::frontend::database::Database;
+use crate::frontend::proxy::Proxy;
+use crate::net::buffers::Buffers;
+use crate::net::stream::Stream;
+use crate::pool::checkout::Pool;
+use crate::pool::lease::Lease;
+use crate::route::decide::Why;
+use crate::route::plan::Plan;
+use crate::session::parameters::{Parameters, Settings};
+use crate::session::pins::Pins;
+use crate::session::pipeline::Pipeline;
+use crate::session::prepared::{Names, Statement};
+use crate::sql::RouteHint;
+
+/// One thread that serves clients.
+#[derive(Debug)]
+pub struct Worker {
+    pub index: usize,
+    pub buffers: Buffers,
+}
+
+/// A leased connection and why the client has it.
+#[derive(Debug)]
+pub struct Leased {
+    pub lease: Lease,
+    pub why: Why,
+    /// On a node that takes reads only: nothing may follow but what was decided for it.
+    pub replica: bool,
+    /// What SET has left on the connection, in step with the client's own statements.
+    pub actual: Settings,
+    /// State may have changed out of sight.
+    pub suspect: bool,
+}
+
+/// What a scan of the client's messages has found, for their translation: in their order.
+#[derive(Debug)]
+pub enum Scanned {
+    Query(Arc<Plan>),
+    Parse(Arc<Statement>),
+}
+
+/// The request under way: from the first message sent to the last ReadyForQuery owed.
+#[derive(Debug)]
+pub struct Request {
+    pub started: Instant,
+    /// For a server connection; counted once, with the first statement.
+    pub wait: Duration,
+    /// When the statement now running began.
+    pub mark: Instant,
+    /// Bytes of the client's messages kept at the head of the inbox, to be said again elsewhere. Zero: no retry.
+    pub kept: usize,
+    pub tried: Tried,
+    pub why: Why,
+    /// Of the statement now running.
+    pub rows: u64,
+    pub bytes: u64,
+    pub error: Option<[u8; 5]>,
+}
+
+impl Request {
+    pub fn new(now: Instant, why: Why) -> Request {
+        Request {
+            started: now,
+            wait: Duration::ZERO,
+            mark: now,
+            kept: 0,
+            tried: Tried::default(),
+            why,
+            rows: 0,
+            bytes: 0,
+            error: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Session {
+    pub proxy: Arc<Proxy>,
+    pub worker: Arc<Worker>,
+    pub client: Arc<Client>,
+    pub database: Arc<Database>,
+    pub login: Login,
+    /// By node index.
+    pub pools: Vec<Arc<Pool>>,
+    pub mode: PoolMode,
+
+    pub stream: Stream,
+    /// Received from the client and not yet consumed.
+    pub inbox: BytesMut,
+    /// To be sent to the client.
+    pub outbox: BytesMut,
+    /// Bytes still to come of a client's frame that is passed on as it arrives.
+    pub client_rest: usize,
+    /// The same of a server's frame.
+    pub server_rest: usize,
+
+    pub leased: Option<Leased>,
+    pub pipeline: Pipeline,
+    pub request: Request,
+    pub scanned: VecDeque<Scanned>,
+
+    pub names: Names,
+    /// The plan that each open portal runs; the unnamed one first and mostly alone.
+    pub portals: Vec<(Box<[u8]>, Arc<Plan>)>,
+    pub parameters: Parameters,
+    pub pins: Pins,
+    /// The status byte of the last ReadyForQuery.
+    pub status: u8,
+    /// An error came since the last ReadyForQuery.
+    pub failed: bool,
+    /// The client's messages are skipped up to its Sync.
+    pub skipping: bool,
+    /// Something of the open transaction may have written.
+    pub writing: bool,
+    /// When the session last wrote.
+    pub wrote: Option<Instant>,
+    /// `pgweir.route`
+    pub route: Option<RouteHint>,
+    /// The client's encoding and string syntax are read as Postgres reads them.
+    pub readable: bool,
+    /// The time at which the open transaction began.
+    pub transaction_began: Option<Instant>,
+}
+
+impl Session {
+    /// The connection that serves the client now has nothing more to do with it.
+    pub fn is_at_rest(&self) -> bool {
+        self.status == b'I' && self.pipeline.is_empty() && self.client_rest == 0 && self.server_rest == 0
+    }
+
+    /// The plan of a statement's text.
+    pub fn plan(&self, text: &[u8]) -> Arc<Plan> {
+        if self.readable { self.database.plans.plan(text) } else { self.database.plans.opaque() }
+    }
+
+    /// The statement of a Parse.
+    pub fn statement(&self, text: &[u8], types: &[u8]) -> Arc<Statement> {
+        self.database.statements.statement(text, types, || self.plan(text))
+    }
+}
