@@ -3,3 +3,8 @@
 
 pub mod config;
 pub mod sql;
+
+pub mod check;
+pub mod cli;
+pub mod health;
+pub mod logging;
