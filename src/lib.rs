@@ -2,10 +2,10 @@
 #![forbid(unsafe_code)]
 
 // L0 values
-pub mod config;
 pub mod error;
-pub mod sql;
+pub mod config;
 pub mod wire;
+pub mod sql;
 
 // L1 decisions
 pub mod auth;
@@ -20,3 +20,16 @@ pub mod net;
 pub mod backend;
 pub mod cluster;
 pub mod pool;
+
+// L4 clients
+pub mod admin;
+pub mod frontend;
+
+// L5 the program
+pub mod workers;
+pub mod app;
+pub mod logging;
+pub mod check;
+pub mod health;
+pub mod cli;
+pub mod demo;
