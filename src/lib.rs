@@ -5,3 +5,5 @@ pub mod config;
 pub mod sql;
 
 pub mod auth;
+
+pub mod net;
