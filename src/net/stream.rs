@@ -40,6 +40,7 @@ impl fmt::Display for Peer {
 pub struct TlsInfo {
     /// As Postgres names it: `TLSv1.3`.
     pub version: &'static str,
+    /// Its name in the IANA registry.
     pub cipher: String,
     /// Channel binding data tls-server-end-point (RFC 5929): the hash of the server's certificate. `None` where the
     /// certificate's signature has no hash that could be used (Ed25519).

@@ -322,9 +322,11 @@ fn info(state: &CommonState, end_point: Option<Vec<u8>>) -> TlsInfo {
     let cipher = state
         .negotiated_cipher_suite()
         .and_then(|suite| suite.suite().as_str());
+    // rustls writes TLS13_ for what IANA and OpenSSL call TLS_
+    let cipher = cipher.unwrap_or_default().replacen("TLS13_", "TLS_", 1);
     TlsInfo {
         version,
-        cipher: cipher.unwrap_or_default().to_owned(),
+        cipher,
         end_point,
     }
 }

@@ -276,7 +276,7 @@ async fn both_ends_bind_to_the_servers_certificate() {
             .tls_info()
             .unwrap()
             .to_string()
-            .starts_with("TLSv1.3/TLS")
+            .starts_with("TLSv1.3/TLS_")
     );
 
     let port = serve_pair(&ed25519()).await;
