@@ -1,0 +1,17 @@
+//! Sockets and TLS, towards clients and towards servers.
+//!
+//! [`Stream`] is a connection of either side. [`Listener`] accepts clients and [`Acceptor`] takes them to TLS;
+//! [`connect`] reaches a server, by the TLS mode of a [`Connector`].
+
+mod certificate;
+mod stream;
+mod verify;
+
+pub mod connect;
+pub mod listen;
+pub mod tls;
+
+pub use connect::{ConnectError, connect};
+pub use listen::Listener;
+pub use stream::{Peer, Stream, TlsInfo};
+pub use tls::{Acceptor, Connector, TlsError};
