@@ -7,5 +7,5 @@ pub mod error;
 pub mod sql;
 pub mod wire;
 
-// L5
+// L5 the executable
 pub mod demo;
