@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pgweir::demo::cluster::{Cluster, Shutdown};
+use pgweir::demo::cluster::{Cluster, Scratch, Shutdown};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -104,6 +104,36 @@ fn passwords_are_asked_for_over_tcp() {
     assert_eq!(connect(&primary.url("postgres")).stdout, b"postgres\n");
     let wrong = connect(&primary.url("postgres").replace(primary.password(), "wrong"));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("password authentication failed"));
+}
+
+#[test]
+fn tls_is_offered_with_the_given_certificate() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = Scratch::create(None).unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let cluster = Cluster::builder().tls(&certificate, &key).start().unwrap();
+    let url = cluster.primary().url("postgres").replace("127.0.0.1", "localhost");
+    let verified = format!("{url}?sslmode=verify-full&sslrootcert={}&hostaddr=127.0.0.1", certificate.display());
+    let mut psql = cluster.programs().client("psql").unwrap();
+    let output =
+        psql.args(["-XAtwq", "-c", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &verified]).output();
+    let output = output.unwrap();
+    assert_eq!(output.stdout, b"t\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The environment belongs to the process, so the test that is told a wrong folder is a child.
+#[test]
+fn a_folder_without_postgres_is_an_error_and_no_reason_to_look_elsewhere() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "passwords_are_asked_for_over_tcp"])
+        .env("PGWEIR_PG_BIN", "/nowhere")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("PGWEIR_PG_BIN=/nowhere has no initdb and postgres"), "{said}");
 }
 
 #[test]
