@@ -14,21 +14,31 @@ use tokio::sync::Notify;
 
 use crate::backend::connect::ConnectFailure;
 use crate::config;
-use crate::net::tls::Connector;
+use crate::net::Connector;
 use crate::wire::write;
 
-/// Requests under way for one connection.
-#[derive(Debug, Default)]
-pub struct Cancels {
+/// What cancels the statements of one server connection, and how many requests for it are under way.
+#[derive(Debug)]
+pub struct CancelKey {
+    pub node: config::Node,
+    pub tls: Connector,
+    pub timeout: Duration,
+    /// BackendKeyData.
+    pub pid: i32,
+    pub secret: Box<[u8]>,
     under_way: AtomicUsize,
     settled: Notify,
 }
 
-impl Cancels {
-    /// Counts a request until the guard is dropped.
-    pub fn begin(self: &Arc<Self>) -> CancelGuard {
+impl CancelKey {
+    pub fn new(node: config::Node, tls: Connector, timeout: Duration, pid: i32, secret: Box<[u8]>) -> CancelKey {
+        CancelKey { node, tls, timeout, pid, secret, under_way: AtomicUsize::new(0), settled: Notify::new() }
+    }
+
+    /// Counts a request as under way until the result is dropped.
+    pub fn begin(self: &Arc<Self>) -> CancelRequest {
         self.under_way.fetch_add(1, Ordering::AcqRel);
-        CancelGuard(self.clone())
+        CancelRequest(self.clone())
     }
 
     pub fn is_settled(&self) -> bool {
@@ -48,38 +58,37 @@ impl Cancels {
 
 /// One request under way.
 #[derive(Debug)]
-pub struct CancelGuard(Arc<Cancels>);
+pub struct CancelRequest(Arc<CancelKey>);
 
-impl Drop for CancelGuard {
+impl CancelRequest {
+    /// Sends it, and waits until the server has closed its connection, which it does once the signal is sent
+    /// (`processCancelRequest`).
+    ///
+    /// # Errors
+    /// The server was not reached in time, or broke the connection.
+    pub async fn send(self) -> Result<(), ConnectFailure> {
+        let CancelKey { node, tls, timeout, pid, secret, .. } = &*self.0;
+        let request = async {
+            let connected = crate::net::connect(&node.host, node.port, tls, *timeout).await;
+            let mut stream = connected.map_err(ConnectFailure::Net)?;
+            let mut out = BytesMut::new();
+            write::cancel_request(&mut out, *pid, secret);
+            let sent = async {
+                stream.write_all(&out).await?;
+                stream.flush().await?;
+                // Postgres says nothing and closes.
+                stream.read(&mut [0u8; 1]).await
+            };
+            sent.await.map(drop).map_err(|e| ConnectFailure::Backend(e.into()))
+        };
+        tokio::time::timeout(*timeout, request).await.unwrap_or(Err(ConnectFailure::Timeout))
+    }
+}
+
+impl Drop for CancelRequest {
     fn drop(&mut self) {
         if self.0.under_way.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.settled.notify_waiters();
         }
     }
-}
-
-/// Sends one cancel request and waits until the server has closed its connection, which it does once the signal is
-/// sent (`processCancelRequest`).
-pub async fn send(
-    node: &config::Node,
-    tls: &Connector,
-    pid: i32,
-    secret: &[u8],
-    timeout: Duration,
-) -> Result<(), ConnectFailure> {
-    let request = async {
-        let connected = crate::net::connect::connect(&node.host, node.port, tls, timeout).await;
-        let mut stream = connected.map_err(ConnectFailure::Net)?;
-        let mut out = BytesMut::new();
-        write::cancel_request(&mut out, pid, secret);
-        let sent = async {
-            stream.write_all(&out).await?;
-            stream.flush().await?;
-            // Postgres says nothing and closes.
-            let mut end = [0u8; 1];
-            stream.read(&mut end).await
-        };
-        sent.await.map(drop).map_err(|e| ConnectFailure::Backend(e.into()))
-    };
-    tokio::time::timeout(timeout, request).await.unwrap_or(Err(ConnectFailure::Timeout))
 }

@@ -8,12 +8,11 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 
 use crate::auth::{ClientAuth, Credentials, LoginError, Nonce, Reply, ScramKeys};
-use crate::backend::cancel::Cancels;
+use crate::backend::cancel::CancelKey;
 use crate::backend::connection::{BackendError, Connection, ServerError};
 use crate::config;
 use crate::error::{Malformed, sqlstate};
-use crate::net::connect::ConnectError;
-use crate::net::tls::Connector;
+use crate::net::{ConnectError, Connector};
 use crate::session::parameters::Settings;
 use crate::session::prepared::Held;
 use crate::wire::read::Reader;
@@ -118,27 +117,26 @@ pub async fn connect(
     timeout: Duration,
 ) -> Result<Connection, ConnectFailure> {
     let stream =
-        crate::net::connect::connect(&node.host, node.port, tls, timeout).await.map_err(ConnectFailure::Net)?;
+        crate::net::connect(&node.host, node.port, tls, timeout).await.map_err(ConnectFailure::Net)?;
     let end_point = stream.tls_info().and_then(|tls| tls.end_point.clone());
     let mut connection = Connection {
         stream,
         inbox: BytesMut::with_capacity(4096),
         outbox: BytesMut::new(),
-        pid: 0,
-        secret: Box::default(),
         statuses: Vec::new(),
         settings: Settings::default(),
         held: Held::default(),
         unnamed: None,
         suspect: false,
         created: Instant::now(),
-        cancels: Arc::new(Cancels::default()),
+        cancel: Arc::new(CancelKey::new(node.clone(), tls.clone(), timeout, 0, Box::default())),
     };
     let parameters = [("user", &*login.user), ("database", &*login.database)];
     write::startup(&mut connection.outbox, 0, parameters);
     connection.send().await?;
     authenticate(&mut connection, login, end_point).await?;
-    greet(&mut connection).await?;
+    let (pid, secret) = greet(&mut connection).await?;
+    connection.cancel = Arc::new(CancelKey::new(node.clone(), tls.clone(), timeout, pid, secret));
     Ok(connection)
 }
 
@@ -173,18 +171,18 @@ async fn authenticate(
     Ok(())
 }
 
-/// From AuthenticationOk to the first ReadyForQuery.
-async fn greet(connection: &mut Connection) -> Result<(), ConnectFailure> {
+/// From AuthenticationOk to the first ReadyForQuery; the cancel key.
+async fn greet(connection: &mut Connection) -> Result<(i32, Box<[u8]>), ConnectFailure> {
+    let mut key = (0, Box::default());
     loop {
         let (tag, body) = connection.receive().await?;
         match tag {
             backend::BACKEND_KEY_DATA => {
                 let mut r = Reader::new(&body);
-                connection.pid = r.i32()?;
-                connection.secret = r.rest().into();
+                key = (r.i32()?, r.rest().into());
             }
             backend::PARAMETER_STATUS => connection.note_status(&body)?,
-            backend::READY => return Ok(()),
+            backend::READY => return Ok(key),
             backend::ERROR => return Err(BackendError::Server(ServerError::read(&body)?).into()),
             backend::NOTICE => {}
             _ => return Err(Malformed("unexpected message during login").into()),

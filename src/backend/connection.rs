@@ -7,9 +7,9 @@ use std::time::Instant;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::backend::cancel::Cancels;
+use crate::backend::cancel::CancelKey;
 use crate::error::Malformed;
-use crate::net::stream::Stream;
+use crate::net::Stream;
 use crate::session::parameters::Settings;
 use crate::session::prepared::Held;
 use crate::wire::tag::backend;
@@ -72,9 +72,6 @@ pub struct Connection {
     pub inbox: BytesMut,
     /// To be sent.
     pub outbox: BytesMut,
-    /// BackendKeyData.
-    pub pid: i32,
-    pub secret: Box<[u8]>,
     /// ParameterStatus values, as last reported.
     pub statuses: Vec<(Box<str>, Box<str>)>,
     /// What SET has left on it.
@@ -86,8 +83,7 @@ pub struct Connection {
     /// State may have changed out of sight: reset before the next client has it.
     pub suspect: bool,
     pub created: Instant,
-    /// Cancel requests under way for it.
-    pub cancels: Arc<Cancels>,
+    pub cancel: Arc<CancelKey>,
 }
 
 /// A row of text values.

@@ -24,6 +24,11 @@ impl Tried {
         self.0 |= 1 << (node % 64);
     }
 
+    /// No replica is to be tried any more.
+    pub fn all() -> Tried {
+        Tried(u64::MAX)
+    }
+
     pub fn contains(self, node: u16) -> bool {
         self.0 & (1 << (node % 64)) != 0
     }

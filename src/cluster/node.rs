@@ -103,6 +103,11 @@ impl Node {
         }
     }
 
+    pub fn count(&self, write: bool) {
+        let counter = if write { &self.writes } else { &self.reads };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Takes the node out of the rotation; the next good probe brings it back.
     pub fn eject(&self, why: &str) {
         self.failures.fetch_add(1, Ordering::Relaxed);

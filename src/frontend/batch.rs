@@ -47,6 +47,9 @@ impl Session {
         loop {
             let Some(head) = scan::head(&self.inbox[at..])? else { return Ok(self.cut_short(at, scan::HEADER, batch)) };
             check_size(head)?;
+            if self.skipping && !matches!(head.tag, frontend::SYNC | frontend::TERMINATE) {
+                return Ok(Head::Here(head.total));
+            }
             let complete = self.inbox.len() - at >= head.total;
             if !complete && !(head.tag == frontend::COPY_DATA && at == 0) {
                 return Ok(self.cut_short(at, head.total, batch));
@@ -60,7 +63,6 @@ impl Session {
                 frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL if at == 0 => {
                     return Ok(Head::Here(next));
                 }
-                _ if self.skipping => return Ok(Head::Here(next)),
                 frontend::SYNC => return Ok(Head::Batch(Batch { end: next, prepares_only: false, ..batch })),
                 frontend::FLUSH => {
                     batch.demand.open = !batch.prepares_only;
@@ -151,7 +153,7 @@ impl Session {
 
 impl Batch {
     fn take(&mut self, plan: &Plan) {
-        self.demand.add(&plan.facts);
+        self.demand.add(plan.primary(), plan.facts.hints.route);
         self.begins |= plan.facts.control.iter().any(|c| matches!(c, Control::Begin { .. }));
     }
 }

@@ -8,9 +8,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::backend::cancel::{self, Cancels};
-use crate::cluster::node::Node;
-use crate::net::tls::Connector;
+use crate::backend::cancel::CancelKey;
 
 /// What a client is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,17 +54,6 @@ pub enum Stop {
     IdleInTransaction = 3,
 }
 
-/// The server connection that serves a client now, as a cancel request needs it.
-#[derive(Debug, Clone)]
-pub struct CancelTarget {
-    pub node: Arc<Node>,
-    pub tls: Connector,
-    pub pid: i32,
-    pub secret: Box<[u8]>,
-    pub cancels: Arc<Cancels>,
-    pub timeout: Duration,
-}
-
 /// One logged-in client.
 #[derive(Debug)]
 pub struct Client {
@@ -86,7 +73,7 @@ pub struct Client {
     /// [`crate::session::pins::Pins`] bits.
     pub pins: AtomicU16,
     pub prepared: AtomicUsize,
-    target: Mutex<Option<CancelTarget>>,
+    target: Mutex<Option<Arc<CancelKey>>>,
     stop: AtomicU8,
     pub stopped: Notify,
 }
@@ -105,30 +92,24 @@ impl Client {
 
     /// Names the server connection that a cancel request is to reach; `None` as soon as it serves this client no
     /// more.
-    pub fn set_target(&self, target: Option<CancelTarget>) {
+    pub fn set_target(&self, target: Option<Arc<CancelKey>>) {
         *self.target.lock() = target;
     }
 
-    pub fn serving_node(&self) -> Option<(Arc<Node>, i32)> {
-        self.target.lock().as_ref().map(|t| (t.node.clone(), t.pid))
+    /// The server connection that serves it now.
+    pub fn target(&self) -> Option<Arc<CancelKey>> {
+        self.target.lock().clone()
     }
 
     /// Cancels the statement that runs for this client, if one does. The connection is not handed on to anyone while
     /// the request is under way.
     pub fn cancel(&self) {
-        let (target, guard) = {
-            let target = self.target.lock();
-            let Some(target) = target.clone() else { return };
-            // Counted under the lock: the connection cannot have been given back in between.
-            let guard = target.cancels.begin();
-            (target, guard)
-        };
+        // Counted under the lock: the connection cannot be given back in between.
+        let Some(request) = self.target.lock().as_ref().map(|key| key.begin()) else { return };
         tokio::spawn(async move {
-            let CancelTarget { node, tls, pid, secret, timeout, .. } = target;
-            if let Err(failure) = cancel::send(&node.config, &tls, pid, &secret, timeout).await {
-                tracing::warn!(node = %node.name, %failure, "cannot cancel");
+            if let Err(failure) = request.send().await {
+                tracing::warn!(%failure, "cannot cancel");
             }
-            drop(guard);
         });
     }
 

@@ -1,6 +1,7 @@
 //! What statements do to the session: noted when they are sent, taken over when they have succeeded.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::frontend::session::{Leased, Session};
 use crate::route::plan::Plan;
@@ -42,7 +43,7 @@ impl Session {
         let Some(mut leased) = self.leased.take() else { return };
         facts.effects.iter().for_each(|effect| self.apply_effect(effect, &mut leased));
         self.leased = Some(leased);
-        self.client.pins.store(self.pins.bits(), std::sync::atomic::Ordering::Relaxed);
+        self.client.pins.store(self.pins.bits(), Ordering::Relaxed);
     }
 
     fn apply_control(&mut self, control: &Control, tag: &[u8]) {

@@ -3,14 +3,16 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::frontend::session::Session;
+use crate::net::Stream;
 use crate::net::buffers::Buffers;
-use crate::net::stream::Stream;
+use crate::pool::checkout::{Answer, Pool};
 
 /// Bytes of the client that may wait to be consumed; a frame that must be whole may be larger.
 pub const MAX_WAITING: usize = 256 * 1024;
@@ -30,7 +32,41 @@ pub enum Event {
     Stopped,
 }
 
+/// How a wait for a connection ended.
+#[derive(Debug)]
+pub enum Wait {
+    Answer(Answer),
+    ClientGone,
+    Stopped,
+}
+
 impl Session {
+    /// Waits for a connection of `pool`, and watches the client meanwhile.
+    pub async fn wait_for_lease(&mut self, pool: &Arc<Pool>) -> Wait {
+        let mut checkout = pin!(pool.checkout(self.worker.index));
+        let client = self.client.clone();
+        let mut stopped = pin!(client.stopped.notified());
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = checkout.as_mut().poll(cx) {
+                return Poll::Ready(Wait::Answer(answer));
+            }
+            if stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Wait::Stopped);
+            }
+            if matches!(poll_send(&mut self.stream, &mut self.outbox, cx), Poll::Ready(Err(_))) {
+                return Poll::Ready(Wait::ClientGone);
+            }
+            while self.inbox.len() < MAX_WAITING {
+                match ready!(poll_receive(&mut self.stream, &mut self.inbox, &self.worker.buffers, cx)) {
+                    Ok(0) | Err(_) => return Poll::Ready(Wait::ClientGone),
+                    Ok(_) => {}
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Sends what is to be sent, and waits for the next event. `need`: the client's frame at the head of the inbox is
     /// complete at this many bytes, and of no use before.
     pub async fn event(&mut self, need: usize) -> Event {

@@ -7,6 +7,7 @@ pub mod effects;
 pub mod io;
 pub mod login;
 pub mod proxy;
+pub mod record;
 pub mod replies;
 pub mod requests;
 pub mod serve;

@@ -1,15 +1,14 @@
 //! The server's messages on their way to the client: runs of raw frames, with what pgweir asked itself left out and what
 //! it answers itself put in. HOT.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, BufMut, BytesMut};
 
+use crate::cluster::Tried;
 use crate::error::Malformed;
 use crate::frontend::requests::emit;
 use crate::frontend::session::Session;
-use crate::route::plan::Plan;
 use crate::session::pipeline::{Expect, Step};
 use crate::wire::read::ErrorFields;
 use crate::wire::tag::backend;
@@ -21,7 +20,7 @@ pub enum Relayed {
     /// All of them are on their way.
     On,
     /// Nothing has reached the client, and the server's error is one that another node would not give.
-    Retry(String),
+    Retry { why: String, standby: bool },
     /// The server ends the connection; its own error is on its way to the client.
     Fatal,
     /// pgweir's own statement ahead of the client's has failed: the session's state cannot be had here.
@@ -57,7 +56,7 @@ impl Session {
         let inbox = std::mem::take(&mut leased.lease.inbox);
         let mut copy = Copy { inbox, at: 0, from: 0, before: self.outbox.len() };
         let relayed = self.relay_frames(&mut copy);
-        if matches!(relayed, Ok(Relayed::Retry(_))) {
+        if matches!(relayed, Ok(Relayed::Retry { .. })) {
             self.outbox.truncate(copy.before);
         } else {
             self.copy_out(&mut copy);
@@ -105,12 +104,10 @@ impl Session {
                         return Ok(ended);
                     }
                 }
+                backend::READY => self.pass_ready(head, copy)?,
                 _ => {
                     self.complete(head, copy)?;
                     self.pass(head, available, copy)?;
-                    if head.tag == backend::READY {
-                        self.on_ready(copy.inbox[copy.at - 1]);
-                    }
                 }
             }
             while let Some(local) = self.pipeline.next_local() {
@@ -150,6 +147,31 @@ impl Session {
         Ok(())
     }
 
+    fn pass_ready(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
+        let own = match self.pipeline.front() {
+            Some(Expect::Query { plan: Some(plan) }) => {
+                let plan = plan.clone();
+                if plan.facts.statements > 1 && !self.failed {
+                    self.apply(&plan, b"");
+                }
+                self.record(&plan);
+                false
+            }
+            Some(Expect::Replay) => true,
+            Some(Expect::Sync { shown: false }) => {
+                // The client's own Sync is still to come: up to it an error skips its messages.
+                self.skipping = std::mem::take(&mut self.failed);
+                true
+            }
+            _ => false,
+        };
+        self.pass(head, head.total, copy)?;
+        if !own {
+            self.on_ready(copy.inbox[copy.at - 1]);
+        }
+        Ok(())
+    }
+
     /// Messages that may come at any time.
     fn pass_aside(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
         let body = &copy.inbox[copy.at + scan::HEADER..copy.at + head.total];
@@ -183,8 +205,9 @@ impl Session {
     fn on_error(&mut self, head: scan::Head, copy: &mut Copy) -> Result<Option<Relayed>, Malformed> {
         let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
         let untouched = self.request.kept > 0 && copy.before == 0 && self.outbox.is_empty();
-        if untouched && (fields.is_fatal() || is_of_standby(fields.code)) {
-            return Ok(Some(Relayed::Retry(fields.message())));
+        let standby = !fields.is_fatal() && is_of_standby(fields.code);
+        if untouched && (fields.is_fatal() || standby) {
+            return Ok(Some(Relayed::Retry { why: fields.message(), standby }));
         }
         if self.pipeline.is_replay() {
             return Ok(Some(Relayed::ReplayFailed(fields.message())));
@@ -234,15 +257,6 @@ impl Session {
                     self.record(&plan);
                 }
             }
-            backend::READY => {
-                if let Some(Expect::Query { plan: Some(plan) }) = self.pipeline.front() {
-                    let plan = plan.clone();
-                    if plan.facts.statements > 1 && !self.failed {
-                        self.apply(&plan, b"");
-                    }
-                    self.record(&plan);
-                }
-            }
             _ => {}
         }
         Ok(())
@@ -266,6 +280,7 @@ impl Session {
         }
         self.status = status;
         self.failed = false;
+        self.tried = Tried::default();
     }
 
     /// Something has reached the client: the request cannot be said again elsewhere.
@@ -274,12 +289,6 @@ impl Session {
             self.inbox.advance(self.request.kept.min(self.inbox.len()));
             self.request.kept = 0;
         }
-    }
-
-    /// The plan's statement has ended.
-    fn record(&mut self, plan: &Arc<Plan>) {
-        let now = Instant::now();
-        self.record_at(plan, now);
     }
 }
 

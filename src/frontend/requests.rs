@@ -9,7 +9,6 @@ use crate::error::Fault;
 use crate::frontend::batch::{MAX_QUERY, check_size};
 use crate::frontend::session::{Leased, Scanned, Session};
 use crate::route::plan::Plan;
-use crate::session::pins::Pin;
 use crate::session::pipeline::{Expect, Local, Undo};
 use crate::session::prepared::{NAME_PREFIX, Statement};
 use crate::wire::tag::frontend;
@@ -31,7 +30,7 @@ pub enum Forwarded {
 }
 
 impl Session {
-    /// Translates what the inbox holds: up to `end` and kept there for a retry, or all of it and consumed.
+    /// Translates what the inbox holds, up to `end` or all of it; consumed, unless the request keeps it for a retry.
     ///
     /// # Errors
     /// The client breaks the protocol.
@@ -40,7 +39,7 @@ impl Session {
         let mut inbox = std::mem::take(&mut self.inbox);
         leased.lease.begin();
         let forwarded = self.forward_frames(&inbox, end.unwrap_or(usize::MAX), &mut leased);
-        if let (Ok((at, _)), None) = (&forwarded, end) {
+        if let (Ok((at, _)), 0) = (&forwarded, self.request.kept) {
             inbox.advance(*at);
             self.worker.buffers.give_back(&mut inbox);
         }
@@ -157,9 +156,7 @@ impl Session {
 
     /// The name is taken: the server itself is to say so (42P05), in its place in the order.
     fn forward_duplicate(&mut self, parse: read::Parse<'_>, leased: &mut Leased) {
-        leased.suspect = true;
-        leased.lease.suspect = true;
-        self.pins.insert(Pin::Prepare);
+        (leased.suspect, leased.prepared) = (true, true);
         let out = &mut leased.lease.outbox;
         write::parse(out, parse.name, b"", b"\0\0");
         self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None });

@@ -13,7 +13,7 @@ use crate::frontend::client::Client;
 use crate::frontend::database::Database;
 use crate::frontend::proxy::Proxy;
 use crate::net::buffers::Buffers;
-use crate::net::stream::Stream;
+use crate::net::Stream;
 use crate::pool::checkout::Pool;
 use crate::pool::lease::Lease;
 use crate::route::decide::Why;
@@ -23,6 +23,7 @@ use crate::session::pins::Pins;
 use crate::session::pipeline::Pipeline;
 use crate::session::prepared::{Names, Statement};
 use crate::sql::RouteHint;
+use crate::stats::counters::Counters;
 
 /// One thread that serves clients.
 #[derive(Debug)]
@@ -40,8 +41,10 @@ pub struct Leased {
     pub replica: bool,
     /// What SET has left on the connection, in step with the client's own statements.
     pub actual: Settings,
-    /// State may have changed out of sight.
+    /// State may have changed out of sight: reset before the next client has it.
     pub suspect: bool,
+    /// … and SQL-level prepared statements may be among it.
+    pub prepared: bool,
 }
 
 /// What a scan of the client's messages has found, for their translation: in their order.
@@ -61,7 +64,6 @@ pub struct Request {
     pub mark: Instant,
     /// Bytes of the client's messages kept at the head of the inbox, to be said again elsewhere. Zero: no retry.
     pub kept: usize,
-    pub tried: Tried,
     pub why: Why,
     /// Of the statement now running.
     pub rows: u64,
@@ -76,7 +78,6 @@ impl Request {
             wait: Duration::ZERO,
             mark: now,
             kept: 0,
-            tried: Tried::default(),
             why,
             rows: 0,
             bytes: 0,
@@ -109,6 +110,8 @@ pub struct Session {
     pub leased: Option<Leased>,
     pub pipeline: Pipeline,
     pub request: Request,
+    /// Nodes on which the request at the head of the inbox has failed.
+    pub tried: Tried,
     pub scanned: VecDeque<Scanned>,
 
     pub names: Names,
@@ -122,6 +125,8 @@ pub struct Session {
     pub failed: bool,
     /// The client's messages are skipped up to its Sync.
     pub skipping: bool,
+    /// The client has said Terminate, behind what is still owed to it.
+    pub terminating: bool,
     /// Something of the open transaction may have written.
     pub writing: bool,
     /// When the session last wrote.
@@ -138,6 +143,10 @@ impl Session {
     /// The connection that serves the client now has nothing more to do with it.
     pub fn is_at_rest(&self) -> bool {
         self.status == b'I' && self.pipeline.is_empty() && self.client_rest == 0 && self.server_rest == 0
+    }
+
+    pub fn counters(&self) -> &Counters {
+        self.database.counters.at(self.worker.index)
     }
 
     /// The plan of a statement's text.

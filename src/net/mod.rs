@@ -3,6 +3,7 @@
 //! [`Stream`] is a connection of either side. [`Listener`] accepts clients and [`Acceptor`] takes them to TLS;
 //! [`connect`] reaches a server, by the TLS mode of a [`Connector`].
 
+pub mod buffers;
 mod certificate;
 mod stream;
 mod verify;

@@ -1,7 +1,7 @@
 //! Facts and the session's situation to a decision: the primary with its reason, or any replica that is fresh enough.
 
 use crate::config::PrimaryReads;
-use crate::sql::{Facts, Reason, RouteHint};
+use crate::sql::{Reason, RouteHint};
 
 /// Why a batch went where it went: the closed list of logs, metrics and EXPLAIN ROUTE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,10 +67,10 @@ pub struct Demand {
 }
 
 impl Demand {
-    pub fn add(&mut self, facts: &Facts) {
-        self.primary = self.primary.or(facts.primary);
+    pub fn add(&mut self, primary: Option<Reason>, hint: Option<RouteHint>) {
+        self.primary = self.primary.or(primary);
         // Of two hints in one batch the safer one counts.
-        match (self.hint, facts.hints.route) {
+        match (self.hint, hint) {
             (Some(RouteHint::Primary), _) | (_, None) => {}
             (_, hint) => self.hint = hint,
         }
@@ -104,18 +104,13 @@ pub fn primary_may_read(reads: PrimaryReads, replica_usable: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::Hints;
-
-    fn facts(primary: Option<Reason>, route: Option<RouteHint>) -> Facts {
-        Facts { primary, hints: Hints { route, ..Hints::default() }, ..Facts::default() }
-    }
 
     #[test]
     fn one_unsafe_statement_takes_all_to_the_primary() {
         let mut demand = Demand::default();
-        demand.add(&facts(None, None));
-        demand.add(&facts(Some(Reason::Write), None));
-        demand.add(&facts(None, Some(RouteHint::Replica)));
+        demand.add(None, None);
+        demand.add(Some(Reason::Write), None);
+        demand.add(None, Some(RouteHint::Replica));
         assert_eq!(decide(&demand, None), Target::Primary(Why::Statement(Reason::Write)));
     }
 
@@ -123,7 +118,7 @@ mod tests {
     fn hints_send_reads_and_reads_alone() {
         let decide_one = |primary, hint, session| {
             let mut demand = Demand::default();
-            demand.add(&facts(primary, hint));
+            demand.add(primary, hint);
             decide(&demand, session)
         };
         assert_eq!(decide_one(None, None, None), Target::Replica);

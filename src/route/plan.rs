@@ -3,10 +3,12 @@
 //! Looked up by text first, by fingerprint second; parsed last.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quick_cache::sync::Cache;
 
-use crate::sql::{Effect, Facts, Fingerprint, Reason, classify, fingerprint};
+use crate::sql::fingerprint::{self, Fingerprinted};
+use crate::sql::{Effect, Facts, Fingerprint, Reason, classify};
 use crate::stats::Stats;
 use crate::stats::statements::Statement;
 
@@ -22,12 +24,26 @@ pub struct Plan {
     pub facts: Arc<Facts>,
     pub fingerprint: Fingerprint,
     pub record: Arc<Statement>,
+    /// W3C trace context, from a comment.
+    pub traceparent: Option<String>,
+    /// A standby refused it, whatever its text promises.
+    pub refused_by_standby: AtomicBool,
 }
 
 impl Plan {
+    fn new(facts: Arc<Facts>, fingerprint: Fingerprint, record: Arc<Statement>) -> Plan {
+        Plan { facts, fingerprint, record, traceparent: None, refused_by_standby: AtomicBool::new(false) }
+    }
+
     /// Nothing but a plain read: any fresh enough node may answer.
     pub fn is_read(&self) -> bool {
         self.facts.primary.is_none()
+    }
+
+    /// Why it must run on the primary.
+    pub fn primary(&self) -> Option<Reason> {
+        let refused = self.refused_by_standby.load(Ordering::Relaxed);
+        self.facts.primary.or(refused.then_some(Reason::SideEffect))
     }
 }
 
@@ -53,7 +69,7 @@ impl Plans {
         };
         let fingerprint = Fingerprint(0);
         let record = stats.statements.record(fingerprint, || "(not readable as text)".to_owned(), &database);
-        let opaque = Arc::new(Plan { facts: Arc::new(facts), fingerprint, record });
+        let opaque = Arc::new(Plan::new(Arc::new(facts), fingerprint, record));
         Plans { database, stats, by_text: Cache::new(KEPT), by_fingerprint: Cache::new(KEPT), opaque }
     }
 
@@ -76,19 +92,18 @@ impl Plans {
     }
 
     fn work_out(&self, text: &str) -> Plan {
-        let fingerprint = fingerprint::fingerprint(text);
-        // Hints stand in comments, which the fingerprint leaves out.
-        let hinted = memchr::memmem::find(text.as_bytes(), b"pgweir").is_some();
-        let known = if hinted { None } else { self.by_fingerprint.get(&fingerprint) };
+        let Fingerprinted { fingerprint, by_literal } = fingerprint::fingerprint(text);
+        let known = if by_literal { None } else { self.by_fingerprint.get(&fingerprint) };
         let facts = known.unwrap_or_else(|| {
             let facts = Arc::new(classify::classify(text));
-            if !facts.by_literal && !hinted {
+            if !facts.by_literal && !by_literal {
                 self.by_fingerprint.insert(fingerprint, facts.clone());
             }
             facts
         });
         let record = self.stats.statements.record(fingerprint, || fingerprint::normalize(text), &self.database);
-        Plan { facts, fingerprint, record }
+        let traceparent = fingerprint::traceparent(text).map(str::to_owned);
+        Plan { traceparent, ..Plan::new(facts, fingerprint, record) }
     }
 }
 
@@ -96,8 +111,8 @@ impl Plans {
 impl Plan {
     pub fn unknown() -> Plan {
         let plans = tests::plans();
-        let Plan { facts, fingerprint, record } = &*plans.opaque;
-        Plan { facts: facts.clone(), fingerprint: *fingerprint, record: record.clone() }
+        let Plan { facts, fingerprint, record, .. } = &*plans.opaque;
+        Plan::new(facts.clone(), *fingerprint, record.clone())
     }
 }
 

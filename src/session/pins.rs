@@ -39,6 +39,10 @@ impl Pins {
         self.0 |= 1 << pin as u16;
     }
 
+    pub fn contains(self, pin: Pin) -> bool {
+        self.0 & (1 << pin as u16) != 0
+    }
+
     pub fn remove(&mut self, pin: Pin) {
         self.0 &= !(1 << pin as u16);
     }
@@ -57,7 +61,7 @@ impl Pins {
 
     /// The causes, for SHOW CLIENTS.
     pub fn causes(self) -> String {
-        let held = ALL.iter().filter(|(pin, _)| self.0 & (1 << *pin as u16) != 0);
+        let held = ALL.iter().filter(|(pin, _)| self.contains(*pin));
         held.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
     }
 }

@@ -68,6 +68,12 @@ impl Pipeline {
         self.queue.is_empty()
     }
 
+    /// A ReadyForQuery is owed to the client.
+    pub fn owes_ready(&self) -> bool {
+        let owes = |e: &Expect| matches!(e, Expect::Query { .. } | Expect::Function | Expect::Sync { shown: true });
+        self.queue.iter().any(owes)
+    }
+
     pub fn front(&self) -> Option<&Expect> {
         self.queue.front()
     }

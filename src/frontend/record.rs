@@ -1,0 +1,86 @@
+//! What is counted of each statement as it ends, and the line in the slow-query log.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::frontend::session::Session;
+use crate::route::plan::Plan;
+use crate::stats::slow::{Level, SlowEntry};
+use crate::stats::{CacheUse, Outcome, Sample};
+
+impl Session {
+    /// Counts the statement that has ended now.
+    pub fn record(&mut self, plan: &Arc<Plan>) {
+        let now = Instant::now();
+        let request = &mut self.request;
+        let outcome = match &request.error {
+            None => Outcome::Done,
+            Some(code) if is_server_fault(code) => Outcome::ServerFault,
+            Some(_) => Outcome::ClientFault,
+        };
+        let leased = self.leased.as_ref();
+        let sample = Sample {
+            wait: std::mem::take(&mut request.wait),
+            execute: now.saturating_duration_since(request.mark),
+            rows: std::mem::take(&mut request.rows),
+            bytes: std::mem::take(&mut request.bytes),
+            outcome,
+            cache: CacheUse::NotAsked,
+            node: leased.map(|l| l.lease.pool.node.index),
+            is_write: !plan.is_read(),
+        };
+        request.mark = now;
+        if let Some(leased) = leased {
+            leased.lease.pool.node.count(sample.is_write);
+        }
+        let error = request.error.take();
+        let counters = self.database.counters.at(self.worker.index);
+        if self.proxy.stats.record(self.worker.index, now, &plan.record, counters, &sample) {
+            self.log_slow(plan, &sample, error);
+        }
+    }
+
+    fn log_slow(&self, plan: &Plan, sample: &Sample, error: Option<[u8; 5]>) {
+        let leased = self.leased.as_ref();
+        let node = leased.map(|l| &l.lease.pool.node);
+        self.proxy.stats.slow.record(SlowEntry {
+            ts: jiff::Timestamp::now(),
+            level: Level::Slow,
+            database: self.database.name.to_string(),
+            user: self.login.user.to_string(),
+            application_name: self.client.application_name.lock().clone(),
+            client: self.client.address.clone(),
+            fingerprint: plan.fingerprint,
+            statement: plan.record.text.to_string(),
+            duration: sample.elapsed(),
+            wait: sample.wait,
+            execute: sample.execute,
+            rows: sample.rows,
+            bytes: sample.bytes,
+            node: node.map(|n| n.name.to_string()),
+            role: node.map(|n| n.role().as_str().to_owned()),
+            cached: false,
+            route_reason: leased.map_or("", |l| l.why.as_str()).to_owned(),
+            transaction: self.status != b'I' || self.transaction_began.is_some(),
+            error: error.map(|code| String::from_utf8_lossy(&code).into_owned()),
+            traceparent: plan.traceparent.clone(),
+            plan: None,
+            advice: Vec::new(),
+        });
+    }
+
+    /// A wait for a connection has ended, one way or the other.
+    pub fn waited(&mut self, wait: Duration, assigned: bool) {
+        self.request.wait += wait;
+        match assigned {
+            true => self.counters().server_assigned(wait),
+            false => self.counters().wait_abandoned(wait),
+        }
+    }
+}
+
+/// Classes of SQLSTATE that speak of the server's state, not of the statement: connection, resources, intervention,
+/// system and internal errors.
+fn is_server_fault(code: &[u8; 5]) -> bool {
+    matches!(&code[..2], b"08" | b"53" | b"57" | b"58" | b"XX") && code != b"57014"
+}

@@ -1,0 +1,394 @@
+//! The loop of a session: read a batch, choose a node, lease, relay, give back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::cluster::{Cluster, Tried};
+use crate::config::PoolMode;
+use crate::error::{Fault, sqlstate};
+use crate::frontend::batch::{Batch, Head};
+use crate::frontend::client::{Activity, Stop};
+use crate::frontend::io::{Event, Wait};
+use crate::frontend::replies::Relayed;
+use crate::frontend::requests::Forwarded;
+use crate::frontend::session::{Leased, Request, Scanned, Session};
+use crate::pool::checkout::{Pool, Refused};
+use crate::pool::lease::{Lease, Return};
+use crate::route::decide::{self, Target, Why};
+use crate::session::pins::Pin;
+use crate::session::pipeline::Expect;
+use crate::wire::tag::frontend;
+use crate::wire::{read, scan, write};
+
+/// How long a client that is told of its end may take to read it.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum End {
+    /// The client said Terminate, or is gone.
+    Client,
+    /// The client is told why.
+    Fault(Fault),
+    /// A server's own last words are on their way to the client.
+    Server,
+}
+
+impl Session {
+    /// Serves the client until one side ends.
+    pub async fn serve(mut self) {
+        let end = self.run().await;
+        self.finish(end).await;
+    }
+
+    async fn run(&mut self) -> End {
+        loop {
+            let need = match self.advance().await {
+                Ok(Some(need)) => need,
+                Ok(None) => return End::Client,
+                Err(end) => return end,
+            };
+            let ended = match self.event(need).await {
+                Event::Client => None,
+                Event::ClientGone => Some(End::Client),
+                Event::Server => self.on_server(),
+                Event::ServerGone(error) => self.on_server_gone(&error.to_string()),
+                Event::Stopped => Some(End::Fault(stop_fault(self.client.stop_reason()))),
+            };
+            if let Some(end) = ended {
+                return end;
+            }
+            self.settle();
+        }
+    }
+
+    /// Does all that the received bytes allow; how many the next step needs, or `None` at the client's Terminate.
+    async fn advance(&mut self) -> Result<Option<usize>, End> {
+        loop {
+            if let Some(leased) = &self.leased {
+                if leased.replica || self.terminating {
+                    // What follows is decided when this is done.
+                    return Ok((!self.terminating || self.pipeline.owes_ready()).then_some(0));
+                }
+                self.begin_request();
+                match self.forward(None).map_err(End::Fault)? {
+                    Forwarded::All { need } => return Ok(Some(need)),
+                    Forwarded::Terminate => self.terminating = true,
+                }
+                continue;
+            }
+            match self.scan().map_err(End::Fault)? {
+                Head::Wait(need) => return Ok(Some(need)),
+                Head::Here(bytes) => self.answer(bytes),
+                Head::Terminate => return Ok(None),
+                Head::Batch(batch) => self.take_on(batch).await?,
+            }
+        }
+    }
+
+    /// A statement within a transaction or on a pinned connection begins.
+    fn begin_request(&mut self) {
+        if self.pipeline.is_empty() && !self.inbox.is_empty() {
+            let why = if self.status == b'I' { Why::Pinned } else { Why::InTransaction };
+            let now = Instant::now();
+            self.request = Request::new(now, why);
+            if let Some(leased) = &mut self.leased {
+                leased.why = why;
+            }
+            self.client.set_activity(Activity::Active, now);
+            self.replay();
+        }
+    }
+
+    /// Messages that concern pgweir alone: names closed, Syncs of nothing, what an error skips.
+    fn answer(&mut self, bytes: usize) {
+        let mut at = 0;
+        while at < bytes {
+            let Ok(Some(head)) = scan::head(&self.inbox[at..]) else { break };
+            match head.tag {
+                frontend::SYNC => {
+                    self.skipping = false;
+                    write::ready(&mut self.outbox, b'I');
+                }
+                frontend::CLOSE if !self.skipping => {
+                    let body = &self.inbox[at + scan::HEADER..at + head.total];
+                    if let Ok((_, name)) = read::kind_and_name(body) {
+                        self.names.replace(name, None);
+                        write::close_complete(&mut self.outbox);
+                    }
+                }
+                _ => {}
+            }
+            at += head.total;
+        }
+        // A frame that is skipped need not all be here.
+        let here = at.min(self.inbox.len());
+        self.client_rest = at - here;
+        self.inbox.advance(here);
+        self.worker.buffers.give_back(&mut self.inbox);
+    }
+
+    /// Finds a connection for a batch and sends it there.
+    async fn take_on(&mut self, batch: Batch) -> Result<(), End> {
+        self.request = Request::new(Instant::now(), Why::Read);
+        if batch.begins && self.mode == PoolMode::Statement {
+            let message = "transaction blocks are not allowed in statement pooling mode";
+            self.refuse(batch, &Fault::error(sqlstate::FEATURE_NOT_SUPPORTED, message));
+            return Ok(());
+        }
+        loop {
+            let Some((node, why)) = self.choose(&batch) else {
+                let fault = Fault::error(sqlstate::CANNOT_CONNECT, "no server can take this statement");
+                self.refuse(batch, &fault);
+                return Ok(());
+            };
+            let replica = !matches!(self.cluster().primary(), Some(p) if p.index == node);
+            let pool = self.pools[usize::from(node)].clone();
+            match self.lease(&pool).await? {
+                Ok(lease) => {
+                    self.send(batch, lease, why, replica);
+                    return self.forward_batch(batch, replica);
+                }
+                Err(Refused::Unavailable(_)) if replica => self.tried.insert(node),
+                Err(refused) => {
+                    let timeout = pool.config.load().acquire_timeout;
+                    self.refuse(batch, &refused.fault(timeout));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn cluster(&self) -> &Cluster {
+        &self.database.cluster
+    }
+
+    /// The node for a batch, by its index.
+    fn choose(&self, batch: &Batch) -> Option<(u16, Why)> {
+        let target = match self.mode {
+            PoolMode::Session => Target::Primary(Why::SessionMode),
+            PoolMode::Transaction | PoolMode::Statement => decide::decide(&batch.demand, self.route),
+        };
+        match target {
+            Target::Primary(why) => self.cluster().primary().map(|node| (node.index, why)),
+            Target::Replica => self.cluster().reader(self.wrote, self.tried).map(|(n, why)| (n.index, why)),
+        }
+    }
+
+    async fn lease(&mut self, pool: &Arc<Pool>) -> Result<Result<Lease, Refused>, End> {
+        let began = Instant::now();
+        self.client.set_activity(Activity::Waiting, began);
+        let answer = match self.wait_for_lease(pool).await {
+            Wait::Answer(answer) => answer,
+            Wait::ClientGone => {
+                self.waited(began.elapsed(), false);
+                return Err(End::Client);
+            }
+            Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),
+        };
+        let now = Instant::now();
+        self.waited(now.saturating_duration_since(began), answer.is_ok());
+        self.request.mark = now;
+        self.client.set_activity(Activity::Active, now);
+        Ok(answer)
+    }
+
+    fn send(&mut self, batch: Batch, lease: Lease, why: Why, replica: bool) {
+        self.request.why = why;
+        self.request.kept = if replica { batch.end } else { 0 };
+        self.client.set_target(Some(lease.cancel.clone()));
+        let actual = lease.settings.clone();
+        self.leased = Some(Leased { lease, why, replica, actual, suspect: false, prepared: false });
+        self.replay();
+    }
+
+    fn forward_batch(&mut self, batch: Batch, replica: bool) -> Result<(), End> {
+        let ends_here = replica || (batch.prepares_only && batch.end > 0);
+        self.forward(ends_here.then_some(batch.end)).map_err(End::Fault)?;
+        if batch.prepares_only {
+            self.end_segment();
+        }
+        Ok(())
+    }
+
+    /// Answers a batch with an error of pgweir's own, as a server would at its first message.
+    fn refuse(&mut self, batch: Batch, fault: &Fault) {
+        write::error(&mut self.outbox, fault);
+        self.tried = Tried::default();
+        if let Some(Scanned::Query(plan)) = self.scanned.back() {
+            let plan = plan.clone();
+            self.request.error = fault.code.as_bytes().try_into().ok();
+            self.record(&plan);
+        }
+        // A large batch has not been held: its first message tells how it ends.
+        let first = scan::head(&self.inbox).ok().flatten();
+        let simple = first.is_some_and(|h| h.tag == frontend::QUERY);
+        let end = match first {
+            Some(head) if batch.end == 0 => head.total,
+            _ => batch.end,
+        };
+        let answered = simple || !(batch.demand.open || batch.prepares_only);
+        if answered {
+            write::ready(&mut self.outbox, b'I');
+        }
+        self.skipping = !answered;
+        let here = end.min(self.inbox.len());
+        self.client_rest = end - here;
+        self.inbox.advance(here);
+    }
+
+    fn on_server(&mut self) -> Option<End> {
+        match self.relay() {
+            Ok(Relayed::On) => None,
+            Ok(Relayed::Retry { why, standby }) => self.retry(&why, standby),
+            Ok(Relayed::Fatal) => {
+                self.drop_lease();
+                Some(End::Server)
+            }
+            Ok(Relayed::ReplayFailed(why)) => {
+                let message = "the session's settings cannot be restored on another server connection";
+                self.drop_lease();
+                Some(End::Fault(Fault::fatal(sqlstate::CONNECTION_FAILURE, message).with_detail(why)))
+            }
+            Err(malformed) => {
+                tracing::error!(client = self.client.id, %malformed, "a server's reply cannot be understood");
+                self.drop_lease();
+                Some(End::Fault(Fault::fatal(sqlstate::PROTOCOL_VIOLATION, format!("server: {malformed}"))))
+            }
+        }
+    }
+
+    fn on_server_gone(&mut self, why: &str) -> Option<End> {
+        if self.request.kept > 0 {
+            return self.retry(why, false);
+        }
+        self.drop_lease();
+        let fault = Fault::fatal(sqlstate::CONNECTION_FAILURE, "server closed the connection unexpectedly");
+        Some(End::Fault(fault.with_detail(why.to_owned())))
+    }
+
+    /// A read of which nothing has reached the client is said again elsewhere, silently: its bytes are still at the
+    /// head of the inbox.
+    fn retry(&mut self, why: &str, standby: bool) -> Option<End> {
+        let Some(leased) = &self.leased else { return None };
+        let node = &leased.lease.pool.node;
+        tracing::info!(node = %node.name, why, "a read is tried elsewhere");
+        self.tried.insert(node.index);
+        if standby {
+            self.tried = Tried::all();
+            self.remember_refusal();
+        }
+        let dropped = self.pipeline.abandon();
+        self.undo(dropped);
+        self.drop_lease();
+        self.failed = false;
+        self.request.kept = 0;
+        None
+    }
+
+    /// The texts that a standby refused go to the primary from now on.
+    fn remember_refusal(&mut self) {
+        let plan = match self.pipeline.front() {
+            Some(Expect::Query { plan } | Expect::Execute { plan }) => plan.clone(),
+            _ => None,
+        };
+        if let Some(plan) = plan {
+            plan.refused_by_standby.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives the connection back once nothing more is owed on it and nothing holds the session to it.
+    fn settle(&mut self) {
+        if self.leased.is_none() || !self.is_at_rest() {
+            if self.leased.is_some() && self.pipeline.is_empty() && self.status != b'I' {
+                self.client.set_activity(Activity::IdleInTransaction, self.request.mark);
+            }
+            return;
+        }
+        self.client.set_activity(Activity::Idle, self.request.mark);
+        if self.pins.is_empty() && self.mode != PoolMode::Session {
+            self.give_back();
+        } else if let Some(leased) = &mut self.leased {
+            // What pins it now may be gone later; the traces stay until a reset.
+            leased.suspect = true;
+            leased.prepared |= self.pins.contains(Pin::Prepare) || self.mode == PoolMode::Session;
+        }
+    }
+
+    fn give_back(&mut self) {
+        let Some(Leased { mut lease, actual, suspect, prepared, .. }) = self.leased.take() else { return };
+        self.client.set_target(None);
+        // Bytes behind the last ReadyForQuery belong to nobody: such a connection is dropped, and so closed.
+        if lease.inbox.is_empty() && lease.outbox.is_empty() {
+            lease.settings = actual;
+            lease.give_back(Return { reset: suspect || prepared, prepared });
+        }
+    }
+
+    fn drop_lease(&mut self) {
+        self.client.set_target(None);
+        self.leased = None;
+    }
+
+    async fn finish(mut self, end: End) {
+        match end {
+            End::Client => {}
+            End::Fault(fault) => {
+                write::error(&mut self.outbox, &fault);
+                self.farewell().await;
+            }
+            End::Server => self.farewell().await,
+        }
+        self.leave_server();
+        self.proxy.clients.leave(&self.client);
+    }
+
+    /// What the client has left behind is undone: an idle transaction rolled back, a running statement cancelled and
+    /// its connection closed.
+    fn leave_server(&mut self) {
+        let Some(leased) = &self.leased else { return };
+        let quiet = self.pipeline.is_empty()
+            && self.client_rest == 0
+            && self.server_rest == 0
+            && leased.lease.outbox.is_empty()
+            && leased.lease.inbox.is_empty();
+        if !quiet {
+            self.client.cancel();
+            return self.drop_lease();
+        }
+        let prepared = leased.prepared || self.pins.contains(Pin::Prepare) || self.mode == PoolMode::Session;
+        self.client.set_target(None);
+        if let Some(leased) = self.leased.take() {
+            leased.lease.give_back(Return { reset: true, prepared });
+        }
+    }
+
+    /// Sends what is left, and closes so that the client can read it: a socket closed with unread bytes resets.
+    async fn farewell(&mut self) {
+        let parting = async {
+            self.stream.write_all_buf(&mut self.outbox).await?;
+            self.stream.flush().await?;
+            self.stream.shutdown().await?;
+            let mut sink = [0u8; 1024];
+            while self.stream.read(&mut sink).await? > 0 {}
+            Ok::<_, std::io::Error>(())
+        };
+        let _ = tokio::time::timeout(FAREWELL, parting).await;
+    }
+}
+
+fn stop_fault(why: Stop) -> Fault {
+    match why {
+        Stop::IdleInTransaction => Fault::fatal(
+            sqlstate::IDLE_IN_TRANSACTION_TIMEOUT,
+            "terminating connection due to idle-in-transaction timeout",
+        ),
+        Stop::None | Stop::Shutdown | Stop::Killed => {
+            Fault::fatal(sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+        }
+    }
+}
