@@ -5,4 +5,4 @@ pub mod config;
 pub mod sql;
 pub mod stats;
 
-
+pub mod admin;
