@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 use super::command::{Command, CommandError};
 use super::documents::{self, StatsDocument};
 use super::{Admin, metrics};
+use crate::stats::slow::SlowEntry;
 use crate::stats::slow_log;
 use crate::stats::statements::Order;
 
@@ -132,6 +133,37 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>, limits: Limits) {
 
 type Reply = Response<Full<Bytes>>;
 
+/// A request that is not done.
+struct Refusal {
+    status: StatusCode,
+    message: String,
+    /// WWW-Authenticate.
+    challenge: Option<&'static str>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
+        Refusal {
+            status,
+            message: message.into(),
+            challenge: None,
+        }
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Reply {
+        let mut reply = error(refusal.status, &refusal.message);
+        if let Some(challenge) = refusal.challenge {
+            let challenge = HeaderValue::from_static(challenge);
+            reply
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        reply
+    }
+}
+
 async fn respond<B>(admin: &Admin, request: Request<B>) -> Reply
 where
     B: Body<Data = Bytes>,
@@ -141,7 +173,7 @@ where
     let mut reply = match post_command(&path) {
         Some(command) if request.method() == Method::POST => match authorized(admin, &request) {
             Ok(()) => post(admin, command, request).await,
-            Err(reply) => reply,
+            Err(refusal) => refusal.into(),
         },
         Some(_) => not_allowed("POST"),
         None => match get(admin, &path, &request) {
@@ -172,23 +204,11 @@ fn get<B>(admin: &Admin, path: &str, request: &Request<B>) -> Option<Reply> {
             StatusCode::OK,
             &StatsDocument::collect(admin, Instant::now()),
         ),
-        "/statements" => statements(admin, query).unwrap_or_else(|reply| reply),
-        "/slow" => match query.number("limit", DEFAULT_LIMIT, slow_log::KEPT) {
-            Ok(limit) => {
-                let entries = admin.stats.slow.last(limit);
-                json_reply(
-                    StatusCode::OK,
-                    &entries.iter().map(|entry| &**entry).collect::<Vec<_>>(),
-                )
-            }
-            Err(reply) => reply,
-        },
+        "/statements" => statements(admin, query).unwrap_or_else(Reply::from),
+        "/slow" => slow(admin, query).unwrap_or_else(Reply::from),
         "/nodes" => json_reply(StatusCode::OK, &documents::nodes(admin)),
         "/pools" => json_reply(StatusCode::OK, &documents::pools(admin)),
-        "/history" => match query.number("minutes", HISTORY_MINUTES.0, HISTORY_MINUTES.1) {
-            Ok(minutes) => json_reply(StatusCode::OK, &admin.history.last(minutes)),
-            Err(reply) => reply,
-        },
+        "/history" => history(admin, query).unwrap_or_else(Reply::from),
         "/metrics" => {
             let accept = request
                 .headers()
@@ -215,10 +235,9 @@ fn get<B>(admin: &Admin, path: &str, request: &Request<B>) -> Option<Reply> {
     })
 }
 
-fn statements(admin: &Admin, query: Query<'_>) -> Result<Reply, Reply> {
-    let order = query.value("order").unwrap_or("total_time");
-    let order = Order::parse(order).ok_or_else(|| {
-        error(
+fn statements(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
+    let order = Order::parse(query.value("order").unwrap_or("total_time")).ok_or_else(|| {
+        Refusal::new(
             StatusCode::BAD_REQUEST,
             "order is one of total_time, calls, p95, mean, rows",
         )
@@ -235,6 +254,21 @@ fn statements(admin: &Admin, query: Query<'_>) -> Result<Reply, Reply> {
     ))
 }
 
+fn slow(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
+    let entries = admin
+        .stats
+        .slow
+        .last(query.number("limit", DEFAULT_LIMIT, slow_log::KEPT)?);
+    let entries: Vec<&SlowEntry> = entries.iter().map(|entry| &**entry).collect();
+    Ok(json_reply(StatusCode::OK, &entries))
+}
+
+fn history(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
+    let (default, most) = HISTORY_MINUTES;
+    let minutes = query.number("minutes", default, most)?;
+    Ok(json_reply(StatusCode::OK, &admin.history.last(minutes)))
+}
+
 fn post_command(path: &str) -> Option<Command> {
     Some(match path {
         "/reload" => Command::Reload,
@@ -246,13 +280,11 @@ fn post_command(path: &str) -> Option<Command> {
 }
 
 /// RFC 6750: a bearer token in the Authorization header.
-fn authorized<B>(admin: &Admin, request: &Request<B>) -> Result<(), Reply> {
+fn authorized<B>(admin: &Admin, request: &Request<B>) -> Result<(), Refusal> {
     let settings = admin.settings.load();
     let Some(token) = &settings.token else {
-        return Err(error(
-            StatusCode::FORBIDDEN,
-            "admin.token is not configured, so this is not to be had over HTTP",
-        ));
+        let message = "admin.token is not configured, so this is not to be had over HTTP";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, message));
     };
     let given = request
         .headers()
@@ -268,12 +300,11 @@ fn authorized<B>(admin: &Admin, request: &Request<B>) -> Result<(), Reply> {
         Some(_) => ("Bearer error=\"invalid_token\"", "the token is wrong"),
         None => ("Bearer", "a token is needed: Authorization: Bearer …"),
     };
-    let mut reply = error(StatusCode::UNAUTHORIZED, message);
-    reply.headers_mut().insert(
-        header::WWW_AUTHENTICATE,
-        HeaderValue::from_static(challenge),
-    );
-    Err(reply)
+    let refusal = Refusal::new(StatusCode::UNAUTHORIZED, message);
+    Err(Refusal {
+        challenge: Some(challenge),
+        ..refusal
+    })
 }
 
 async fn post<B>(admin: &Admin, command: Command, request: Request<B>) -> Reply
@@ -335,19 +366,14 @@ impl<'a> Query<'a> {
             .map(|(_, value)| value)
     }
 
-    fn number(self, name: &str, default: usize, most: usize) -> Result<usize, Reply> {
-        match self.value(name) {
-            None => Ok(default.min(most)),
-            Some(value) => value
-                .parse::<usize>()
-                .map(|number| number.min(most))
-                .map_err(|_| {
-                    error(
-                        StatusCode::BAD_REQUEST,
-                        &format!("{name} is a whole number"),
-                    )
-                }),
-        }
+    fn number(self, name: &str, default: usize, most: usize) -> Result<usize, Refusal> {
+        let number = match self.value(name) {
+            None => default,
+            Some(value) => value.parse::<usize>().map_err(|_| {
+                Refusal::new(StatusCode::BAD_REQUEST, format!("{name} is a whole number"))
+            })?,
+        };
+        Ok(number.min(most))
     }
 }
 
