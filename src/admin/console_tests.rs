@@ -210,6 +210,12 @@ async fn values_are_those_of_the_sources() {
     );
     let (_, state) = table("SHOW STATE").await;
     assert_eq!(state[0]["value"].as_deref(), Some("yes"));
+    let (_, mem) = table("SHOW MEM").await;
+    assert_eq!(
+        (mem[0]["used"].as_deref(), mem[0]["free"].as_deref()),
+        (Some("1"), Some("9"))
+    );
+    assert_eq!(mem[0]["size"], mem[0]["memtotal"]);
     let (_, sockets) = table("SHOW SOCKETS").await;
     assert_eq!(sockets.len(), 2);
 }

@@ -9,9 +9,7 @@ use super::columns::{self, Column};
 use super::rows::{ConfigRow, DatabaseRow, PoolRow, Side, SocketRow, State, UserRow, mode_name};
 use super::{Admin, documents, show_own};
 use crate::stats::counters::Totals;
-use crate::stats::slow::SlowEntry;
 use crate::stats::slow_log;
-use crate::stats::statements::Snapshot;
 
 pub(super) type Row = Vec<Option<String>>;
 
@@ -354,26 +352,32 @@ fn state(now: State) -> Table {
     })
 }
 
-/// The bounded registries, in PgBouncer's shape: bytes of one, how many are used and free, bytes in all.
+/// The bounded registries, in PgBouncer's shape: mean bytes of one, how many are used and free, bytes in all.
 fn mem(admin: &Admin) -> Table {
     let statements = &admin.stats.statements;
-    let slow = admin.stats.slow.last(usize::MAX).len();
+    let slow = admin.stats.slow.last(usize::MAX);
+    let slow_bytes = slow.iter().map(|entry| entry.bytes()).sum();
     let rows = [
         (
             "statements",
-            size_of::<Snapshot>(),
             statements.len(),
             statements.max(),
+            statements.bytes(),
         ),
-        ("slow_entries", size_of::<SlowEntry>(), slow, slow_log::KEPT),
+        ("slow_entries", slow.len(), slow_log::KEPT, slow_bytes),
     ];
-    of(rows, &[columns::MEM], |(name, size, used, max)| {
-        vec![
-            cell(name),
-            cell(size),
-            cell(used),
-            cell(max.saturating_sub(used)),
-            cell(used * size),
-        ]
-    })
+    of(
+        rows,
+        &[columns::MEM],
+        |(name, used, max, bytes): (_, usize, usize, usize)| {
+            let size = bytes.checked_div(used).unwrap_or(0);
+            vec![
+                cell(name),
+                cell(size),
+                cell(used),
+                cell(max.saturating_sub(used)),
+                cell(bytes),
+            ]
+        },
+    )
 }
