@@ -85,6 +85,13 @@ impl<C: Counter> Latency<C> {
         (self.zeros, self.sum, self.max) = (0, 0, 0);
     }
 
+    /// Bytes of the buckets.
+    pub fn bytes(&self) -> usize {
+        self.histogram
+            .as_ref()
+            .map_or(0, |h| h.distinct_values() * size_of::<C>())
+    }
+
     /// Number of times recorded.
     pub fn count(&self) -> u64 {
         self.zeros + self.histogram.as_ref().map_or(0, Histogram::len)

@@ -55,6 +55,11 @@ pub enum Level {
 }
 
 impl SlowEntry {
+    /// Memory of the entry, plan and advice by their length as text.
+    pub fn bytes(&self) -> usize {
+        size_of::<SlowEntry>() + self.to_json_line().len()
+    }
+
     /// The line, without its newline.
     pub fn to_json_line(&self) -> String {
         // cannot fail: no maps with keys other than strings, and writing to memory

@@ -259,11 +259,26 @@ mod tests {
     use super::*;
     use crate::stats::slow::tests::entry;
 
-    /// A path of this test alone.
-    fn path(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("pgweir-slow-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        dir.join(name)
+    /// A directory of one test alone, gone afterwards.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(test: &str) -> Dir {
+            let dir =
+                std::env::temp_dir().join(format!("pgweir-slow-{}-{test}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            Dir(dir)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
     }
 
     const SOON: Duration = Duration::from_secs(10);
@@ -289,7 +304,8 @@ mod tests {
 
     #[test]
     fn lines_are_appended_and_a_rotated_file_is_left() {
-        let (file, rotated) = (path("rotate"), path("rotated"));
+        let dir = Dir::new("rotate");
+        let (file, rotated) = (dir.path("log"), dir.path("rotated"));
         std::fs::write(&file, "kept\n").unwrap();
         let log = SlowLog::open(&config::SlowLog::File(file.clone())).unwrap();
         log.record(entry("one"));
@@ -310,10 +326,11 @@ mod tests {
 
     #[test]
     fn another_target_takes_over_and_a_bad_one_is_refused() {
-        let (first, second) = (path("first"), path("second"));
+        let dir = Dir::new("targets");
+        let (first, second) = (dir.path("first"), dir.path("second"));
         let log = SlowLog::open(&config::SlowLog::File(first.clone())).unwrap();
         assert!(
-            log.reconfigure(&config::SlowLog::File(path("none/such")))
+            log.reconfigure(&config::SlowLog::File(dir.path("none/such")))
                 .is_err()
         );
         log.record(entry("one"));

@@ -163,6 +163,11 @@ impl Statements {
         self.records.is_empty()
     }
 
+    /// Memory of all records.
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(|entry| entry.value().bytes()).sum()
+    }
+
     /// The `limit` first statements in `order`, those never called left out.
     pub fn top(&self, order: Order, limit: usize) -> Vec<Snapshot> {
         let mut keyed: Vec<(f64, Arc<Statement>)> = self
@@ -245,6 +250,15 @@ impl Statement {
             execute: counts.execute,
             wait: counts.wait,
         }
+    }
+
+    fn bytes(&self) -> usize {
+        let counts = self.counts.lock();
+        let buckets = counts.execute.bytes() + counts.wait.bytes();
+        size_of::<Statement>()
+            + self.text.len()
+            + buckets
+            + counts.nodes.capacity() * size_of::<u64>()
     }
 
     /// `None`: never called.
@@ -380,6 +394,11 @@ mod tests {
         assert_eq!(s.nodes, [(0, 2), (2, 1)]);
         assert_eq!((s.execute.count(), s.execute.mean()), (3, 1_000.0));
         assert_eq!(s.wait.count(), 3);
+        let bytes = statements.bytes();
+        assert!(
+            (10_000..12_000).contains(&bytes),
+            "one histogram alone: {bytes}"
+        );
     }
 
     #[test]

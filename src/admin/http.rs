@@ -1,0 +1,418 @@
+//! The HTTP server: a bounded number of connections, each of bounded cost and age.
+//!
+//! Reading is free for whoever reaches the port, as statement texts come without literals; POST needs the token.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Body;
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::command::{Command, CommandError};
+use super::documents::{self, StatsDocument};
+use super::{Admin, metrics};
+use crate::stats::slow::SlowEntry;
+use crate::stats::slow_log;
+use crate::stats::statements::Order;
+
+/// The page at `/`; it loads nothing from elsewhere.
+const DASHBOARD: &str = include_str!("dashboard.html");
+
+/// What a page of pgweir may do in a browser.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Bytes of a POST's body.
+const MAX_BODY: usize = 64 * 1024;
+
+/// Rows of `/statements` and `/slow` where no limit is asked for.
+const DEFAULT_LIMIT: usize = 100;
+
+/// Minutes of `/history`: asked for by default, and at most.
+const HISTORY_MINUTES: (usize, usize) = (60, 24 * 60);
+
+/// Bounds of the server.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// One connection more is told 503 and closed.
+    pub connections: usize,
+    /// For the head of a request, also the first byte of the next one on a kept connection.
+    pub header_timeout: Duration,
+    /// Then the connection is closed after its running request, however slowly its answer is read.
+    pub max_age: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 32,
+            header_timeout: Duration::from_secs(5),
+            max_age: Duration::from_secs(60),
+        }
+    }
+}
+
+/// After `max_age`, and at shutdown: for running requests.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Serves until `shutdown` is ready, then lets running requests end within two seconds.
+pub async fn serve(
+    listener: TcpListener,
+    admin: Arc<Admin>,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if connections.len() < limits.connections => {
+                    connections.spawn(connection(stream, admin.clone(), limits));
+                }
+                Ok((stream, _)) => refuse(&stream),
+                Err(error) => {
+                    // out of file descriptors, most likely: give others the time to close some
+                    tracing::warn!(%error, "cannot accept an admin connection");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let _ = timeout(GRACE, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
+}
+
+/// Without waiting: what does not fit into the socket's empty buffer is not sent.
+fn refuse(stream: &TcpStream) {
+    let _ = stream.try_write(
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    );
+}
+
+async fn connection(stream: TcpStream, admin: Arc<Admin>, limits: Limits) {
+    let service = service_fn(move |request| {
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(respond(&admin, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        // a peer's fault, and of no interest to us
+        _ = connection.as_mut() => {}
+        () = sleep(limits.max_age) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(GRACE, connection).await;
+        }
+    }
+}
+
+type Reply = Response<Full<Bytes>>;
+
+/// A request that is not done.
+struct Refusal {
+    status: StatusCode,
+    message: String,
+    /// WWW-Authenticate.
+    challenge: Option<&'static str>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
+        Refusal {
+            status,
+            message: message.into(),
+            challenge: None,
+        }
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Reply {
+        let mut reply = error(refusal.status, &refusal.message);
+        if let Some(challenge) = refusal.challenge {
+            let challenge = HeaderValue::from_static(challenge);
+            reply
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        reply
+    }
+}
+
+async fn respond<B>(admin: &Admin, request: Request<B>) -> Reply
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let path = request.uri().path().to_owned();
+    let mut reply = match post_command(&path) {
+        Some(command) if request.method() == Method::POST => match authorized(admin, &request) {
+            Ok(()) => post(admin, command, request).await,
+            Err(refusal) => refusal.into(),
+        },
+        Some(_) => not_allowed("POST"),
+        None => match get(admin, &path, &request) {
+            Some(reply) if matches!(*request.method(), Method::GET | Method::HEAD) => reply,
+            Some(_) => not_allowed("GET, HEAD"),
+            None => error(StatusCode::NOT_FOUND, &format!("no such path: {path}")),
+        },
+    };
+    let headers = reply.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(POLICY),
+    );
+    reply
+}
+
+/// `None`: no path that is known.
+fn get<B>(admin: &Admin, path: &str, request: &Request<B>) -> Option<Reply> {
+    let query = Query(request.uri().query().unwrap_or(""));
+    Some(match path {
+        "/" => typed("text/html; charset=utf-8", DASHBOARD),
+        "/stats" => json_reply(
+            StatusCode::OK,
+            &StatsDocument::collect(admin, Instant::now()),
+        ),
+        "/statements" => statements(admin, query).unwrap_or_else(Reply::from),
+        "/slow" => slow(admin, query).unwrap_or_else(Reply::from),
+        "/nodes" => json_reply(StatusCode::OK, &documents::nodes(admin)),
+        "/pools" => json_reply(StatusCode::OK, &documents::pools(admin)),
+        "/history" => history(admin, query).unwrap_or_else(Reply::from),
+        "/metrics" => {
+            let accept = request
+                .headers()
+                .get(header::ACCEPT)
+                .and_then(|value| value.to_str().ok());
+            let format = metrics::Format::accepted(accept);
+            typed(
+                format.content_type(),
+                metrics::exposition(admin, format, Instant::now()),
+            )
+        }
+        "/livez" => json_reply(StatusCode::OK, &json!({"status": "live"})),
+        "/readyz" => match (admin.sources.ready)() {
+            Ok(()) => json_reply(StatusCode::OK, &json!({"status": "ready"})),
+            Err(reason) => json_reply(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({"status": "not ready", "reason": reason}),
+            ),
+        },
+        "/cache" | "/alerts" | "/scaling" | "/advice" | "/events" => {
+            error(StatusCode::NOT_FOUND, "not built yet")
+        }
+        _ => return None,
+    })
+}
+
+fn statements(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
+    let order = Order::parse(query.value("order").unwrap_or("total_time")).ok_or_else(|| {
+        Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "order is one of total_time, calls, p95, mean, rows",
+        )
+    })?;
+    // all of them fit, and "other"
+    let limit = query.number(
+        "limit",
+        DEFAULT_LIMIT,
+        admin.stats.statements.max().saturating_add(1),
+    )?;
+    Ok(json_reply(
+        StatusCode::OK,
+        &documents::statements(admin, order, limit),
+    ))
+}
+
+fn slow(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
+    let entries = admin
+        .stats
+        .slow
+        .last(query.number("limit", DEFAULT_LIMIT, slow_log::KEPT)?);
+    let entries: Vec<&SlowEntry> = entries.iter().map(|entry| &**entry).collect();
+    Ok(json_reply(StatusCode::OK, &entries))
+}
+
+fn history(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
+    let (default, most) = HISTORY_MINUTES;
+    let minutes = query.number("minutes", default, most)?;
+    Ok(json_reply(StatusCode::OK, &admin.history.last(minutes)))
+}
+
+fn post_command(path: &str) -> Option<Command> {
+    Some(match path {
+        "/reload" => Command::Reload,
+        "/drain" => Command::Drain,
+        "/quitquitquit" => Command::Quit,
+        "/cache/evict" => Command::EvictCache(None),
+        _ => return None,
+    })
+}
+
+/// RFC 6750: a bearer token in the Authorization header.
+fn authorized<B>(admin: &Admin, request: &Request<B>) -> Result<(), Refusal> {
+    let settings = admin.settings.load();
+    let Some(token) = &settings.token else {
+        let message = "admin.token is not configured, so this is not to be had over HTTP";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, message));
+    };
+    let given = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| {
+            let (scheme, given) = value.as_bytes().split_at_checked(7)?;
+            scheme
+                .eq_ignore_ascii_case(b"bearer ")
+                .then(|| given.trim_ascii())
+        });
+    let (challenge, message) = match given {
+        Some(given) if verify_slices_are_equal(given, token.as_bytes()).is_ok() => return Ok(()),
+        Some(_) => ("Bearer error=\"invalid_token\"", "the token is wrong"),
+        None => ("Bearer", "a token is needed: Authorization: Bearer …"),
+    };
+    let refusal = Refusal::new(StatusCode::UNAUTHORIZED, message);
+    Err(Refusal {
+        challenge: Some(challenge),
+        ..refusal
+    })
+}
+
+async fn post<B>(admin: &Admin, command: Command, request: Request<B>) -> Reply
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let query = request.uri().query().unwrap_or("").to_owned();
+    // the body says nothing yet, but must be taken off the connection
+    match timeout(
+        Duration::from_secs(5),
+        Limited::new(request.into_body(), MAX_BODY).collect(),
+    )
+    .await
+    {
+        Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        Ok(Err(_)) => {
+            return error(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is cut off or too long",
+            );
+        }
+        Ok(Ok(_)) => {}
+    }
+    let command = match command {
+        Command::EvictCache(_) => {
+            Command::EvictCache(Query(&query).value("table").map(str::to_owned))
+        }
+        command => command,
+    };
+    match admin.command(command).await {
+        Ok(tag) => json_reply(StatusCode::OK, &json!({"done": tag})),
+        Err(failed) => json_reply(
+            status_of(&failed),
+            &json!({"error": failed.message, "sqlstate": failed.sqlstate}),
+        ),
+    }
+}
+
+fn status_of(error: &CommandError) -> StatusCode {
+    match error.sqlstate {
+        "0A000" => StatusCode::NOT_IMPLEMENTED,
+        state if state.starts_with("42") || state.starts_with("22") => StatusCode::BAD_REQUEST,
+        state if state.starts_with("55") => StatusCode::CONFLICT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// A query string whose values need no decoding: numbers and plain names.
+#[derive(Clone, Copy)]
+struct Query<'a>(&'a str);
+
+impl<'a> Query<'a> {
+    fn value(self, name: &str) -> Option<&'a str> {
+        self.0
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+    }
+
+    fn number(self, name: &str, default: usize, most: usize) -> Result<usize, Refusal> {
+        let number = match self.value(name) {
+            None => default,
+            Some(value) => value.parse::<usize>().map_err(|_| {
+                Refusal::new(StatusCode::BAD_REQUEST, format!("{name} is a whole number"))
+            })?,
+        };
+        Ok(number.min(most))
+    }
+}
+
+fn typed(content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(Full::new(body.into()));
+    reply
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
+fn json_reply(status: StatusCode, body: &impl Serialize) -> Reply {
+    let (status, body) = match serde_json::to_vec(body) {
+        Ok(body) => (status, body),
+        Err(error) => {
+            tracing::error!(%error, "an endpoint's answer has no JSON form");
+            (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                br#"{"error":"no JSON form"}"#.to_vec(),
+            )
+        }
+    };
+    let mut reply = typed("application/json", body);
+    *reply.status_mut() = status;
+    reply
+}
+
+fn error(status: StatusCode, message: &str) -> Reply {
+    json_reply(status, &json!({"error": message}))
+}
+
+fn not_allowed(allow: &'static str) -> Reply {
+    let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+    reply
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(allow));
+    reply
+}
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

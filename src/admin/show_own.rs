@@ -1,0 +1,93 @@
+//! The tables of SHOW that are pgweir's own: nodes, statements, slow statements.
+
+use super::rows::{NodeRow, role_name};
+use super::show::{LISTED, Row, Table, cell, of};
+use super::{Admin, columns, documents};
+use crate::stats::latency::Summary;
+use crate::stats::slow::{SlowEntry, rfc3339};
+use crate::stats::statements::Order;
+
+pub(super) fn node(row: NodeRow, share: f64) -> Row {
+    let ms =
+        |duration: std::time::Duration| Summary::ms(crate::stats::micros(duration)).to_string();
+    vec![
+        Some(row.database),
+        Some(row.name),
+        cell(role_name(row.role)),
+        cell(row.status.as_str()),
+        cell(row.weight),
+        cell(share),
+        row.lag.map(ms),
+        row.lag_bytes.map(|bytes| bytes.to_string()),
+        row.lsn,
+        cell(row.connections),
+        cell(row.active),
+        cell(row.queries),
+        cell(row.errors),
+        row.probe.map(ms),
+        row.reason,
+    ]
+}
+
+pub(super) fn statements(admin: &Admin) -> Table {
+    let names = documents::node_names(admin);
+    of(
+        admin.stats.statements.top(Order::TotalTime, LISTED),
+        &[columns::STATEMENTS],
+        |snapshot| {
+            let (execute, wait) = (snapshot.execute.summary(), snapshot.wait.summary());
+            let by_name = documents::calls_by_name(&snapshot, &names);
+            let nodes: Vec<_> = by_name
+                .iter()
+                .map(|(name, calls)| format!("{name}={calls}"))
+                .collect();
+            let mean = |summary: &Summary| cell(crate::stats::millis(summary.mean));
+            let ms = |micros: u64| cell(Summary::ms(micros));
+            vec![
+                cell(documents::fingerprint(&snapshot)),
+                cell(&snapshot.database),
+                cell(snapshot.calls),
+                cell(snapshot.errors),
+                cell(snapshot.rows),
+                cell(snapshot.bytes),
+                cell(snapshot.cache_hits),
+                cell(snapshot.slow),
+                ms(execute.sum),
+                mean(&execute),
+                ms(execute.p50),
+                ms(execute.p95),
+                ms(execute.p99),
+                ms(execute.max),
+                mean(&wait),
+                ms(wait.p95),
+                cell(nodes.join(" ")),
+                Some(snapshot.text),
+            ]
+        },
+    )
+}
+
+pub(super) fn slow(entry: &SlowEntry) -> Row {
+    let ms = |duration| cell(Summary::ms(crate::stats::micros(duration)));
+    vec![
+        cell(rfc3339(entry.ts)),
+        cell(&entry.database),
+        cell(&entry.user),
+        cell(&entry.application_name),
+        cell(&entry.client),
+        cell(entry.fingerprint),
+        ms(entry.duration),
+        ms(entry.wait),
+        ms(entry.execute),
+        cell(entry.rows),
+        cell(entry.bytes),
+        entry.node.clone(),
+        entry.role.clone(),
+        cell(entry.cached),
+        cell(&entry.route_reason),
+        cell(entry.transaction),
+        entry.error.clone(),
+        entry.traceparent.clone(),
+        cell(&entry.statement),
+    ]
+}
