@@ -5,8 +5,8 @@
 //! connection once the signal is sent, and a signal that finds the process idle is ignored (`ProcessInterrupts`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,15 +14,21 @@ use tokio::sync::Notify;
 
 use crate::backend::connect::ConnectFailure;
 use crate::config;
-use crate::net::Connector;
+use crate::net::{Connector, Peer, Stream};
 use crate::wire::write;
 
-/// What cancels the statements of one server connection, and how many requests for it are under way.
+/// A server connection as others see it: what cancels its statements, whom it serves, and how many cancel requests are
+/// under way for it.
 #[derive(Debug)]
-pub struct CancelKey {
+pub struct Identity {
     pub node: config::Node,
     pub tls: Connector,
     pub timeout: Duration,
+    pub peer: Peer,
+    pub local: Peer,
+    pub created: Instant,
+    /// The id of the client that has it; 0: none.
+    pub serves: AtomicU64,
     /// BackendKeyData.
     pub pid: i32,
     pub secret: Box<[u8]>,
@@ -30,9 +36,22 @@ pub struct CancelKey {
     settled: Notify,
 }
 
-impl CancelKey {
-    pub fn new(node: config::Node, tls: Connector, timeout: Duration, pid: i32, secret: Box<[u8]>) -> CancelKey {
-        CancelKey { node, tls, timeout, pid, secret, under_way: AtomicUsize::new(0), settled: Notify::new() }
+impl Identity {
+    /// Of a connection just made, at the end of its login.
+    pub fn new(endpoint: (config::Node, Connector), stream: &Stream, timeout: Duration, key: (i32, Box<[u8]>)) -> Identity {
+        Identity {
+            node: endpoint.0,
+            tls: endpoint.1,
+            timeout,
+            peer: stream.peer(),
+            local: stream.local(),
+            created: Instant::now(),
+            serves: AtomicU64::new(0),
+            pid: key.0,
+            secret: key.1,
+            under_way: AtomicUsize::new(0),
+            settled: Notify::new(),
+        }
     }
 
     /// Counts a request as under way until the result is dropped.
@@ -58,7 +77,7 @@ impl CancelKey {
 
 /// One request under way.
 #[derive(Debug)]
-pub struct CancelRequest(Arc<CancelKey>);
+pub struct CancelRequest(Arc<Identity>);
 
 impl CancelRequest {
     /// Sends it, and waits until the server has closed its connection, which it does once the signal is sent
@@ -67,7 +86,7 @@ impl CancelRequest {
     /// # Errors
     /// The server was not reached in time, or broke the connection.
     pub async fn send(self) -> Result<(), ConnectFailure> {
-        let CancelKey { node, tls, timeout, pid, secret, .. } = &*self.0;
+        let Identity { node, tls, timeout, pid, secret, .. } = &*self.0;
         let request = async {
             let connected = crate::net::connect(&node.host, node.port, tls, *timeout).await;
             let mut stream = connected.map_err(ConnectFailure::Net)?;

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 
 use crate::auth::{ClientAuth, Credentials, LoginError, Nonce, Reply, ScramKeys};
-use crate::backend::cancel::CancelKey;
+use crate::backend::cancel::Identity;
 use crate::backend::connection::{BackendError, Connection, ServerError};
 use crate::config;
 use crate::error::{Malformed, sqlstate};
@@ -119,6 +119,9 @@ pub async fn connect(
     let stream =
         crate::net::connect(&node.host, node.port, tls, timeout).await.map_err(ConnectFailure::Net)?;
     let end_point = stream.tls_info().and_then(|tls| tls.end_point.clone());
+    // The key comes at the end of the login.
+    let endpoint = || (node.clone(), tls.clone());
+    let identity = Arc::new(Identity::new(endpoint(), &stream, timeout, (0, Box::default())));
     let mut connection = Connection {
         stream,
         inbox: BytesMut::with_capacity(4096),
@@ -129,14 +132,14 @@ pub async fn connect(
         unnamed: None,
         suspect: false,
         created: Instant::now(),
-        cancel: Arc::new(CancelKey::new(node.clone(), tls.clone(), timeout, 0, Box::default())),
+        identity,
     };
     let parameters = [("user", &*login.user), ("database", &*login.database)];
     write::startup(&mut connection.outbox, 0, parameters);
     connection.send().await?;
     authenticate(&mut connection, login, end_point).await?;
-    let (pid, secret) = greet(&mut connection).await?;
-    connection.cancel = Arc::new(CancelKey::new(node.clone(), tls.clone(), timeout, pid, secret));
+    let key = greet(&mut connection).await?;
+    connection.identity = Arc::new(Identity::new(endpoint(), &connection.stream, timeout, key));
     Ok(connection)
 }
 

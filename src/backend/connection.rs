@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::backend::cancel::CancelKey;
+use crate::backend::cancel::Identity;
 use crate::error::Malformed;
 use crate::net::Stream;
 use crate::session::parameters::Settings;
@@ -83,7 +83,7 @@ pub struct Connection {
     /// State may have changed out of sight: reset before the next client has it.
     pub suspect: bool,
     pub created: Instant,
-    pub cancel: Arc<CancelKey>,
+    pub identity: Arc<Identity>,
 }
 
 /// A row of text values.

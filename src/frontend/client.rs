@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::backend::cancel::CancelKey;
+use crate::backend::cancel::Identity;
 
 /// What a client is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct Client {
     /// [`crate::session::pins::Pins`] bits.
     pub pins: AtomicU16,
     pub prepared: AtomicUsize,
-    target: Mutex<Option<Arc<CancelKey>>>,
+    target: Mutex<Option<Arc<Identity>>>,
     stop: AtomicU8,
     pub stopped: Notify,
 }
@@ -92,12 +92,16 @@ impl Client {
 
     /// Names the server connection that a cancel request is to reach; `None` as soon as it serves this client no
     /// more.
-    pub fn set_target(&self, target: Option<Arc<CancelKey>>) {
-        *self.target.lock() = target;
+    pub fn set_target(&self, target: Option<Arc<Identity>>) {
+        let serves = target.is_some();
+        let previous = std::mem::replace(&mut *self.target.lock(), target.clone());
+        if let Some(server) = target.or(previous) {
+            server.serves.store(if serves { self.id } else { 0 }, Ordering::Relaxed);
+        }
     }
 
     /// The server connection that serves it now.
-    pub fn target(&self) -> Option<Arc<CancelKey>> {
+    pub fn target(&self) -> Option<Arc<Identity>> {
         self.target.lock().clone()
     }
 

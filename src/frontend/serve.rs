@@ -40,7 +40,7 @@ pub enum End {
 
 impl Session {
     /// Serves the client until one side ends.
-    pub async fn serve(mut self) {
+    pub async fn serve(mut self: Box<Self>) {
         let end = self.run().await;
         self.finish(end).await;
     }
@@ -200,7 +200,7 @@ impl Session {
     fn send(&mut self, batch: Batch, lease: Lease, why: Why, replica: bool) {
         self.request.why = why;
         self.request.kept = if replica { batch.end } else { 0 };
-        self.client.set_target(Some(lease.cancel.clone()));
+        self.client.set_target(Some(lease.identity.clone()));
         let actual = lease.settings.clone();
         self.leased = Some(Leased { lease, why, replica, actual, suspect: false, prepared: false });
         self.replay();
@@ -334,7 +334,7 @@ impl Session {
         self.leased = None;
     }
 
-    async fn finish(mut self, end: End) {
+    async fn finish(&mut self, end: End) {
         match end {
             End::Client => {}
             End::Fault(fault) => {
@@ -344,7 +344,6 @@ impl Session {
             End::Server => self.farewell().await,
         }
         self.leave_server();
-        self.proxy.clients.leave(&self.client);
     }
 
     /// What the client has left behind is undone: an idle transaction rolled back, a running statement cancelled and

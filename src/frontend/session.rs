@@ -139,6 +139,12 @@ pub struct Session {
     pub transaction_began: Option<Instant>,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.proxy.clients.leave(&self.client);
+    }
+}
+
 impl Session {
     /// The connection that serves the client now has nothing more to do with it.
     pub fn is_at_rest(&self) -> bool {

@@ -1,12 +1,13 @@
 //! A pool: the ledger behind its lock, and the tasks that do what the ledger says.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::backend::cancel::Identity;
 use crate::backend::connect::{ConnectFailure, Login};
 use crate::backend::connection::Connection;
 use crate::cluster::node::Node;
@@ -77,12 +78,14 @@ pub struct Pool {
     pub config: ArcSwap<config::Pool>,
     ledger: Mutex<Ledger<Box<Connection>, oneshot::Sender<Answer>>>,
     pub(super) last_error: Mutex<Option<String>>,
+    /// Every connection of the pool that still lives, for SHOW SERVERS.
+    servers: Mutex<Vec<Weak<Identity>>>,
 }
 
 impl Pool {
     pub fn new(database: Arc<str>, login: Login, node: Arc<Node>, tls: Connector, config: Arc<config::Pool>) -> Pool {
         let ledger = Mutex::new(Ledger::new((&*config).into()));
-        Pool { database, login, node, tls, config: ArcSwap::new(config), ledger, last_error: Mutex::new(None) }
+        Pool { database, login, node, tls, config: ArcSwap::new(config), ledger, last_error: Mutex::new(None), servers: Mutex::default() }
     }
 
     /// A connection for a client of `worker`: an idle one, or the next that comes free within `acquire_timeout`.
@@ -221,6 +224,17 @@ impl Pool {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(tokio::time::timeout(timeout, connection.terminate()));
         }
+    }
+
+    /// Notes a connection that was just made.
+    pub(super) fn enter(&self, server: &Arc<Identity>) {
+        let mut servers = self.servers.lock();
+        servers.retain(|known| known.strong_count() > 0);
+        servers.push(Arc::downgrade(server));
+    }
+
+    pub fn servers(&self) -> Vec<Arc<Identity>> {
+        self.servers.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
     pub fn snapshot(&self) -> Snapshot {

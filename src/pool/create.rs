@@ -24,6 +24,7 @@ impl Pool {
         match made {
             Ok(connection) => {
                 *self.last_error.lock() = None;
+                self.enter(&connection.identity);
                 let placement =
                     self.with_ledger(|l| l.created(now, permit, Box::new(connection), home, connect::jitter()));
                 self.place(placement, home);

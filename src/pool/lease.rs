@@ -51,7 +51,7 @@ impl Lease {
     pub fn give_back(mut self, how: Return) {
         let Some(held) = self.held.take() else { return };
         let pool = self.pool.clone();
-        if !how.reset && !held.suspect && held.cancel.is_settled() {
+        if !how.reset && !held.suspect && held.identity.is_settled() {
             return pool.checkin(held, Verdict::Clean);
         }
         self.held = Some(held);
@@ -68,7 +68,7 @@ impl Lease {
     async fn clean(mut self, how: Return) {
         let timeout = self.pool.config.load().create_timeout;
         let cleaned = tokio::time::timeout(timeout, async {
-            self.cancel.settled().await;
+            self.identity.settled().await;
             match how.reset || self.suspect {
                 true => reset::reset(&mut self, how.prepared).await,
                 false => Ok(()),

@@ -49,7 +49,7 @@ impl<C, W> Ledger<C, W> {
     }
 
     /// Removes the idle connections that `dead` recognises: the server closed them, or their node is gone.
-    pub fn lost(&mut self, now: Instant, mut dead: impl FnMut(&C) -> bool) -> Sweep<C> {
+    pub fn lost(&mut self, now: Instant, mut dead: impl FnMut(&mut C) -> bool) -> Sweep<C> {
         let close = self.remove_idle(|idle| dead(&idle.held.connection));
         let create = self.ask(now, self.below_min());
         Sweep { close, create }
