@@ -1,0 +1,240 @@
+//! A text to its [`Facts`]: statement by statement, by the first word and the tokens; the syntax tree adds which
+//! relations are read.
+
+use super::fingerprint::hints;
+use super::lex::{Lexer, Strings, Token};
+use super::view::View;
+use super::{Effect, Facts, Name, Reason};
+use super::{commands, relations, settings, tokens, tree};
+
+/// Tokens beyond these are not looked at, which makes the text [`Reason::TooLong`].
+const TOKENS: usize = 1 << 16;
+/// Entries of a list of facts; more make the statement [`Reason::TooLong`].
+const NAMES: usize = 256;
+
+/// What the text is. Holds while standard_conforming_strings is on, or `backslash` is false.
+pub fn classify(text: &str) -> Facts {
+    let mut lexer = Lexer::new(text.as_bytes(), Strings::Standard);
+    let tokens: Vec<Token> = lexer.by_ref().take(TOKENS).collect();
+    let cut = tokens.len() == TOKENS && lexer.next().is_some();
+    let mut notes = Notes::default();
+    for part in split(View { text, tokens: &tokens }) {
+        notes.facts.statements += 1;
+        statement(part, &mut notes, 0);
+    }
+    if lexer.unsure().is_some() {
+        notes.facts.statements = notes.facts.statements.max(1);
+        notes.unreadable();
+    } else if cut {
+        notes.too_long();
+        notes.unknown();
+    }
+    let mut facts = notes.facts;
+    // the catalog may clear unknown names of one statement; several stay together
+    let open = matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator));
+    if facts.statements > 1 && open {
+        facts.primary = Some(Reason::MultiStatement);
+    }
+    facts.unknown_by_name = facts.effects.contains(&Effect::Unknown) && !notes.unknown;
+    facts.hints = hints(text);
+    facts.by_literal |= facts.hints != super::Hints::default();
+    facts.backslash = lexer.backslash();
+    facts
+}
+
+/// The statements of a string. A `;` in brackets (rules) or between BEGIN ATOMIC and END (SQL functions) is inside.
+fn split<'a>(whole: View<'a>) -> Vec<View<'a>> {
+    let mut parts = Vec::new();
+    let (mut start, mut depth, mut blocks) = (0, 0usize, 0usize);
+    for at in 0..=whole.tokens.len() {
+        let end = at == whole.tokens.len();
+        if whole.punct(at, b'(') {
+            depth += 1;
+        } else if whole.punct(at, b')') {
+            depth = depth.saturating_sub(1);
+        } else if whole.is(start, "create") && whole.are(at, &["begin", "atomic"]) {
+            blocks += 1;
+        } else if blocks > 0 && whole.is(at, "case") {
+            blocks += 1;
+        } else if blocks > 0 && whole.is(at, "end") {
+            blocks -= 1;
+        } else if end || (depth == 0 && blocks == 0 && whole.punct(at, b';')) {
+            let tokens = whole.tokens.get(start..at).unwrap_or_default();
+            if !tokens.is_empty() {
+                parts.push(View { text: whole.text, tokens });
+            }
+            start = at + 1;
+        }
+    }
+    parts
+}
+
+/// Notes what one statement does; `depth` counts statements around it (EXPLAIN, PREPARE, DECLARE, COPY).
+pub(super) fn statement(view: View, notes: &mut Notes, depth: usize) {
+    let query = view.is_any(0, &["select", "with", "values", "table"]) || view.punct(0, b'(');
+    if query && settings::set_config(view, notes) {
+        return;
+    }
+    if query || view.is_any(0, &["insert", "update", "delete", "merge"]) {
+        self::query(view, notes);
+    } else if depth > 2 || !commands::command(view, notes, depth) {
+        notes.reason(Reason::Unparsable);
+        notes.unknown();
+    }
+}
+
+/// A query or a change.
+pub(super) fn query(view: View, notes: &mut Notes) {
+    tokens::scan(view, notes);
+    if view.source().len() > tree::TEXT_LENGTH {
+        notes.too_long();
+    }
+    let mut names = Vec::new();
+    let exact = tree::relations(view, |name| names.push(name));
+    if !exact {
+        relations::relations(view, |name| names.push(name));
+    }
+    let first = notes.facts.relations.is_empty();
+    notes.facts.relations_exact = exact && (first || notes.facts.relations_exact);
+    names.into_iter().for_each(|name| notes.relation(name));
+}
+
+/// Facts in the making.
+#[derive(Default)]
+pub(super) struct Notes {
+    pub(super) facts: Facts,
+    /// The state of the session is unknown whatever the catalog says.
+    unknown: bool,
+}
+
+impl Notes {
+    /// The first reason stands, but one that the catalog could clear gives way.
+    pub(super) fn reason(&mut self, reason: Reason) {
+        let soft = |reason| matches!(reason, Reason::UnknownFunction | Reason::UnknownOperator);
+        match self.facts.primary {
+            Some(old) if !soft(old) || soft(reason) => {}
+            _ => self.facts.primary = Some(reason),
+        }
+    }
+
+    pub(super) fn effect(&mut self, effect: Effect) {
+        if self.facts.effects.len() >= NAMES {
+            self.unknown();
+        } else {
+            self.facts.effects.push(effect);
+        }
+    }
+
+    /// The session may have changed in any way.
+    pub(super) fn unknown(&mut self) {
+        self.unknown = true;
+        self.push_unknown();
+    }
+
+    pub(super) fn push_unknown(&mut self) {
+        if !self.facts.effects.contains(&Effect::Unknown) {
+            self.facts.effects.push(Effect::Unknown);
+        }
+    }
+
+    /// Nothing is executed after all.
+    pub(super) fn known(&mut self) {
+        self.unknown = false;
+    }
+
+    /// Takes over what was noted of a statement inside this one.
+    pub(super) fn absorb(&mut self, inside: Notes) {
+        let facts = inside.facts;
+        if let Some(reason) = facts.primary {
+            self.reason(reason);
+        }
+        self.unknown |= inside.unknown;
+        for effect in facts.effects {
+            match effect {
+                Effect::Unknown => self.push_unknown(),
+                effect => self.effect(effect),
+            }
+        }
+        facts.functions.into_iter().for_each(|name| self.function(name));
+        facts.relations.into_iter().for_each(|name| self.relation(name));
+        facts.written.into_iter().for_each(|name| self.written(name));
+        for name in facts.attributes {
+            self.attribute(name);
+        }
+        self.facts.operators.extend(facts.operators);
+        self.facts.types.extend(facts.types);
+        self.facts.transient |= facts.transient;
+        self.facts.by_literal |= facts.by_literal;
+        self.facts.relations_exact = facts.relations_exact;
+    }
+
+    /// A name of which only the catalog may know something.
+    pub(super) fn unknown_name(&mut self, reason: Reason) {
+        self.reason(reason);
+        self.push_unknown();
+    }
+
+    pub(super) fn unreadable(&mut self) {
+        self.reason(Reason::Unparsable);
+        self.unknown();
+    }
+
+    pub(super) fn too_long(&mut self) {
+        self.reason(Reason::TooLong);
+        self.facts.relations_exact = false;
+    }
+
+    pub(super) fn function(&mut self, name: Name) {
+        if !add(&mut self.facts.functions, name) {
+            self.too_long();
+            self.unknown();
+        }
+    }
+
+    pub(super) fn operator(&mut self, name: &str) {
+        self.unknown_name(Reason::UnknownOperator);
+        if !add(&mut self.facts.operators, name.to_owned()) {
+            self.too_long();
+            self.unknown();
+        }
+    }
+
+    pub(super) fn type_use(&mut self, name: Name) {
+        self.unknown_name(Reason::UnknownOperator);
+        if !add(&mut self.facts.types, name) {
+            self.too_long();
+            self.unknown();
+        }
+    }
+
+    pub(super) fn attribute(&mut self, name: String) {
+        if !add(&mut self.facts.attributes, name) {
+            self.too_long();
+        }
+    }
+
+    pub(super) fn relation(&mut self, name: Name) {
+        if !add(&mut self.facts.relations, name) {
+            self.too_long();
+        }
+    }
+
+    pub(super) fn written(&mut self, name: Name) {
+        self.relation(name.clone());
+        if !add(&mut self.facts.written, name) {
+            self.too_long();
+        }
+    }
+}
+
+/// Adds what is not there yet; false where the list is full.
+fn add<T: PartialEq>(list: &mut Vec<T>, entry: T) -> bool {
+    if list.contains(&entry) {
+        return true;
+    }
+    let room = list.len() < NAMES;
+    if room {
+        list.push(entry);
+    }
+    room
+}

@@ -1,0 +1,375 @@
+//! What the tokens of a query or of a change say, whatever its syntax tree: every call, operator, cast and clause
+//! that matters shows in them, so that nothing rests on a parser that is not Postgres's.
+
+use super::builtins;
+use super::classify::Notes;
+use super::fingerprint::date_word;
+use super::functions::{self, Class};
+use super::keywords::{Keyword, keyword};
+use super::lex::Kind;
+use super::view::View;
+use super::{Effect, Name, Reason};
+
+/// Reads all tokens of `view` and notes what they mean.
+pub(super) fn scan(view: View, notes: &mut Notes) {
+    let mut scan = Scan { view, notes, depth: 0, opened: Vec::new(), closed: 0, casts: Vec::new(), definitions: Vec::new(), name_ends: 0, written: false };
+    let mut at = 0;
+    while at < view.tokens.len() {
+        at = scan.token(at);
+    }
+}
+
+struct Scan<'a, 'n> {
+    view: View<'a>,
+    notes: &'n mut Notes,
+    depth: usize,
+    /// Where the brackets now open begin, and where the one closed last began.
+    opened: Vec<usize>,
+    closed: usize,
+    /// Depths inside `CAST (`, where AS stands before a type.
+    casts: Vec<usize>,
+    /// Depths inside `AS t (column type, …)`.
+    definitions: Vec<usize>,
+    /// Behind the name of a table written to: what stands in brackets there is its columns.
+    name_ends: usize,
+    /// INSERT, UPDATE, DELETE or MERGE was seen.
+    written: bool,
+}
+
+impl Scan<'_, '_> {
+    /// Reads the token at `at`; returns the next to read.
+    fn token(&mut self, at: usize) -> usize {
+        let Some(kind) = self.view.kind(at) else { return at + 1 };
+        match kind {
+            Kind::Word | Kind::Quoted => return self.word(at),
+            Kind::Operator if !builtins::is_operator(self.view.raw(at)) => {
+                self.notes.operator(self.view.raw(at));
+            }
+            Kind::Cast => return self.type_name(at + 1),
+            Kind::Punct => return self.punct(at),
+            // its spelling hides the name
+            Kind::UnicodeQuoted | Kind::Other => self.notes.unreadable(),
+            Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar
+                if date_word(self.view.raw(at).as_bytes()) =>
+            {
+                self.notes.facts.transient = true;
+            }
+            _ => {}
+        }
+        at + 1
+    }
+
+    fn punct(&mut self, at: usize) -> usize {
+        if self.view.punct(at, b'(') {
+            self.depth += 1;
+            self.opened.push(at);
+            if self.opens_definitions(at) {
+                self.definitions.push(self.depth);
+                return self.type_name(at + 2);
+            }
+        } else if self.view.punct(at, b')') {
+            self.casts.pop_if(|depth| *depth == self.depth);
+            self.definitions.pop_if(|depth| *depth == self.depth);
+            self.depth = self.depth.saturating_sub(1);
+            self.closed = self.opened.pop().unwrap_or(0);
+        } else if self.view.punct(at, b',') && self.definitions.last() == Some(&self.depth) {
+            return self.type_name(at + 2);
+        }
+        at + 1
+    }
+
+    /// `AS (name type` or `AS t (name type`, also without AS.
+    fn opens_definitions(&self, open: usize) -> bool {
+        let view = self.view;
+        let not_names = [Keyword::Reserved, Keyword::Column, Keyword::Function];
+        let alias = |at| view.is(at, "as") || (view.name(at).is_some() && !is_keyword(view, at, &not_names));
+        let behind_alias = open.checked_sub(1).is_some_and(alias);
+        let clause = ["insert", "update", "delete", "merge", "partition"];
+        let clash = ["rows", "range", "groups", "is", "like", "ilike", "similar", "isnull", "notnull", "between", "operator"];
+        behind_alias
+            && view.name(open + 1).is_some()
+            && !is_keyword(view, open + 1, &[Keyword::Reserved, Keyword::Column])
+            && !view.is_any(open + 1, &clause)
+            && view.name(open + 2).is_some()
+            && !is_keyword(view, open + 2, &[Keyword::Reserved])
+            && !view.is_any(open + 2, &clash)
+            && !self.is_call(open - 1)
+    }
+
+    fn word(&mut self, at: usize) -> usize {
+        let view = self.view;
+        let unquoted = view.kind(at) == Some(Kind::Word);
+        let dotted = at_least(at, 1) && view.punct(at - 1, b'.');
+        let Some(name) = view.name(at) else { return at + 1 };
+        if unquoted && !dotted {
+            self.clause(at, &name);
+            if matches!(name.as_str(), "cast" | "treat" | "xmlserialize") && view.punct(at + 1, b'(') {
+                self.casts.push(self.depth + 1);
+            }
+            if name == "as" && self.casts.last() == Some(&self.depth) {
+                return self.type_name(at + 1);
+            }
+        }
+        if view.punct(at + 1, b'(') {
+            // an alias with a hazardous name is taken for the function
+            if self.is_call(at) || (!dotted && is_hazard(&name)) {
+                self.call(at, name);
+            }
+        } else if view.punct(at + 1, b'.') {
+            if builtins::is_temporary_schema(&name) {
+                self.notes.reason(Reason::NodeLocal);
+                self.notes.effect(Effect::Temporary);
+            }
+        } else {
+            self.plain(at, name, dotted);
+        }
+        at + 1
+    }
+
+    /// A name that is neither called nor a qualifier.
+    fn plain(&mut self, at: usize, name: String, dotted: bool) {
+        if builtins::is_node_local(&name) {
+            self.notes.reason(Reason::NodeLocal);
+        }
+        if builtins::is_sequence_column(&name) {
+            self.notes.reason(Reason::Sequence);
+        }
+        let typed = matches!(
+            self.view.kind(at + 1),
+            Some(Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar)
+        );
+        if typed && !self.precedes_strings(at) {
+            let schema = if dotted { at.checked_sub(2).and_then(|at| self.view.name(at)) } else { None };
+            self.type_use(Name { schema, name });
+        } else if dotted {
+            self.notes.attribute(name);
+        }
+    }
+
+    /// A word of the grammar behind which a string constant may stand.
+    fn precedes_strings(&self, at: usize) -> bool {
+        let words = ["escape", "uescape", "zone", "path", "passing", "version", "content", "document", "format"];
+        is_keyword(self.view, at, &[Keyword::Reserved, Keyword::Column, Keyword::Function])
+            || self.view.is_any(at, &words)
+    }
+
+    /// Unquoted words that open a clause or stand for a value.
+    fn clause(&mut self, at: usize, word: &str) {
+        let view = self.view;
+        match word {
+            "into" if !(self.written && self.name_ends > at) => {
+                self.notes.reason(Reason::Into);
+                if view.is_any(at + 1, &["temp", "temporary", "local", "global"]) {
+                    self.notes.effect(Effect::Temporary);
+                }
+            }
+            "insert" | "merge" if view.is(at + 1, "into") => self.writes(at + 2),
+            "delete" if view.is(at + 1, "from") => self.writes(at + 2),
+            "update" if at_least(at, 1) && view.is_any(at - 1, &["for", "key"]) => {
+                self.notes.reason(Reason::Locking);
+            }
+            "update" if !(at_least(at, 1) && view.is(at - 1, "do")) => self.writes(at + 1),
+            "for" if view.is_any(at + 1, &["update", "share", "no", "key"]) => self.notes.reason(Reason::Locking),
+            "operator" if view.punct(at + 1, b'(') && !view.is(at + 2, "pg_catalog") => {
+                if view.kind(at + 2) != Some(Kind::Operator) {
+                    self.notes.operator(view.slice(at, at + 6));
+                }
+            }
+            // their columns have types in places of their own
+            "xmltable" | "json_table" if view.punct(at + 1, b'(') => self.notes.reason(Reason::UnknownOperator),
+            "current_date" | "current_time" | "current_timestamp" | "localtime" | "localtimestamp" | "current_role"
+            | "current_user" | "session_user" | "system_user" | "user" | "current_catalog" | "current_schema"
+            | "tablesample" => self.notes.facts.transient = true,
+            _ => {}
+        }
+    }
+
+    /// A change whose table is named at `at`.
+    fn writes(&mut self, at: usize) {
+        self.written = true;
+        self.notes.reason(Reason::Write);
+        let at = at + usize::from(self.view.is(at, "only"));
+        // MERGE … THEN UPDATE SET names none
+        if self.view.is(at, "set") {
+            return;
+        }
+        if let Some((name, end)) = self.view.qualified(at) {
+            self.name_ends = end;
+            self.notes.written(name);
+        }
+    }
+
+    /// Whether the name before an opening bracket calls a function. What precedes it tells: an operand, a closing
+    /// bracket or AS cannot stand before an expression.
+    fn is_call(&self, at: usize) -> bool {
+        let view = self.view;
+        if self.written && at + 1 == self.name_ends {
+            return false;
+        }
+        let Some(before) = at.checked_sub(1) else { return view.kind(at) == Some(Kind::Quoted) };
+        if view.punct(before, b'.') {
+            return true;
+        }
+        let own = own_keyword(view, at);
+        match own {
+            Some(Keyword::Reserved | Keyword::Column) => return false,
+            Some(Keyword::Function) if !view.is_any(at, &["left", "right", "overlaps", "collation", "current_schema"]) => {
+                return self.opens_expression(before) && !view.is(before, "not");
+            }
+            _ => {}
+        }
+        if view.is(before, "as") || self.ends_operand(before) || self.names_common_table(at) {
+            return false;
+        }
+        let pair = |word, behind: &[&str]| view.is(at, word) && view.is_any(before, behind);
+        let clause = pair("by", &["group", "order", "partition"])
+            || pair("sets", &["grouping"])
+            || pair("zone", &["time"])
+            || pair("materialized", &["as", "not"])
+            || pair("cube", &["by"])
+            || pair("rollup", &["by"])
+            || pair("conflict", &["on"])
+            || pair("varying", &["character", "char", "bit", "nchar"])
+            || pair("first", &["fetch"])
+            || pair("next", &["fetch"])
+            || (self.written && (view.is(at, "set") || pair("insert", &["then"])));
+        !clause
+    }
+
+    /// A token behind which a new expression may begin.
+    fn opens_expression(&self, at: usize) -> bool {
+        match self.view.kind(at) {
+            Some(Kind::Operator | Kind::Pair | Kind::Punct) => !self.ends_operand(at),
+            Some(Kind::Word) => matches!(own_keyword(self.view, at), Some(Keyword::Reserved | Keyword::Column)),
+            _ => false,
+        }
+    }
+
+    /// A token that ends an operand, or an alias: no expression can begin behind it.
+    fn ends_operand(&self, at: usize) -> bool {
+        match self.view.kind(at) {
+            Some(Kind::Word) => own_keyword(self.view, at).is_none(),
+            Some(Kind::Punct) => self.view.punct(at, b']') || (self.view.punct(at, b')') && !self.closed_a_clause()),
+            Some(Kind::Operator | Kind::Cast | Kind::Pair | Kind::Other) | None => false,
+            Some(_) => true,
+        }
+    }
+
+    /// The bracket closed last was `DISTINCT ON (…)`, `OPERATOR(…)` or `RETURNING WITH (…)`: an expression follows.
+    fn closed_a_clause(&self) -> bool {
+        let before = |back| self.closed.checked_sub(back).unwrap_or(usize::MAX);
+        self.view.is(before(1), "operator")
+            || (self.view.is(before(1), "on") && self.view.is(before(2), "distinct"))
+            || (self.view.is(before(1), "with") && self.view.is(before(2), "returning"))
+    }
+
+    /// `WITH name (columns) AS (SELECT`: a list of names, then AS, then a statement.
+    fn names_common_table(&self, at: usize) -> bool {
+        let view = self.view;
+        let Some(before) = at.checked_sub(1) else { return false };
+        if !(view.is_any(before, &["with", "recursive"]) || view.punct(before, b',')) {
+            return false;
+        }
+        let mut next = at + 2;
+        loop {
+            if view.name(next).is_none() {
+                return false;
+            }
+            if view.punct(next + 1, b')') {
+                break;
+            }
+            if !view.punct(next + 1, b',') {
+                return false;
+            }
+            next += 2;
+        }
+        next += 2;
+        if !view.is(next, "as") {
+            return false;
+        }
+        next += 1;
+        next += usize::from(view.is(next, "not"));
+        next += usize::from(view.is(next, "materialized"));
+        let statements = ["select", "values", "with", "table", "insert", "update", "delete", "merge"];
+        view.punct(next, b'(') && (view.is_any(next + 1, &statements) || view.punct(next + 1, b'('))
+    }
+
+    fn call(&mut self, at: usize, name: String) {
+        let schema = match at.checked_sub(2) {
+            Some(before) if self.view.punct(at - 1, b'.') => match self.view.name(before) {
+                Some(schema) => Some(schema),
+                None => return self.notes.unreadable(),
+            },
+            _ => None,
+        };
+        let built_in = schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
+        let class = if built_in { functions::class(&name) } else { None };
+        self.notes.function(Name { schema, name });
+        let Some(class) = class else {
+            self.notes.unknown_name(Reason::UnknownFunction);
+            return;
+        };
+        self.notes.facts.transient |= !class.is_cacheable();
+        match class {
+            Class::Immutable | Class::Stable | Class::Transient | Class::VolatileHarmless => {}
+            Class::Sequence => self.notes.reason(Reason::Sequence),
+            Class::Lock => self.notes.reason(Reason::Lock),
+            Class::SideEffect => self.notes.reason(Reason::SideEffect),
+            Class::SessionLock => {
+                self.notes.reason(Reason::Lock);
+                self.notes.effect(Effect::AdvisoryLock);
+            }
+            Class::UnlockAll => {
+                self.notes.reason(Reason::Lock);
+                self.notes.effect(Effect::AdvisoryUnlockAll);
+            }
+            Class::SetConfig => {
+                self.notes.reason(Reason::Session);
+                self.notes.facts.by_literal = true;
+                self.notes.unknown();
+            }
+            Class::Opaque => {
+                self.notes.reason(Reason::SideEffect);
+                self.notes.unknown();
+            }
+        }
+    }
+
+    /// Reads the name of a type at `at`; returns what follows.
+    fn type_name(&mut self, at: usize) -> usize {
+        let view = self.view;
+        let Some((name, mut end)) = view.qualified(at + usize::from(view.is(at, "setof"))) else { return at };
+        self.type_use(name);
+        // the later words of the SQL standard's spellings, before their lengths in brackets
+        for word in ["character", "char", "varying", "precision"] {
+            end += usize::from(view.is(end, word));
+        }
+        end
+    }
+
+    fn type_use(&mut self, name: Name) {
+        let built_in = name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
+        if !(built_in && builtins::is_type(&name.name)) {
+            self.notes.type_use(name);
+        }
+    }
+}
+
+fn at_least(at: usize, least: usize) -> bool {
+    at >= least
+}
+
+fn is_hazard(name: &str) -> bool {
+    functions::class(name).is_some_and(|class| !class.is_harmless())
+}
+
+fn own_keyword(view: View, at: usize) -> Option<Keyword> {
+    match view.kind(at) {
+        Some(Kind::Word) => keyword(&view.name(at)?),
+        _ => None,
+    }
+}
+
+fn is_keyword(view: View, at: usize, kinds: &[Keyword]) -> bool {
+    own_keyword(view, at).is_some_and(|found| kinds.contains(&found))
+}
