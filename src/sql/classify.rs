@@ -29,14 +29,13 @@ pub fn classify(text: &str) -> Facts {
         notes.too_long();
         notes.unknown();
     }
-    let Notes { mut facts, unknown, inexact } = notes;
-    facts.relations_exact = !inexact;
+    let mut facts = notes.facts;
     // the catalog may clear unknown names of one statement; several stay together
     let open = matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator));
     if facts.statements > 1 && open {
         facts.primary = Some(Reason::MultiStatement);
     }
-    facts.unknown_by_name = facts.effects.contains(&Effect::Unknown) && !unknown;
+    facts.unknown_by_name = facts.effects.contains(&Effect::Unknown) && !notes.unknown;
     facts.hints = hints(text);
     facts.by_literal |= facts.hints != super::Hints::default();
     facts.backslash = lexer.backslash();
@@ -79,7 +78,8 @@ pub(super) fn statement(view: View, notes: &mut Notes, depth: usize) {
     if query || view.is_any(0, &["insert", "update", "delete", "merge"]) {
         self::query(view, notes);
     } else if depth > 2 || !commands::command(view, notes, depth) {
-        notes.unreadable();
+        notes.reason(Reason::Unparsable);
+        notes.unknown();
     }
 }
 
@@ -94,7 +94,8 @@ pub(super) fn query(view: View, notes: &mut Notes) {
     if !exact {
         relations::relations(view, |name| names.push(name));
     }
-    notes.inexact |= !exact;
+    let first = notes.facts.relations.is_empty();
+    notes.facts.relations_exact = exact && (first || notes.facts.relations_exact);
     names.into_iter().for_each(|name| notes.relation(name));
 }
 
@@ -104,8 +105,6 @@ pub(super) struct Notes {
     pub(super) facts: Facts,
     /// The state of the session is unknown whatever the catalog says.
     unknown: bool,
-    /// Some relations may be missing, or more are there than are meant.
-    pub(super) inexact: bool,
 }
 
 impl Notes {
@@ -166,7 +165,7 @@ impl Notes {
         self.facts.types.extend(facts.types);
         self.facts.transient |= facts.transient;
         self.facts.by_literal |= facts.by_literal;
-        self.inexact |= inside.inexact;
+        self.facts.relations_exact = facts.relations_exact;
     }
 
     /// A name of which only the catalog may know something.
@@ -177,13 +176,12 @@ impl Notes {
 
     pub(super) fn unreadable(&mut self) {
         self.reason(Reason::Unparsable);
-        self.inexact = true;
         self.unknown();
     }
 
     pub(super) fn too_long(&mut self) {
         self.reason(Reason::TooLong);
-        self.inexact = true;
+        self.facts.relations_exact = false;
     }
 
     pub(super) fn function(&mut self, name: Name) {

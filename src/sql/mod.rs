@@ -5,11 +5,21 @@
 //! known of built-in functions. Unsure always means: primary, and state of the session unknown.
 
 mod builtins;
+pub mod classify;
+mod commands;
 pub mod fingerprint;
 pub mod functions;
 mod hash;
 mod keywords;
 pub mod lex;
+mod relations;
+mod settings;
+mod tokens;
+mod tree;
+mod view;
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -31,6 +41,23 @@ pub struct Facts {
     pub hints: Hints,
     /// True where the decision depends on a literal (SET, set_config, hints): not shared by fingerprint.
     pub by_literal: bool,
+    /// Those of `relations` that are written to.
+    pub written: Vec<Name>,
+    /// `relations` is exact. False: it may hold names of common tables or columns too, or (not a read) lack some.
+    pub relations_exact: bool,
+    /// Names behind a dot that are not called: columns, but `row.name` may also call a function by attribute notation.
+    pub attributes: Vec<String>,
+    /// Operators that are not Postgres's own; with none among them but those the catalog knows,
+    /// [`Reason::UnknownOperator`] falls.
+    pub operators: Vec<String>,
+    /// Types of casts and typed constants that are not Postgres's own; as with `operators`.
+    pub types: Vec<Name>,
+    /// The result may change while the rows do not: clock, chance, session, catalogs, EXPLAIN. Never cached.
+    pub transient: bool,
+    /// [`Effect::Unknown`] stands only for functions, operators and types that the catalog may know to be harmless.
+    pub unknown_by_name: bool,
+    /// A plain string holds a backslash: where standard_conforming_strings is off, nothing here holds.
+    pub backslash: bool,
 }
 
 /// A possibly schema-qualified name, unquoted and case-folded as Postgres would.

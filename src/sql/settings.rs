@@ -175,6 +175,7 @@ pub(super) fn set_config(view: View, notes: &mut Notes) -> bool {
     notes.reason(Reason::Session);
     notes.facts.by_literal = true;
     notes.facts.transient = true;
+    notes.facts.relations_exact = true;
     notes.function(Name { schema: None, name: "set_config".to_owned() });
     effects.into_iter().for_each(|effect| notes.effect(effect));
     true
