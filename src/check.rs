@@ -23,11 +23,7 @@ pub type TryNodes<'a> = &'a dyn Fn(&Config) -> Vec<NodeTrial>;
 ///
 /// # Errors
 /// Those of `out`.
-pub fn check(
-    path: &Path,
-    try_nodes: Option<TryNodes<'_>>,
-    out: &mut dyn Write,
-) -> io::Result<bool> {
+pub fn check(path: &Path, try_nodes: Option<TryNodes<'_>>, out: &mut dyn Write) -> io::Result<bool> {
     let file = path.display();
     let (config, found) = match Config::load(path) {
         Ok((config, found)) => (Some(config), found),
@@ -40,16 +36,9 @@ pub fn check(
         writeln!(out, "{file}: refused: {}", tally(&found))?;
         return Ok(false);
     };
-    let trials = try_nodes
-        .map(|try_nodes| try_nodes(&config))
-        .unwrap_or_default();
+    let trials = try_nodes.map(|try_nodes| try_nodes(&config)).unwrap_or_default();
     let mut down = 0;
-    for NodeTrial {
-        database,
-        node,
-        outcome,
-    } in &trials
-    {
+    for NodeTrial { database, node, outcome } in &trials {
         let (word, what) = match outcome {
             Ok(what) => ("ok", what),
             Err(why) => {
@@ -61,40 +50,21 @@ pub fn check(
     }
     if down > 0 {
         let tried = trials.len();
-        writeln!(
-            out,
-            "{file}: refused: nodes that do not serve: {down} of {tried}"
-        )?;
+        writeln!(out, "{file}: refused: nodes that do not serve: {down} of {tried}")?;
         return Ok(false);
     }
-    let nodes = config
-        .databases
-        .iter()
-        .map(|database| database.nodes.len())
-        .sum();
+    let nodes = config.databases.iter().map(|database| database.nodes.len()).sum();
     let (databases, users) = (config.databases.len(), config.users.len());
     let (databases, nodes) = (count(databases, "database"), count(nodes, "node"));
-    write!(
-        out,
-        "{file}: ok: {databases}, {nodes}, {}",
-        count(users, "user")
-    )?;
+    write!(out, "{file}: ok: {databases}, {nodes}, {}", count(users, "user"))?;
     let said = tally(&found);
-    if said.is_empty() {
-        writeln!(out)
-    } else {
-        writeln!(out, "; {said}")
-    }?;
+    if said.is_empty() { writeln!(out) } else { writeln!(out, "; {said}") }?;
     Ok(true)
 }
 
 /// `2 errors, 1 note`; empty when nothing was found.
 fn tally(found: &[Diagnostic]) -> String {
-    let kinds = [
-        (Severity::Error, "error"),
-        (Severity::Warning, "warning"),
-        (Severity::Note, "note"),
-    ];
+    let kinds = [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Note, "note")];
     let counted = kinds.into_iter().filter_map(|(severity, word)| {
         let number = found.iter().filter(|d| d.severity == severity).count();
         (number > 0).then(|| count(number, word))
@@ -114,11 +84,7 @@ mod tests {
     fn check_minimal(outcome: Result<String, String>) -> (bool, String) {
         // this process may not have the variable
         let text = include_str!("../conf/minimal.toml").replace("${APP_DB_PASSWORD}", "x");
-        let name = format!(
-            "pgweir-check-{}-{}.toml",
-            std::process::id(),
-            outcome.is_ok()
-        );
+        let name = format!("pgweir-check-{}-{}.toml", std::process::id(), outcome.is_ok());
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, text).unwrap();
         let try_nodes = |config: &Config| {
@@ -140,27 +106,15 @@ mod tests {
     fn each_nodes_trial_is_told() {
         let (passed, said) = check_minimal(Ok("primary, PostgreSQL 18".into()));
         assert!(passed, "{said}");
-        assert!(
-            said.starts_with("app db-primary:5432: ok: primary, PostgreSQL 18\n"),
-            "{said}"
-        );
-        assert!(
-            said.ends_with(": ok: 1 database, 1 node, 1 user\n"),
-            "{said}"
-        );
+        assert!(said.starts_with("app db-primary:5432: ok: primary, PostgreSQL 18\n"), "{said}");
+        assert!(said.ends_with(": ok: 1 database, 1 node, 1 user\n"), "{said}");
     }
 
     #[test]
     fn a_node_that_does_not_serve_refuses() {
         let (passed, said) = check_minimal(Err("connection refused".into()));
         assert!(!passed, "{said}");
-        assert!(
-            said.starts_with("app db-primary:5432: failed: connection refused\n"),
-            "{said}"
-        );
-        assert!(
-            said.ends_with(": refused: nodes that do not serve: 1 of 1\n"),
-            "{said}"
-        );
+        assert!(said.starts_with("app db-primary:5432: failed: connection refused\n"), "{said}");
+        assert!(said.ends_with(": refused: nodes that do not serve: 1 of 1\n"), "{said}");
     }
 }

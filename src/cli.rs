@@ -162,15 +162,9 @@ impl Cli {
         let usage = |kind, text| Err(Cli::command().error(kind, text));
         match (self.command, self.config) {
             (None, Some(config)) => Ok(Command::Run(ConfigArg { config })),
-            (None, None) => usage(
-                ErrorKind::MissingRequiredArgument,
-                "a configuration is needed: --config FILE",
-            ),
+            (None, None) => usage(ErrorKind::MissingRequiredArgument, "a configuration is needed: --config FILE"),
             (Some(command), None) => Ok(command),
-            (Some(_), Some(_)) => usage(
-                ErrorKind::ArgumentConflict,
-                "--config FILE stands after the command",
-            ),
+            (Some(_), Some(_)) => usage(ErrorKind::ArgumentConflict, "--config FILE stands after the command"),
         }
     }
 }
@@ -180,9 +174,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Command, ErrorKind> {
-        Cli::try_parse_from(line.split(' '))
-            .and_then(Cli::into_command)
-            .map_err(|e| e.kind())
+        Cli::try_parse_from(line.split(' ')).and_then(Cli::into_command).map_err(|e| e.kind())
     }
 
     #[test]
@@ -192,14 +184,8 @@ mod tests {
 
     #[test]
     fn run_is_the_default() {
-        for line in [
-            "pgweir --config f",
-            "pgweir run --config f",
-            "pgweir run -c f --log-level info",
-        ] {
-            let Ok(Command::Run(run)) = parse(line) else {
-                panic!("{line}")
-            };
+        for line in ["pgweir --config f", "pgweir run --config f", "pgweir run -c f --log-level info"] {
+            let Ok(Command::Run(run)) = parse(line) else { panic!("{line}") };
             assert_eq!(run.config, PathBuf::from("f"));
         }
     }
@@ -227,15 +213,9 @@ mod tests {
             ("pgweir", ErrorKind::MissingRequiredArgument),
             ("pgweir run", ErrorKind::MissingRequiredArgument),
             ("pgweir check", ErrorKind::MissingRequiredArgument),
-            (
-                "pgweir --config f check --config f",
-                ErrorKind::ArgumentConflict,
-            ),
+            ("pgweir --config f check --config f", ErrorKind::ArgumentConflict),
             ("pgweir --config f demo", ErrorKind::ArgumentConflict),
-            (
-                "pgweir health --config f --admin u",
-                ErrorKind::ArgumentConflict,
-            ),
+            ("pgweir health --config f --admin u", ErrorKind::ArgumentConflict),
             ("pgweir serve", ErrorKind::InvalidSubcommand),
             ("pgweir demo --log-format xml", ErrorKind::InvalidValue),
         ] {

@@ -38,10 +38,7 @@ impl fmt::Display for HealthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             HealthError::BadUrl(url) => {
-                write!(
-                    f,
-                    "{url:?} is no admin address; write it like http://127.0.0.1:9432"
-                )
+                write!(f, "{url:?} is no admin address; write it like http://127.0.0.1:9432")
             }
             HealthError::Io(e) => write!(f, "no answer: {e}"),
             HealthError::NotHttp => f.write_str("what answers there does not speak HTTP"),
@@ -72,9 +69,7 @@ pub fn authority_of(url: &str) -> Result<String, HealthError> {
         return Err(bad());
     }
     // in brackets, colons are an IPv6 address's own
-    let after_host = authority
-        .rsplit_once(']')
-        .map_or(authority, |(_, after)| after);
+    let after_host = authority.rsplit_once(']').map_or(authority, |(_, after)| after);
     match after_host.rsplit_once(':') {
         Some((_, port)) if port.parse::<u16>().is_ok() => Ok(authority.to_owned()),
         Some(_) => Err(bad()),
@@ -125,9 +120,7 @@ fn read_answer(stream: TcpStream, deadline: Instant) -> io::Result<Vec<u8>> {
     let mut chunk = [0; 4096];
     let mut limited = stream.take(LONGEST_ANSWER);
     loop {
-        limited
-            .get_ref()
-            .set_read_timeout(Some(remaining(deadline)?))?;
+        limited.get_ref().set_read_timeout(Some(remaining(deadline)?))?;
         match limited.read(&mut chunk) {
             Ok(0) => return Ok(answer),
             Ok(read) => answer.extend_from_slice(&chunk[..read]),
@@ -145,11 +138,7 @@ fn head_end(answer: &[u8]) -> Option<usize> {
 
 fn remaining(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        Err(io::ErrorKind::TimedOut.into())
-    } else {
-        Ok(left)
-    }
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 /// RFC 9112, section 4: `HTTP/1.1 SP 3DIGIT`; the body is shown to people only, and taken as it comes.
@@ -157,18 +146,9 @@ fn parse_answer(answer: &[u8]) -> Option<Answer> {
     let (head, body) = answer.split_at(head_end(answer)?);
     let (head, body) = (String::from_utf8_lossy(head), String::from_utf8_lossy(body));
     let mut words = head.lines().next()?.split(' ');
-    words
-        .next()
-        .filter(|version| version.starts_with("HTTP/1."))?;
-    let status = words
-        .next()
-        .filter(|status| status.len() == 3)?
-        .parse()
-        .ok()?;
-    Some(Answer {
-        status,
-        body: body.trim().to_owned(),
-    })
+    words.next().filter(|version| version.starts_with("HTTP/1."))?;
+    let status = words.next().filter(|status| status.len() == 3)?.parse().ok()?;
+    Some(Answer { status, body: body.trim().to_owned() })
 }
 
 #[cfg(test)]
@@ -199,16 +179,8 @@ mod tests {
     #[test]
     fn the_status_decides() {
         for (answer, well, body) in [
-            (
-                &b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n"[..],
-                true,
-                "ok",
-            ),
-            (
-                b"HTTP/1.1 503 Service Unavailable\r\n\r\napp: no node",
-                false,
-                "app: no node",
-            ),
+            (&b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n"[..], true, "ok"),
+            (b"HTTP/1.1 503 Service Unavailable\r\n\r\napp: no node", false, "app: no node"),
             (b"HTTP/1.0 404 \r\n\r\n", false, ""),
         ] {
             let (authority, server) = serve(answer);
@@ -216,26 +188,15 @@ mod tests {
             assert_eq!((got.is_well(), got.body.as_str()), (well, body));
             let asked = server.join().unwrap();
             assert!(asked.starts_with("GET /readyz HTTP/1.1\r\n"), "{asked}");
-            assert!(
-                asked.contains(&format!("\r\nHost: {authority}\r\n")),
-                "{asked}"
-            );
+            assert!(asked.contains(&format!("\r\nHost: {authority}\r\n")), "{asked}");
         }
     }
 
     #[test]
     fn what_is_no_answer_is_an_error() {
-        for answer in [
-            &b""[..],
-            b"SSH-2.0-x\r\n\r\n",
-            b"HTTP/1.1 2000 OK\r\n\r\n",
-            b"HTTP/1.1\r\n\r\n",
-        ] {
+        for answer in [&b""[..], b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 2000 OK\r\n\r\n", b"HTTP/1.1\r\n\r\n"] {
             let (authority, server) = serve(answer);
-            assert!(matches!(
-                ask(&authority, "/livez", TIMEOUT),
-                Err(HealthError::NotHttp)
-            ));
+            assert!(matches!(ask(&authority, "/livez", TIMEOUT), Err(HealthError::NotHttp)));
             server.join().unwrap();
         }
     }
@@ -247,10 +208,7 @@ mod tests {
         let asked = ask(&authority, "/livez", Duration::from_millis(20));
         assert!(matches!(asked, Err(HealthError::Io(_))), "{asked:?}");
         drop(listener);
-        assert!(matches!(
-            ask(&authority, "/livez", TIMEOUT),
-            Err(HealthError::Io(_))
-        ));
+        assert!(matches!(ask(&authority, "/livez", TIMEOUT), Err(HealthError::Io(_))));
     }
 
     #[test]
@@ -275,11 +233,7 @@ mod tests {
 
     #[test]
     fn every_interface_is_asked_on_loopback() {
-        for (listening, asked) in [
-            ("0.0.0.0:1", "127.0.0.1:1"),
-            ("[::]:1", "[::1]:1"),
-            ("10.0.0.1:1", "10.0.0.1:1"),
-        ] {
+        for (listening, asked) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")] {
             assert_eq!(reachable(listening.parse().unwrap()).to_string(), asked);
         }
     }

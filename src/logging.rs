@@ -27,15 +27,8 @@ pub fn filter(directives: &str) -> Result<EnvFilter, String> {
 /// When a log was started before.
 pub fn init(format: Option<LogFormat>, filter: EnvFilter) -> Result<(), TryInitError> {
     let terminal = std::io::stderr().is_terminal();
-    let default = if terminal {
-        LogFormat::Human
-    } else {
-        LogFormat::Json
-    };
-    let log = fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal);
+    let default = if terminal { LogFormat::Human } else { LogFormat::Json };
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
     match format.unwrap_or(default) {
         LogFormat::Human => log.finish().try_init(),
         LogFormat::Json => log.json().flatten_event(true).finish().try_init(),

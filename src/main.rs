@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use pgweir::cli::{CheckArgs, Cli, Command, Exit, HealthArgs, LogArgs};
+use pgweir::cli::{CheckArgs, Cli, Command, DemoArgs, Exit, HealthArgs, LogArgs};
 use pgweir::config::{self, Config};
-use pgweir::{check, health, logging};
+use pgweir::{app, check, demo, health, logging};
 
 fn main() -> ExitCode {
     // a panic is a fault of pgweir's own, and says so to whoever supervises it
@@ -27,7 +27,7 @@ fn start() -> Exit {
         Command::Run(args) => run(&args.config),
         Command::Check(args) => run_check(&args),
         Command::Health(args) => run_health(&args),
-        Command::Demo(_) => not_built("demo", Exit::Fault),
+        Command::Demo(args) => run_demo(&args),
         Command::Explain(_) => not_built("explain", Exit::Usage),
         Command::Load(_) => not_built("load", Exit::Usage),
         Command::Top(_) => not_built("top", Exit::Usage),
@@ -37,21 +37,9 @@ fn start() -> Exit {
 
 /// `--log-level` counts before `RUST_LOG`; a fault in either is one of usage.
 fn start_log(args: &LogArgs) {
-    let from_env = || {
-        std::env::var("RUST_LOG")
-            .ok()
-            .filter(|directives| !directives.is_empty())
-    };
-    let directives = args
-        .log_level
-        .clone()
-        .or_else(from_env)
-        .unwrap_or_else(|| "info".to_owned());
-    let usage = |text| {
-        Cli::command()
-            .error(clap::error::ErrorKind::InvalidValue, text)
-            .exit()
-    };
+    let from_env = || std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
+    let directives = args.log_level.clone().or_else(from_env).unwrap_or_else(|| "info".to_owned());
+    let usage = |text| Cli::command().error(clap::error::ErrorKind::InvalidValue, text).exit();
     let filter = logging::filter(&directives).unwrap_or_else(usage);
     if let Err(e) = logging::init(args.log_format, filter) {
         say(&format!("the log cannot be started: {e}"));
@@ -60,17 +48,29 @@ fn start_log(args: &LogArgs) {
 
 fn run(path: &Path) -> Exit {
     match Config::load(path) {
-        Ok((_config, found)) => {
-            found
-                .iter()
-                .for_each(|diagnostic| say(&diagnostic.to_string()));
-            not_built("run", Exit::Fault)
+        Ok((config, found)) => {
+            found.iter().for_each(|diagnostic| say(&diagnostic.to_string()));
+            match app::run(path, config) {
+                Ok(()) => Exit::Done,
+                Err(e) => {
+                    say(&format!("pgweir: {e}"));
+                    Exit::Refused
+                }
+            }
         }
         Err(found) => {
-            found
-                .iter()
-                .for_each(|diagnostic| say(&diagnostic.to_string()));
+            found.iter().for_each(|diagnostic| say(&diagnostic.to_string()));
             Exit::Refused
+        }
+    }
+}
+
+fn run_demo(args: &DemoArgs) -> Exit {
+    match demo::run(demo::Options { keep: args.keep, port: args.port }) {
+        Ok(()) => Exit::Done,
+        Err(e) => {
+            say(&format!("pgweir demo: {e}"));
+            Exit::Fault
         }
     }
 }
@@ -92,17 +92,15 @@ fn run_check(args: &CheckArgs) -> Exit {
 fn run_health(args: &HealthArgs) -> Exit {
     let path = if args.ready { "/readyz" } else { "/livez" };
     let answer = match admin_authority(args) {
-        Ok(authority) => health::ask(&authority, path, health::TIMEOUT)
-            .map_err(|e| format!("http://{authority}{path}: {e}")),
+        Ok(authority) => {
+            health::ask(&authority, path, health::TIMEOUT).map_err(|e| format!("http://{authority}{path}: {e}"))
+        }
         Err(exit) => return exit,
     };
     match answer {
         Ok(answer) if answer.is_well() => Exit::Done,
         Ok(answer) => {
-            say(&format!(
-                "{path} answers {}: {}",
-                answer.status, answer.body
-            ));
+            say(&format!("{path} answers {}: {}", answer.status, answer.body));
             Exit::Refused
         }
         Err(why) => {
@@ -127,11 +125,10 @@ fn admin_authority(args: &HealthArgs) -> Result<String, Exit> {
             Exit::Refused
         })?,
     };
-    http.map(|http| health::reachable(http).to_string())
-        .ok_or_else(|| {
-            say("admin.http is off in the configuration, so there is nothing to ask");
-            Exit::Refused
-        })
+    http.map(|http| health::reachable(http).to_string()).ok_or_else(|| {
+        say("admin.http is off in the configuration, so there is nothing to ask");
+        Exit::Refused
+    })
 }
 
 fn not_built(command: &str, exit: Exit) -> Exit {

@@ -43,11 +43,7 @@ fn pgweir(args: &[&str]) -> Output {
 fn exits(output: &Output, code: i32) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(
-        output.status.code(),
-        Some(code),
-        "stdout: {out}\nstderr: {err}"
-    );
+    assert_eq!(output.status.code(), Some(code), "stdout: {out}\nstderr: {err}");
     (out, err)
 }
 
@@ -67,14 +63,8 @@ fn the_files_that_come_along_are_accepted() {
 
 #[test]
 fn a_key_that_does_nothing_yet_is_noted() {
-    let (out, _) = exits(
-        &pgweir(&["check", "--offline", "--config", "conf/pgweir.toml"]),
-        0,
-    );
-    for row in pgweir::config::NOT_IN_EFFECT
-        .iter()
-        .filter(|row| !row.contains('='))
-    {
+    let (out, _) = exits(&pgweir(&["check", "--offline", "--config", "conf/pgweir.toml"]), 0);
+    for row in pgweir::config::NOT_IN_EFFECT.iter().filter(|row| !row.contains('=')) {
         // the annotated file switches this one off
         let noted = out.contains(&format!("note: {row} is not in effect yet"));
         assert_eq!(noted, *row != "statements.capture_plans", "{row}\n{out}");
@@ -83,16 +73,10 @@ fn a_key_that_does_nothing_yet_is_noted() {
 
 #[test]
 fn an_unknown_key_is_refused_with_its_line_and_the_nearest_key() {
-    let file = File::new(
-        "unknown.toml",
-        format!("[pool]\nidle_timout = \"1s\"\n{MINIMAL}"),
-    );
+    let file = File::new("unknown.toml", format!("[pool]\nidle_timout = \"1s\"\n{MINIMAL}"));
     let (out, _) = exits(&pgweir(&["check", "--offline", "--config", file.name()]), 1);
     let line = format!("{}:2: unknown key \"idle_timout\" in [pool]", file.name());
-    assert!(
-        out.contains(&format!("{line}; did you mean \"idle_timeout\"?\n")),
-        "{out}"
-    );
+    assert!(out.contains(&format!("{line}; did you mean \"idle_timeout\"?\n")), "{out}");
     assert!(out.ends_with("refused: 1 error\n"), "{out}");
     let (_, err) = exits(&pgweir(&["--config", file.name()]), 1);
     assert!(err.contains(&line), "run refuses it too: {err}");
@@ -104,18 +88,12 @@ fn an_unset_variable_is_refused() {
     let file = File::new("unset.toml", text);
     let (out, _) = exits(&pgweir(&["check", "--offline", "--config", file.name()]), 1);
     assert!(out.contains("unset.toml:12: "), "{out}");
-    assert!(
-        out.contains("the environment variable NO_SUCH_NAME is not set"),
-        "{out}"
-    );
+    assert!(out.contains("the environment variable NO_SUCH_NAME is not set"), "{out}");
 }
 
 #[test]
 fn files_that_are_not_there_are_told() {
-    let (out, _) = exits(
-        &pgweir(&["check", "--offline", "--config", "no/such.toml"]),
-        1,
-    );
+    let (out, _) = exits(&pgweir(&["check", "--offline", "--config", "no/such.toml"]), 1);
     assert!(out.starts_with("no/such.toml: cannot be read: "), "{out}");
     let text = format!(
         "[listen]\nunix_socket_dir = \"no/dir\"\n[listen.tls]\nmode = \"require\"\n\
@@ -148,14 +126,7 @@ fn usage_errors_exit_2() {
         &["check", "--config"],
         &["--config", "conf/minimal.toml", "check"],
         &["serve"],
-        &[
-            "check",
-            "--offline",
-            "--config",
-            "conf/minimal.toml",
-            "--log-level",
-            "pgweir=loud",
-        ],
+        &["check", "--offline", "--config", "conf/minimal.toml", "--log-level", "pgweir=loud"],
         &["health", "--admin", "https://localhost"],
     ] {
         let (out, err) = exits(&pgweir(args), 2);
@@ -169,9 +140,7 @@ fn help_and_version_exit_0() {
     let (out, _) = exits(&pgweir(&["--version"]), 0);
     assert_eq!(out, concat!("pgweir ", env!("CARGO_PKG_VERSION"), "\n"));
     let (out, _) = exits(&pgweir(&["--help"]), 0);
-    for command in [
-        "run", "check", "demo", "explain", "load", "top", "import", "health",
-    ] {
+    for command in ["run", "check", "demo", "explain", "load", "top", "import", "health"] {
         assert!(out.contains(&format!("\n  {command} ")), "{command}\n{out}");
     }
 }
@@ -185,10 +154,7 @@ fn a_command_that_is_not_built_says_so() {
         &["import", "pgbouncer.ini"],
     ] {
         let (_, err) = exits(&pgweir(args), 2);
-        assert_eq!(
-            err,
-            format!("pgweir {} is not built in this version\n", args[0])
-        );
+        assert_eq!(err, format!("pgweir {} is not built in this version\n", args[0]));
     }
 }
 
@@ -211,16 +177,8 @@ fn health_asks_the_configured_address() {
         // the rest of the file is broken: it was edited after pgweir had read it
         let text = format!("[admin]\nhttp = \"0.0.0.0:{port}\"\n[pool]\nmax = x\n");
         let file = File::new(&format!("health-{code}.toml"), text);
-        let (_, err) = exits(
-            &pgweir(&["health", "--ready", "--config", file.name()]),
-            code,
-        );
-        assert!(
-            server
-                .join()
-                .unwrap()
-                .starts_with(b"GET /readyz HTTP/1.1\r\n")
-        );
+        let (_, err) = exits(&pgweir(&["health", "--ready", "--config", file.name()]), code);
+        assert!(server.join().unwrap().starts_with(b"GET /readyz HTTP/1.1\r\n"));
         assert_eq!(err.contains("503: the reason"), code == 1, "{err}");
     }
 }

@@ -19,10 +19,7 @@ fn the_source_keeps_to_its_layers() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     read_into(&mut files, &source, "");
-    let lib = files
-        .iter()
-        .find(|file| file.path == "lib.rs")
-        .expect("lib.rs");
+    let lib = files.iter().find(|file| file.path == "lib.rs").expect("lib.rs");
     let complaints = check(&lib.text, &files);
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
@@ -70,18 +67,13 @@ fn check(lib: &str, files: &[File]) -> Vec<String> {
         };
         let pure = modules[place].layer <= LAST_PURE_LAYER && !tests.contains(&file.path);
         if pure && production.contains("tokio") {
-            complain(format!(
-                "layer {} and yet it knows tokio",
-                modules[place].layer
-            ));
+            complain(format!("layer {} and yet it knows tokio", modules[place].layer));
         }
         for imported in imports(&code) {
             match modules.iter().position(|known| known.name == imported) {
                 Some(other) if other <= place => {}
                 Some(other) if modules[other].layer == modules[place].layer => {
-                    complain(format!(
-                        "imports {imported}, listed below it in its own layer"
-                    ));
+                    complain(format!("imports {imported}, listed below it in its own layer"));
                 }
                 Some(_) => complain(format!("imports {imported} from a higher layer")),
                 None => complain(format!("imports {imported}, not a module in src/lib.rs")),
@@ -102,19 +94,14 @@ fn modules(lib: &str) -> (Vec<Module>, Vec<String>) {
     let mut complaints = Vec::new();
     let mut layer = None;
     for line in lib.lines().map(str::trim) {
-        let heading = line
-            .strip_prefix("// L")
-            .and_then(|rest| rest.split(' ').next());
+        let heading = line.strip_prefix("// L").and_then(|rest| rest.split(' ').next());
         if let Some(number) = heading.and_then(|number| number.parse::<u32>().ok()) {
             if layer.is_some_and(|last| number <= last) {
                 complaints.push(format!("src/lib.rs: layer {number} is out of order"));
             }
             layer = Some(number);
         }
-        let declared = line
-            .strip_prefix("pub ")
-            .unwrap_or(line)
-            .strip_prefix("mod ");
+        let declared = line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod ");
         if let Some(name) = declared.and_then(|rest| rest.strip_suffix(';')) {
             if layer.is_none() {
                 complaints.push(format!("src/lib.rs: {name} stands above the first layer"));
@@ -181,11 +168,7 @@ fn imports(code: &str) -> Vec<&str> {
 
 fn first_name(path: &str) -> &str {
     let end = path.find(|c| !is_name(c)).unwrap_or(path.len());
-    if end == 0 {
-        &path[..path.len().min(1)]
-    } else {
-        &path[..end]
-    }
+    if end == 0 { &path[..path.len().min(1)] } else { &path[..end] }
 }
 
 fn is_name(c: char) -> bool {
@@ -286,15 +269,11 @@ fn quoted(text: &str) -> usize {
 }
 
 fn raw_string(text: &str) -> Option<usize> {
-    let after = ["br", "cr", "r"]
-        .iter()
-        .find_map(|prefix| text.strip_prefix(prefix))?;
+    let after = ["br", "cr", "r"].iter().find_map(|prefix| text.strip_prefix(prefix))?;
     let body = after.trim_start_matches('#');
     let body = body.strip_prefix('"')?;
     let closing = format!("\"{}", "#".repeat(after.len() - body.len() - 1));
-    let end = body
-        .find(&closing)
-        .map_or(body.len(), |at| at + closing.len());
+    let end = body.find(&closing).map_or(body.len(), |at| at + closing.len());
     Some(text.len() - body.len() + end)
 }
 
@@ -322,10 +301,7 @@ pub mod net;
 ";
 
 fn complaints(path: &str, text: &str) -> Vec<String> {
-    let file = File {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let file = File { path: path.to_owned(), text: text.to_owned() };
     check(LIB, &[file])
 }
 
@@ -333,10 +309,7 @@ fn complaints(path: &str, text: &str) -> Vec<String> {
 fn imports_from_above_are_fine() {
     let text = "use crate::error::Error;\nuse crate::{error, wire::{self, read::Reader}};\nuse tokio::net;";
     assert_eq!(complaints("net/mod.rs", text), [""; 0]);
-    assert_eq!(
-        complaints("wire.rs", "use super::x; use crate::wire::tag::Tag;"),
-        [""; 0]
-    );
+    assert_eq!(complaints("wire.rs", "use super::x; use crate::wire::tag::Tag;"), [""; 0]);
 }
 
 #[test]
@@ -361,10 +334,7 @@ fn imports_from_below_are_found_in_every_form() {
 #[test]
 fn imports_from_a_later_line_of_the_same_layer_are_found() {
     let expected = "src/route/freshness.rs: imports cache, listed below it in its own layer";
-    assert_eq!(
-        complaints("route/freshness.rs", "use crate::cache;"),
-        [expected]
-    );
+    assert_eq!(complaints("route/freshness.rs", "use crate::cache;"), [expected]);
     assert_eq!(complaints("cache.rs", "use crate::route;"), [""; 0]);
 }
 
@@ -379,10 +349,7 @@ fn unlisted_modules_are_found() {
 #[test]
 fn tokio_is_found_in_pure_layers_alone() {
     let expected = "src/route.rs: layer 1 and yet it knows tokio";
-    assert_eq!(
-        complaints("route.rs", "use tokio::time::Instant;"),
-        [expected]
-    );
+    assert_eq!(complaints("route.rs", "use tokio::time::Instant;"), [expected]);
     for text in [
         "// no tokio here",
         "/* nor /* tokio */ tokio */",
@@ -410,32 +377,19 @@ fn long_files_are_found_but_their_tests_do_not_count() {
 
 #[test]
 fn files_of_tests_alone_are_known_by_their_declaration() {
-    let file = |path: &str, text: &str| File {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned() };
     let long = "use tokio::spawn;\n".repeat(MAX_LINES + 1);
     let parent = "#[cfg(test)]\nmod model;\nmod real;";
-    let files = [
-        file("route/balance.rs", parent),
-        file("route/balance/model.rs", &long),
-        file("route/balance/real.rs", &long),
-    ];
+    let files =
+        [file("route/balance.rs", parent), file("route/balance/model.rs", &long), file("route/balance/real.rs", &long)];
     let complaints = check(LIB, &files);
     assert_eq!(complaints.len(), 2, "{complaints:?}");
-    assert!(
-        complaints
-            .iter()
-            .all(|line| line.starts_with("src/route/balance/real.rs"))
-    );
+    assert!(complaints.iter().all(|line| line.starts_with("src/route/balance/real.rs")));
 }
 
 #[test]
 fn a_list_out_of_order_is_found() {
     let (_, complaints) = modules("pub mod a;\n// L1 x\npub mod b;\n// L0 y\npub mod c;");
-    let expected = [
-        "src/lib.rs: a stands above the first layer",
-        "src/lib.rs: layer 0 is out of order",
-    ];
+    let expected = ["src/lib.rs: a stands above the first layer", "src/lib.rs: layer 0 is out of order"];
     assert_eq!(complaints, expected);
 }

@@ -14,11 +14,7 @@ const BYTEA: u32 = 17;
 
 /// The columns of several lists in turn.
 pub(super) fn columns(lists: &[&'static str]) -> Vec<Column> {
-    lists
-        .iter()
-        .flat_map(|list| list.split_whitespace())
-        .map(column)
-        .collect()
+    lists.iter().flat_map(|list| list.split_whitespace()).map(column).collect()
 }
 
 fn column(word: &'static str) -> Column {
@@ -128,9 +124,6 @@ mod tests {
     #[test]
     fn types_are_read_from_the_names() {
         let all = columns(&["a b/i", "c/q d/n e/b"]);
-        assert_eq!(
-            all,
-            [("a", 25), ("b", 23), ("c", 20), ("d", 1700), ("e", 17)]
-        );
+        assert_eq!(all, [("a", 25), ("b", 23), ("c", 20), ("d", 1700), ("e", 17)]);
     }
 }

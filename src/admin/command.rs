@@ -50,18 +50,12 @@ pub struct CommandError {
 impl CommandError {
     /// Bad words (42601).
     pub fn syntax(message: impl Into<String>) -> CommandError {
-        CommandError {
-            sqlstate: "42601",
-            message: message.into(),
-        }
+        CommandError { sqlstate: "42601", message: message.into() }
     }
 
     /// Promised, but not there yet (0A000).
     pub fn not_built(what: &str) -> CommandError {
-        CommandError {
-            sqlstate: "0A000",
-            message: format!("{what} is not built yet"),
-        }
+        CommandError { sqlstate: "0A000", message: format!("{what} is not built yet") }
     }
 }
 
@@ -134,9 +128,7 @@ impl Command {
             "reconnect" => optional(rest).map(Command::Reconnect),
             "kill" => optional(rest).map(Command::Kill),
             "kill_client" => required(rest, "a client's id").and_then(|id| {
-                let id = id
-                    .parse()
-                    .map_err(|_| CommandError::syntax(format!("{id:?} is no client's id")))?;
+                let id = id.parse().map_err(|_| CommandError::syntax(format!("{id:?} is no client's id")))?;
                 Ok(Command::KillClient(id))
             }),
             "reload" => none(rest).map(|()| Command::Reload),
@@ -160,11 +152,7 @@ impl Command {
 }
 
 fn none(rest: &[Token]) -> Result<(), CommandError> {
-    if rest.is_empty() {
-        Ok(())
-    } else {
-        Err(CommandError::syntax("this command takes nothing"))
-    }
+    if rest.is_empty() { Ok(()) } else { Err(CommandError::syntax("this command takes nothing")) }
 }
 
 /// One name, or none. Names such as `host:5432` or `public.t` come as several tokens.
@@ -172,9 +160,7 @@ fn optional(rest: &[Token]) -> Result<Option<String>, CommandError> {
     match rest {
         [] => Ok(None),
         [one] => Ok(Some(one.text().to_owned())),
-        [Token::Word(_) | Token::Quoted(_), ..]
-            if !rest.windows(2).any(|w| w[0].is_name() && w[1].is_name()) =>
-        {
+        [Token::Word(_) | Token::Quoted(_), ..] if !rest.windows(2).any(|w| w[0].is_name() && w[1].is_name()) => {
             Ok(Some(rest.iter().map(Token::text).collect()))
         }
         _ => Err(CommandError::syntax("this command takes one name")),
@@ -188,23 +174,13 @@ fn required(rest: &[Token], what: &str) -> Result<String, CommandError> {
 /// `key = value`, `key TO value`; keys may have a dot.
 fn set(rest: &[Token]) -> Result<Command, CommandError> {
     let wrong = || CommandError::syntax("SET takes: key = value");
-    let at = rest
-        .iter()
-        .position(|t| t.is("to") || *t == Token::Symbol("=".into()))
-        .ok_or_else(wrong)?;
+    let at = rest.iter().position(|t| t.is("to") || *t == Token::Symbol("=".into())).ok_or_else(wrong)?;
     let (key, value) = (&rest[..at], &rest[at + 1..]);
     if key.is_empty() || value.is_empty() {
         return Err(wrong());
     }
-    let key = key
-        .iter()
-        .map(Token::text)
-        .collect::<String>()
-        .to_lowercase();
-    Ok(Command::Set {
-        key,
-        value: value.iter().map(Token::text).collect(),
-    })
+    let key = key.iter().map(Token::text).collect::<String>().to_lowercase();
+    Ok(Command::Set { key, value: value.iter().map(Token::text).collect() })
 }
 
 fn shutdown(rest: &[Token]) -> Result<Command, CommandError> {
@@ -213,9 +189,7 @@ fn shutdown(rest: &[Token]) -> Result<Command, CommandError> {
         [word] if word.is("wait_for_servers") => Shutdown::WaitForServers,
         [word] if word.is("wait_for_clients") => Shutdown::WaitForClients,
         _ => {
-            return Err(CommandError::syntax(
-                "SHUTDOWN takes: WAIT_FOR_SERVERS or WAIT_FOR_CLIENTS",
-            ));
+            return Err(CommandError::syntax("SHUTDOWN takes: WAIT_FOR_SERVERS or WAIT_FOR_CLIENTS"));
         }
     }))
 }
@@ -249,10 +223,7 @@ impl Token {
     /// Without quotes.
     pub fn text(&self) -> &str {
         match self {
-            Token::Word(text)
-            | Token::Quoted(text)
-            | Token::Literal(text)
-            | Token::Symbol(text) => text,
+            Token::Word(text) | Token::Quoted(text) | Token::Literal(text) | Token::Symbol(text) => text,
         }
     }
 
@@ -361,36 +332,18 @@ mod tests {
     fn commands_with_and_without_a_name() {
         assert_eq!(command("PAUSE"), Command::Pause(None));
         assert_eq!(command("pause app;"), Command::Pause(Some("app".into())));
-        assert_eq!(
-            command("Pause \"My \"\"App\""),
-            Command::Pause(Some("My \"App".into()))
-        );
+        assert_eq!(command("Pause \"My \"\"App\""), Command::Pause(Some("My \"App".into())));
         assert_eq!(command("kill_client 42"), Command::KillClient(42));
-        assert_eq!(
-            command("SHUTDOWN WAIT_FOR_CLIENTS"),
-            Command::Shutdown(Shutdown::WaitForClients)
-        );
-        assert_eq!(
-            command("EJECT db-replica.local:5432"),
-            Command::Eject("db-replica.local:5432".into())
-        );
-        assert_eq!(
-            command("evict cache public.users"),
-            Command::EvictCache(Some("public.users".into()))
-        );
+        assert_eq!(command("SHUTDOWN WAIT_FOR_CLIENTS"), Command::Shutdown(Shutdown::WaitForClients));
+        assert_eq!(command("EJECT db-replica.local:5432"), Command::Eject("db-replica.local:5432".into()));
+        assert_eq!(command("evict cache public.users"), Command::EvictCache(Some("public.users".into())));
         assert_eq!(command("RESET STATEMENTS"), Command::ResetStatements);
     }
 
     #[test]
     fn set_in_its_forms() {
-        let expected = |key: &str, value: &str| Command::Set {
-            key: key.into(),
-            value: value.into(),
-        };
-        assert_eq!(
-            command("SET extra_float_digits = 3"),
-            expected("extra_float_digits", "3")
-        );
+        let expected = |key: &str, value: &str| Command::Set { key: key.into(), value: value.into() };
+        assert_eq!(command("SET extra_float_digits = 3"), expected("extra_float_digits", "3"));
         assert_eq!(command("set Pool.Max to '80'"), expected("pool.max", "80"));
         assert_eq!(command("set x = -1.5"), expected("x", "-1.5"));
         assert!(parse("set x").unwrap().is_err());
@@ -399,14 +352,7 @@ mod tests {
 
     #[test]
     fn wrong_words_are_errors_and_other_verbs_are_none() {
-        for bad in [
-            "DISABLE",
-            "KILL_CLIENT x",
-            "RELOAD now",
-            "PAUSE a b",
-            "SHUTDOWN fast",
-            "EVICT",
-        ] {
+        for bad in ["DISABLE", "KILL_CLIENT x", "RELOAD now", "PAUSE a b", "SHUTDOWN fast", "EVICT"] {
             assert_eq!(parse(bad).unwrap().unwrap_err().sqlstate, "42601", "{bad}");
         }
         for other in ["SHOW STATS", "select 1", "RESET ALL", "\"pause\""] {
@@ -420,10 +366,7 @@ mod tests {
         assert_eq!(all.len(), 2);
         assert_eq!(all[1].last(), Some(&Token::Literal("b;'c".into())));
         assert!(statements(" ; -- nothing").unwrap().is_empty());
-        assert_eq!(
-            statements("reload--now").unwrap(),
-            [[Token::Word("reload".into())]]
-        );
+        assert_eq!(statements("reload--now").unwrap(), [[Token::Word("reload".into())]]);
         for bad in ["'a", "\"a", "/* a /* */"] {
             assert!(statements(bad).is_err(), "{bad}");
         }
@@ -431,19 +374,7 @@ mod tests {
 
     #[test]
     fn any_text_is_taken_without_a_panic() {
-        for text in [
-            "é",
-            "'é",
-            "/*é",
-            "/*é*/",
-            "--é",
-            "\u{0}",
-            "a\u{2028}b",
-            "*/",
-            "$1",
-            "\"\"",
-            "''",
-        ] {
+        for text in ["é", "'é", "/*é", "/*é*/", "--é", "\u{0}", "a\u{2028}b", "*/", "$1", "\"\"", "''"] {
             let _ = statements(text).map(|all| all.first().map(|s| Command::parse(s)));
         }
     }

@@ -14,28 +14,18 @@ use super::show::{self, LATER, SHOWS};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// RowDescription, DataRow each, CommandComplete.
-    Rows {
-        columns: Vec<Column>,
-        rows: Vec<Vec<Option<String>>>,
-        tag: String,
-    },
+    Rows { columns: Vec<Column>, rows: Vec<Vec<Option<String>>>, tag: String },
     /// CommandComplete.
     Complete(String),
     /// ErrorResponse; nothing of the string is done after it.
-    Error {
-        sqlstate: &'static str,
-        message: String,
-    },
+    Error { sqlstate: &'static str, message: String },
     /// EmptyQueryResponse.
     Empty,
 }
 
 impl From<CommandError> for Answer {
     fn from(error: CommandError) -> Answer {
-        Answer::Error {
-            sqlstate: error.sqlstate,
-            message: error.message,
-        }
+        Answer::Error { sqlstate: error.sqlstate, message: error.message }
     }
 }
 
@@ -89,10 +79,7 @@ impl Admin {
             return answer;
         }
         match Command::parse(words) {
-            Some(Ok(command)) => self
-                .command(command)
-                .await
-                .map_or_else(Answer::from, Answer::Complete),
+            Some(Ok(command)) => self.command(command).await.map_or_else(Answer::from, Answer::Complete),
             Some(Err(error)) => error.into(),
             None => unknown(words),
         }
@@ -119,12 +106,7 @@ impl Admin {
         if !(first.is("show") || first.is("select") && rest.len() == 1) {
             return None;
         }
-        let name = rest
-            .iter()
-            .map(Token::text)
-            .collect::<Vec<_>>()
-            .join("_")
-            .to_lowercase();
+        let name = rest.iter().map(Token::text).collect::<Vec<_>>().join("_").to_lowercase();
         if name == "help" {
             return Some(help());
         }
@@ -137,8 +119,7 @@ impl Admin {
         if first.is("select") {
             return None;
         }
-        let parameter = parameter(&name)
-            .map(|(name, value)| rows(vec![(name, TEXT)], vec![vec![Some(value.into())]]));
+        let parameter = parameter(&name).map(|(name, value)| rows(vec![(name, TEXT)], vec![vec![Some(value.into())]]));
         Some(parameter.unwrap_or_else(|| unknown(words)))
     }
 
@@ -147,11 +128,7 @@ impl Admin {
             Ok(lines) => {
                 let lines = lines.into_iter().map(|line| vec![Some(line)]).collect();
                 let columns = vec![("ROUTE", TEXT)];
-                Answer::Rows {
-                    columns,
-                    rows: lines,
-                    tag: "EXPLAIN".into(),
-                }
+                Answer::Rows { columns, rows: lines, tag: "EXPLAIN".into() }
             }
             Err(error) => error.into(),
         }
@@ -159,11 +136,7 @@ impl Admin {
 }
 
 fn rows(columns: Vec<Column>, rows: Vec<Vec<Option<String>>>) -> Answer {
-    Answer::Rows {
-        columns,
-        rows,
-        tag: "SHOW".into(),
-    }
+    Answer::Rows { columns, rows, tag: "SHOW".into() }
 }
 
 /// The statement behind EXPLAIN ROUTE, untouched: it is not of the console's language.
@@ -176,8 +149,7 @@ fn explained(sql: &str) -> Option<&str> {
 
 fn keyword<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     let (head, rest) = text.split_at_checked(word.len())?;
-    (head.eq_ignore_ascii_case(word) && rest.starts_with(char::is_whitespace))
-        .then(|| rest.trim_start())
+    (head.eq_ignore_ascii_case(word) && rest.starts_with(char::is_whitespace)).then(|| rest.trim_start())
 }
 
 /// By the name as SHOW has it, where `TIME ZONE` and `TRANSACTION ISOLATION LEVEL` come as words.
@@ -187,10 +159,7 @@ fn parameter(name: &str) -> Option<(&'static str, &'static str)> {
         "transaction_isolation_level" => "transaction_isolation",
         name => name,
     };
-    DRIVER_PARAMETERS
-        .iter()
-        .copied()
-        .find(|(known, _)| *known == name)
+    DRIVER_PARAMETERS.iter().copied().find(|(known, _)| *known == name)
 }
 
 /// What drivers and their pools send unasked.
@@ -203,15 +172,10 @@ fn driver_statement(words: &[Token]) -> Option<Answer> {
             let scoped = rest.first()?.is("session") || rest.first()?.is("local");
             let key = rest.get(usize::from(scoped))?.text().to_lowercase();
             let ignored = parameter(&key).is_some()
-                || matches!(
-                    key.as_str(),
-                    "time" | "names" | "characteristics" | "transaction"
-                );
+                || matches!(key.as_str(), "time" | "names" | "characteristics" | "transaction");
             ignored.then_some("SET")?
         }
-        ("reset", [name]) if name.is("all") || parameter(&name.text().to_lowercase()).is_some() => {
-            "RESET"
-        }
+        ("reset", [name]) if name.is("all") || parameter(&name.text().to_lowercase()).is_some() => "RESET",
         ("discard", [what]) if what.is("all") => "DISCARD ALL",
         ("begin", _) => "BEGIN",
         ("start", [what, ..]) if what.is("transaction") => "START TRANSACTION",
@@ -228,42 +192,21 @@ fn driver_statement(words: &[Token]) -> Option<Answer> {
 /// A probe such as `select 1`, `select version()`.
 fn selected(list: &[Token]) -> Option<Answer> {
     let (column, value) = match list {
-        [Token::Word(number)] if number.parse::<i32>().is_ok() => {
-            (("?column?", INT4), number.clone())
-        }
+        [Token::Word(number)] if number.parse::<i32>().is_ok() => (("?column?", INT4), number.clone()),
         [Token::Literal(text)] => (("?column?", TEXT), text.clone()),
-        [name, Token::Symbol(open), Token::Symbol(close)]
-            if name.is("version") && open == "(" && close == ")" =>
-        {
-            (
-                ("version", TEXT),
-                concat!("pgweir ", env!("CARGO_PKG_VERSION")).to_owned(),
-            )
+        [name, Token::Symbol(open), Token::Symbol(close)] if name.is("version") && open == "(" && close == ")" => {
+            (("version", TEXT), concat!("pgweir ", env!("CARGO_PKG_VERSION")).to_owned())
         }
         _ => return None,
     };
     let rows = vec![vec![Some(value)]];
-    Some(Answer::Rows {
-        columns: vec![column],
-        rows,
-        tag: "SELECT 1".into(),
-    })
+    Some(Answer::Rows { columns: vec![column], rows, tag: "SELECT 1".into() })
 }
 
 fn unknown(words: &[Token]) -> Answer {
-    let said: String = words
-        .iter()
-        .map(Token::text)
-        .collect::<Vec<_>>()
-        .join(" ")
-        .chars()
-        .take(80)
-        .collect();
+    let said: String = words.iter().map(Token::text).collect::<Vec<_>>().join(" ").chars().take(80).collect();
     let known = format!("SHOW {}; {}", SHOWS.join("|"), COMMANDS.join("; "));
-    CommandError::syntax(format!(
-        "the admin console does not know {said:?}; it knows: {known}"
-    ))
-    .into()
+    CommandError::syntax(format!("the admin console does not know {said:?}; it knows: {known}")).into()
 }
 
 fn help() -> Answer {

@@ -67,10 +67,7 @@ const PGBOUNCER: &[(&str, &str)] = &[
     ("DNS_HOSTS", "hostname ttl addrs"),
     ("DNS_ZONES", "zonename serial count"),
     ("PEERS", "peer_id host port pool_size"),
-    (
-        "PEER_POOLS",
-        "peer_id cl_active_cancel_req cl_waiting_cancel_req sv_active_cancel sv_login",
-    ),
+    ("PEER_POOLS", "peer_id cl_active_cancel_req cl_waiting_cancel_req sv_active_cancel sv_login"),
 ];
 
 async fn answers(sql: &str) -> Vec<Answer> {
@@ -85,15 +82,8 @@ async fn one(sql: &str) -> Answer {
 }
 
 /// Columns and rows of an answer, cell by name.
-async fn table(
-    sql: &str,
-) -> (
-    Vec<Column>,
-    Vec<std::collections::HashMap<&'static str, Option<String>>>,
-) {
-    let Answer::Rows { columns, rows, tag } = one(sql).await else {
-        panic!("{sql} has no rows")
-    };
+async fn table(sql: &str) -> (Vec<Column>, Vec<std::collections::HashMap<&'static str, Option<String>>>) {
+    let Answer::Rows { columns, rows, tag } = one(sql).await else { panic!("{sql} has no rows") };
     assert_eq!(tag, "SHOW");
     let named = rows
         .into_iter()
@@ -132,31 +122,17 @@ async fn columns_are_pgbouncers_with_ours_at_the_end() {
 #[tokio::test]
 async fn every_name_that_help_gives_is_answered() {
     for name in SHOWS {
-        assert!(
-            matches!(one(&format!("show {name};")).await, Answer::Rows { .. }),
-            "{name}"
-        );
+        assert!(matches!(one(&format!("show {name};")).await, Answer::Rows { .. }), "{name}");
     }
 }
 
 #[tokio::test]
 async fn types_are_pgbouncers() {
-    let of = |columns: &[Column], name| {
-        columns
-            .iter()
-            .find(|column| column.0 == name)
-            .map(|column| column.1)
-    };
+    let of = |columns: &[Column], name| columns.iter().find(|column| column.0 == name).map(|column| column.1);
     let (pools, _) = table("SHOW POOLS").await;
-    assert_eq!(
-        (of(&pools, "user"), of(&pools, "sv_idle")),
-        (Some(25), Some(23))
-    );
+    assert_eq!((of(&pools, "user"), of(&pools, "sv_idle")), (Some(25), Some(23)));
     let (stats, _) = table("SHOW STATS").await;
-    assert_eq!(
-        (of(&stats, "database"), of(&stats, "total_query_count")),
-        (Some(25), Some(1700))
-    );
+    assert_eq!((of(&stats, "database"), of(&stats, "total_query_count")), (Some(25), Some(1700)));
     let (hosts, _) = table("SHOW DNS_HOSTS").await;
     assert_eq!(of(&hosts, "ttl"), Some(20));
 }
@@ -167,54 +143,30 @@ async fn pools_of_several_nodes_are_one_row() {
     assert_eq!(rows.len(), 1);
     let get = |name| rows[0][name].as_deref();
     assert_eq!((get("cl_active"), get("sv_idle")), (Some("20"), Some("8")));
-    assert_eq!(
-        (get("maxwait"), get("maxwait_us")),
-        (Some("1"), Some("250000"))
-    );
-    assert_eq!(
-        (get("pool_mode"), get("load_balance_hosts")),
-        (Some("transaction"), None)
-    );
+    assert_eq!((get("maxwait"), get("maxwait_us")), (Some("1"), Some("250000")));
+    assert_eq!((get("pool_mode"), get("load_balance_hosts")), (Some("transaction"), None));
 }
 
 #[tokio::test]
 async fn values_are_those_of_the_sources() {
     let (_, clients) = table("SHOW CLIENTS").await;
     let get = |name| clients[0][name].as_deref();
-    assert_eq!(
-        (get("type"), get("id"), get("ptr"), get("link")),
-        (Some("C"), Some("16"), Some("0x10"), Some("0x11"))
-    );
-    assert_eq!(
-        (get("connect_time"), get("pinned_by")),
-        (Some("2026-01-15 10:00:00 UTC"), Some("temporary table"))
-    );
+    assert_eq!((get("type"), get("id"), get("ptr"), get("link")), (Some("C"), Some("16"), Some("0x10"), Some("0x11")));
+    assert_eq!((get("connect_time"), get("pinned_by")), (Some("2026-01-15 10:00:00 UTC"), Some("temporary table")));
     let (_, stats) = table("SHOW STATS").await;
     assert_eq!(stats[0]["total_query_count"].as_deref(), Some("100"));
     assert_eq!(stats[0]["total_query_time"].as_deref(), Some("5050000"));
     assert_eq!(stats[0]["avg_query_time"].as_deref(), Some("50500"));
     let (_, lists) = table("SHOW LISTS").await;
     assert!(
-        lists
-            .iter()
-            .any(|row| row["list"].as_deref() == Some("used_clients")
-                && row["items"].as_deref() == Some("24"))
+        lists.iter().any(|row| row["list"].as_deref() == Some("used_clients") && row["items"].as_deref() == Some("24"))
     );
     let (_, databases) = table("SHOW DATABASES").await;
-    assert_eq!(
-        (
-            databases[0]["paused"].as_deref(),
-            databases[0]["disabled"].as_deref()
-        ),
-        (Some("0"), Some("1"))
-    );
+    assert_eq!((databases[0]["paused"].as_deref(), databases[0]["disabled"].as_deref()), (Some("0"), Some("1")));
     let (_, state) = table("SHOW STATE").await;
     assert_eq!(state[0]["value"].as_deref(), Some("yes"));
     let (_, mem) = table("SHOW MEM").await;
-    assert_eq!(
-        (mem[0]["used"].as_deref(), mem[0]["free"].as_deref()),
-        (Some("1"), Some("9"))
-    );
+    assert_eq!((mem[0]["used"].as_deref(), mem[0]["free"].as_deref()), (Some("1"), Some("9")));
     assert_eq!(mem[0]["size"], mem[0]["memtotal"]);
     let (_, sockets) = table("SHOW SOCKETS").await;
     assert_eq!(sockets.len(), 2);
@@ -223,18 +175,10 @@ async fn values_are_those_of_the_sources() {
 #[tokio::test]
 async fn totals_are_of_all_databases() {
     let (_, rows) = table("SHOW TOTALS").await;
-    let value = |name: &str| {
-        rows.iter()
-            .find(|row| row["name"].as_deref() == Some(name))
-            .unwrap()["value"]
-            .clone()
-    };
+    let value = |name: &str| rows.iter().find(|row| row["name"].as_deref() == Some(name)).unwrap()["value"].clone();
     assert_eq!(rows.len(), 24);
     assert_eq!(
-        (
-            value("total_query_count").as_deref(),
-            value("avg_query_count").as_deref()
-        ),
+        (value("total_query_count").as_deref(), value("avg_query_count").as_deref()),
         (Some("100"), Some("100"))
     );
 }
@@ -242,55 +186,34 @@ async fn totals_are_of_all_databases() {
 #[tokio::test]
 async fn own_tables_show_nodes_statements_and_slow_ones() {
     let (_, nodes) = table("SHOW NODES").await;
-    assert_eq!(
-        (nodes[1]["share"].as_deref(), nodes[1]["lag_ms"].as_deref()),
-        (Some("75"), Some("12"))
-    );
+    assert_eq!((nodes[1]["share"].as_deref(), nodes[1]["lag_ms"].as_deref()), (Some("75"), Some("12")));
     assert_eq!(
         (nodes[2]["status"].as_deref(), nodes[2]["reason"].as_deref()),
         (Some("down"), Some("connection refused"))
     );
     let (_, statements) = table("SHOW STATEMENTS").await;
     let get = |name| statements[0][name].as_deref();
-    assert_eq!(
-        (get("fingerprint"), get("calls"), get("errors")),
-        (Some("00000000000000ab"), Some("100"), Some("1"))
-    );
-    assert_eq!(
-        (get("nodes"), get("mean"), get("max")),
-        (Some("replica:5432=100"), Some("50.5"), Some("100"))
-    );
+    assert_eq!((get("fingerprint"), get("calls"), get("errors")), (Some("00000000000000ab"), Some("100"), Some("1")));
+    assert_eq!((get("nodes"), get("mean"), get("max")), (Some("replica:5432=100"), Some("50.5"), Some("100")));
     let (_, slow) = table("SHOW SLOW").await;
-    assert_eq!(
-        (slow.len(), slow[0]["duration_ms"].as_deref()),
-        (1, Some("150.25"))
-    );
+    assert_eq!((slow.len(), slow[0]["duration_ms"].as_deref()), (1, Some("150.25")));
 }
 
 #[tokio::test]
 async fn drivers_get_sensible_replies() {
     let complete = |tag: &str| Answer::Complete(tag.into());
     assert_eq!(one("SET extra_float_digits = 3").await, complete("SET"));
-    assert_eq!(
-        one("SET SESSION application_name TO 'x'").await,
-        complete("SET")
-    );
+    assert_eq!(one("SET SESSION application_name TO 'x'").await, complete("SET"));
     assert_eq!(one("SET TIME ZONE 'UTC'").await, complete("SET"));
     assert_eq!(one("DISCARD ALL").await, complete("DISCARD ALL"));
     assert_eq!(one("").await, Answer::Empty);
     assert_eq!(one(" ; -- ping").await, Answer::Empty);
     let (columns, rows) = table("SHOW extra_float_digits").await;
-    assert_eq!(
-        (columns[0], rows[0]["extra_float_digits"].as_deref()),
-        (("extra_float_digits", 25), Some("1"))
-    );
+    assert_eq!((columns[0], rows[0]["extra_float_digits"].as_deref()), (("extra_float_digits", 25), Some("1")));
     let (columns, _) = table("show transaction isolation level").await;
     assert_eq!(columns[0].0, "transaction_isolation");
-    let expected = Answer::Rows {
-        columns: vec![("?column?", 23)],
-        rows: vec![vec![Some("1".into())]],
-        tag: "SELECT 1".into(),
-    };
+    let expected =
+        Answer::Rows { columns: vec![("?column?", 23)], rows: vec![vec![Some("1".into())]], tag: "SELECT 1".into() };
     assert_eq!(one("select 1;").await, expected);
     assert_eq!(answers("BEGIN; select 1; COMMIT").await.len(), 3);
 }
@@ -298,16 +221,11 @@ async fn drivers_get_sensible_replies() {
 #[tokio::test]
 async fn commands_go_to_the_source_and_reset_is_done_here() {
     assert_eq!(one("PAUSE app").await, Answer::Complete("PAUSE".into()));
-    assert_eq!(
-        one("SET pool.max = 80").await,
-        Answer::Complete("SET".into())
-    );
+    assert_eq!(one("SET pool.max = 80").await, Answer::Complete("SET".into()));
     let start = Instant::now();
     let admin = fixture::admin(start);
     admin.answer("RESET STATEMENTS", start).await;
-    let Answer::Rows { rows, .. } = admin.answer("SHOW STATEMENTS", start).await.remove(0) else {
-        panic!()
-    };
+    let Answer::Rows { rows, .. } = admin.answer("SHOW STATEMENTS", start).await.remove(0) else { panic!() };
     assert!(rows.is_empty());
 }
 
@@ -315,57 +233,30 @@ async fn commands_go_to_the_source_and_reset_is_done_here() {
 async fn an_error_ends_the_string() {
     let answers = answers("select 1; nonsense; select 2").await;
     assert_eq!(answers.len(), 2);
-    assert!(matches!(
-        answers[1],
-        Answer::Error {
-            sqlstate: "42601",
-            ..
-        }
-    ));
+    assert!(matches!(answers[1], Answer::Error { sqlstate: "42601", .. }));
 }
 
 #[tokio::test]
 async fn errors_say_what_is_known_or_not_built() {
-    for sql in [
-        "nonsense",
-        "SHOW nonsense",
-        "select * from t",
-        "select a b",
-        "SHOW",
-        "SELECT",
-    ] {
+    for sql in ["nonsense", "SHOW nonsense", "select * from t", "select a b", "SHOW", "SELECT"] {
         let (state, message) = sqlstate(sql).await;
         assert_eq!(state, "42601", "{sql}");
-        assert!(
-            message.contains("POOLS") && message.contains("KILL_CLIENT"),
-            "{message}"
-        );
+        assert!(message.contains("POOLS") && message.contains("KILL_CLIENT"), "{message}");
     }
     assert_eq!(sqlstate("SHOW CACHE").await.0, "0A000");
     assert_eq!(sqlstate("SHOW 'unterminated").await.0, "42601");
     let start = Instant::now();
     let bare = fixture::admin_of(start, crate::admin::Sources::none());
     let answer = bare.answer("PAUSE", start).await.remove(0);
-    assert_eq!(
-        answer,
-        Answer::Error {
-            sqlstate: "0A000",
-            message: "PAUSE is not built yet".into()
-        }
-    );
+    assert_eq!(answer, Answer::Error { sqlstate: "0A000", message: "PAUSE is not built yet".into() });
 }
 
 #[tokio::test]
 async fn explain_route_takes_the_statement_as_it_is() {
-    let Answer::Rows { rows, tag, .. } =
-        one("explain  ROUTE /* pgweir: primary */ select ';' -- x\n;").await
-    else {
+    let Answer::Rows { rows, tag, .. } = one("explain  ROUTE /* pgweir: primary */ select ';' -- x\n;").await else {
         panic!()
     };
     assert_eq!(tag, "EXPLAIN");
-    assert_eq!(
-        rows[0][0].as_deref(),
-        Some("about: /* pgweir: primary */ select ';' -- x")
-    );
+    assert_eq!(rows[0][0].as_deref(), Some("about: /* pgweir: primary */ select ';' -- x"));
     assert_eq!(sqlstate("EXPLAIN ROUTE ;").await.0, "42601");
 }

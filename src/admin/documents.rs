@@ -88,10 +88,7 @@ impl StatsDocument {
             timestamp: Timestamp::now(),
             uptime: rounded(usage.uptime.as_secs_f64()),
             version: env!("CARGO_PKG_VERSION"),
-            cpu: Cpu {
-                usage: rounded(usage.cpu),
-                load: usage.load,
-            },
+            cpu: Cpu { usage: rounded(usage.cpu), load: usage.load },
             memory: Memory {
                 used: usage.memory_used,
                 total: usage.memory_total,
@@ -172,22 +169,14 @@ impl LatencyDocument {
         let summary = latency.summary();
         let ms = |micros: u64| millis(micros as f64);
         let bounded = BOUNDS.iter().zip(latency.cumulative());
-        let buckets = bounded.map(|(bound, count)| Bucket {
-            le: Some(ms(*bound)),
-            count,
-        });
+        let buckets = bounded.map(|(bound, count)| Bucket { le: Some(ms(*bound)), count });
         LatencyDocument {
             mean: millis(summary.mean),
             p50: ms(summary.p50),
             p95: ms(summary.p95),
             p99: ms(summary.p99),
             max: ms(summary.max),
-            histogram: buckets
-                .chain([Bucket {
-                    le: None,
-                    count: summary.count,
-                }])
-                .collect(),
+            histogram: buckets.chain([Bucket { le: None, count: summary.count }]).collect(),
         }
     }
 }
@@ -196,9 +185,7 @@ impl LatencyDocument {
 pub fn statements(admin: &Admin, order: Order, limit: usize) -> Vec<StatementDocument> {
     let names = node_names(admin);
     let top = admin.stats.statements.top(order, limit);
-    top.into_iter()
-        .map(|snapshot| statement(snapshot, &names))
-        .collect()
+    top.into_iter().map(|snapshot| statement(snapshot, &names)).collect()
 }
 
 fn statement(snapshot: Snapshot, names: &BTreeMap<u16, String>) -> StatementDocument {
@@ -222,30 +209,19 @@ fn statement(snapshot: Snapshot, names: &BTreeMap<u16, String>) -> StatementDocu
 
 /// As it stands in every place that names a statement.
 pub(super) fn fingerprint(snapshot: &Snapshot) -> String {
-    snapshot
-        .fingerprint
-        .map_or_else(|| "other".to_owned(), |fingerprint| fingerprint.to_string())
+    snapshot.fingerprint.map_or_else(|| "other".to_owned(), |fingerprint| fingerprint.to_string())
 }
 
 /// The names of the nodes that there are now.
 pub(super) fn node_names(admin: &Admin) -> BTreeMap<u16, String> {
-    (admin.sources.nodes)()
-        .into_iter()
-        .map(|node| (node.index, node.name))
-        .collect()
+    (admin.sources.nodes)().into_iter().map(|node| (node.index, node.name)).collect()
 }
 
 /// Calls by node; a node that a reload has removed shows as its index.
-pub(super) fn calls_by_name(
-    snapshot: &Snapshot,
-    names: &BTreeMap<u16, String>,
-) -> BTreeMap<String, u64> {
+pub(super) fn calls_by_name(snapshot: &Snapshot, names: &BTreeMap<u16, String>) -> BTreeMap<String, u64> {
     let mut by_name = BTreeMap::new();
     for (index, calls) in &snapshot.nodes {
-        let name = names
-            .get(index)
-            .cloned()
-            .unwrap_or_else(|| format!("#{index}"));
+        let name = names.get(index).cloned().unwrap_or_else(|| format!("#{index}"));
         *by_name.entry(name).or_default() += calls;
     }
     by_name
@@ -271,13 +247,7 @@ pub fn nodes(admin: &Admin) -> Vec<NodeDocument> {
         Some(all) if *all > 0 => rounded(100.0 * node.queries as f64 / *all as f64),
         _ => 0.0,
     };
-    nodes
-        .into_iter()
-        .map(|node| NodeDocument {
-            share: share(&node),
-            node,
-        })
-        .collect()
+    nodes.into_iter().map(|node| NodeDocument { share: share(&node), node }).collect()
 }
 
 /// One of `/pools`: a database and a user, as SHOW POOLS, and the pools at each node.
@@ -299,17 +269,8 @@ pub fn pools(admin: &Admin) -> Vec<PoolDocument> {
                 document.nodes.push(row);
             }
             None => {
-                let pool = PoolRow {
-                    node: None,
-                    ..row.clone()
-                };
-                merged.insert(
-                    key,
-                    PoolDocument {
-                        pool,
-                        nodes: vec![row],
-                    },
-                );
+                let pool = PoolRow { node: None, ..row.clone() };
+                merged.insert(key, PoolDocument { pool, nodes: vec![row] });
             }
         }
     }

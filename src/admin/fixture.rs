@@ -42,11 +42,7 @@ pub fn node(index: u16, name: &str, role: NodeRole, queries: u64) -> NodeRow {
         database: "app".into(),
         name: name.into(),
         role,
-        status: if queries == 0 {
-            NodeStatus::Down
-        } else {
-            NodeStatus::Up
-        },
+        status: if queries == 0 { NodeStatus::Down } else { NodeStatus::Up },
         weight: 1,
         lag: (role == NodeRole::Replica).then_some(Duration::from_millis(12)),
         lag_bytes: (role == NodeRole::Replica).then_some(4_096),
@@ -130,13 +126,7 @@ fn sources() -> Sources {
                 current_client_connections: 24,
             }]
         }),
-        lists: Box::new(|| Lists {
-            databases: 1,
-            users: 1,
-            pools: 2,
-            used_clients: 24,
-            ..Lists::default()
-        }),
+        lists: Box::new(|| Lists { databases: 1, users: 1, pools: 2, used_clients: 24, ..Lists::default() }),
         explain_route: Box::new(|sql| Ok(vec![format!("about: {sql}")])),
         command: Box::new(|command| Box::pin(async move { Ok(command.name().to_owned()) })),
         ..Sources::none()
@@ -158,11 +148,7 @@ pub fn admin_of(start: Instant, sources: Sources) -> Admin {
     };
     let stats = Stats::new(&config, 1, start).unwrap();
     let app: Arc<str> = "app".into();
-    let statement = stats.statements.record(
-        Fingerprint(0xab),
-        || "select \"a\" from t where b = $1".into(),
-        &app,
-    );
+    let statement = stats.statements.record(Fingerprint(0xab), || "select \"a\" from t where b = $1".into(), &app);
     let counters = stats.databases.database(&app);
     counters.at(0).client_login();
     for n in 1..=100 {
@@ -171,11 +157,7 @@ pub fn admin_of(start: Instant, sources: Sources) -> Admin {
             execute: Duration::from_millis(n),
             rows: 2,
             bytes: 100,
-            outcome: if n == 1 {
-                Outcome::ServerFault
-            } else {
-                Outcome::Done
-            },
+            outcome: if n == 1 { Outcome::ServerFault } else { Outcome::Done },
             cache: CacheUse::NotAsked,
             node: Some(1),
             is_write: false,
@@ -184,10 +166,6 @@ pub fn admin_of(start: Instant, sources: Sources) -> Admin {
             stats.slow.record(entry("select \"a\" from t where b = $1"));
         }
     }
-    let settings = config::Admin {
-        http: None,
-        users: vec!["dba".into()],
-        token: Some(TOKEN.into()),
-    };
+    let settings = config::Admin { http: None, users: vec!["dba".into()], token: Some(TOKEN.into()) };
     Admin::new(Arc::new(stats), sources, settings, start)
 }

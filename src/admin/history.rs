@@ -31,12 +31,7 @@ struct Inner {
 impl History {
     /// The first snapshot is due at `now`.
     pub fn new(now: Instant) -> History {
-        History {
-            inner: Mutex::new(Inner {
-                next: now,
-                snapshots: VecDeque::new(),
-            }),
-        }
+        History { inner: Mutex::new(Inner { next: now, snapshots: VecDeque::new() }) }
     }
 
     /// Keeps a snapshot where one is due.
@@ -60,8 +55,7 @@ impl History {
     /// The snapshots of the last `minutes`, oldest first, at most 1,440 of them.
     pub fn last(&self, minutes: usize) -> Vec<StatsDocument> {
         let inner = self.inner.lock();
-        let wanted =
-            (minutes.saturating_mul(60) / STEP.as_secs() as usize).min(inner.snapshots.len());
+        let wanted = (minutes.saturating_mul(60) / STEP.as_secs() as usize).min(inner.snapshots.len());
         let step = wanted.div_ceil(ANSWER).max(1);
         let newest_first = inner.snapshots.iter().rev().take(wanted).step_by(step);
         let mut snapshots: Vec<_> = newest_first.cloned().collect();
@@ -75,19 +69,14 @@ mod tests {
     use super::*;
 
     fn document(uptime: f64) -> StatsDocument {
-        StatsDocument {
-            uptime,
-            ..StatsDocument::default()
-        }
+        StatsDocument { uptime, ..StatsDocument::default() }
     }
 
     fn filled(seconds: u64) -> History {
         let start = Instant::now();
         let history = History::new(start);
         for second in 0..seconds {
-            history.tick(start + Duration::from_secs(second), || {
-                document(second as f64)
-            });
+            history.tick(start + Duration::from_secs(second), || document(second as f64));
         }
         history
     }

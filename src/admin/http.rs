@@ -58,11 +58,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits {
-            connections: 32,
-            header_timeout: Duration::from_secs(5),
-            max_age: Duration::from_secs(60),
-        }
+        Limits { connections: 32, header_timeout: Duration::from_secs(5), max_age: Duration::from_secs(60) }
     }
 }
 
@@ -70,12 +66,7 @@ impl Default for Limits {
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Serves until `shutdown` is ready, then lets running requests end within two seconds.
-pub async fn serve(
-    listener: TcpListener,
-    admin: Arc<Admin>,
-    limits: Limits,
-    shutdown: impl Future<Output = ()>,
-) {
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>, limits: Limits, shutdown: impl Future<Output = ()>) {
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
@@ -97,17 +88,12 @@ pub async fn serve(
         }
     }
     drop(listener);
-    let _ = timeout(GRACE, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
 }
 
 /// Without waiting: what does not fit into the socket's empty buffer is not sent.
 fn refuse(stream: &TcpStream) {
-    let _ = stream.try_write(
-        b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-    );
+    let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
 }
 
 async fn connection(stream: TcpStream, admin: Arc<Admin>, limits: Limits) {
@@ -143,11 +129,7 @@ struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
-        Refusal {
-            status,
-            message: message.into(),
-            challenge: None,
-        }
+        Refusal { status, message: message.into(), challenge: None }
     }
 }
 
@@ -156,9 +138,7 @@ impl From<Refusal> for Reply {
         let mut reply = error(refusal.status, &refusal.message);
         if let Some(challenge) = refusal.challenge {
             let challenge = HeaderValue::from_static(challenge);
-            reply
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, challenge);
+            reply.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         reply
     }
@@ -184,14 +164,8 @@ where
     };
     let headers = reply.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(POLICY),
-    );
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     reply
 }
 
@@ -200,65 +174,39 @@ fn get<B>(admin: &Admin, path: &str, request: &Request<B>) -> Option<Reply> {
     let query = Query(request.uri().query().unwrap_or(""));
     Some(match path {
         "/" => typed("text/html; charset=utf-8", DASHBOARD),
-        "/stats" => json_reply(
-            StatusCode::OK,
-            &StatsDocument::collect(admin, Instant::now()),
-        ),
+        "/stats" => json_reply(StatusCode::OK, &StatsDocument::collect(admin, Instant::now())),
         "/statements" => statements(admin, query).unwrap_or_else(Reply::from),
         "/slow" => slow(admin, query).unwrap_or_else(Reply::from),
         "/nodes" => json_reply(StatusCode::OK, &documents::nodes(admin)),
         "/pools" => json_reply(StatusCode::OK, &documents::pools(admin)),
         "/history" => history(admin, query).unwrap_or_else(Reply::from),
         "/metrics" => {
-            let accept = request
-                .headers()
-                .get(header::ACCEPT)
-                .and_then(|value| value.to_str().ok());
+            let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
             let format = metrics::Format::accepted(accept);
-            typed(
-                format.content_type(),
-                metrics::exposition(admin, format, Instant::now()),
-            )
+            typed(format.content_type(), metrics::exposition(admin, format, Instant::now()))
         }
         "/livez" => json_reply(StatusCode::OK, &json!({"status": "live"})),
         "/readyz" => match (admin.sources.ready)() {
             Ok(()) => json_reply(StatusCode::OK, &json!({"status": "ready"})),
-            Err(reason) => json_reply(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &json!({"status": "not ready", "reason": reason}),
-            ),
+            Err(reason) => {
+                json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "reason": reason}))
+            }
         },
-        "/cache" | "/alerts" | "/scaling" | "/advice" | "/events" => {
-            error(StatusCode::NOT_FOUND, "not built yet")
-        }
+        "/cache" | "/alerts" | "/scaling" | "/advice" | "/events" => error(StatusCode::NOT_FOUND, "not built yet"),
         _ => return None,
     })
 }
 
 fn statements(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
-    let order = Order::parse(query.value("order").unwrap_or("total_time")).ok_or_else(|| {
-        Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "order is one of total_time, calls, p95, mean, rows",
-        )
-    })?;
+    let order = Order::parse(query.value("order").unwrap_or("total_time"))
+        .ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "order is one of total_time, calls, p95, mean, rows"))?;
     // all of them fit, and "other"
-    let limit = query.number(
-        "limit",
-        DEFAULT_LIMIT,
-        admin.stats.statements.max().saturating_add(1),
-    )?;
-    Ok(json_reply(
-        StatusCode::OK,
-        &documents::statements(admin, order, limit),
-    ))
+    let limit = query.number("limit", DEFAULT_LIMIT, admin.stats.statements.max().saturating_add(1))?;
+    Ok(json_reply(StatusCode::OK, &documents::statements(admin, order, limit)))
 }
 
 fn slow(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
-    let entries = admin
-        .stats
-        .slow
-        .last(query.number("limit", DEFAULT_LIMIT, slow_log::KEPT)?);
+    let entries = admin.stats.slow.last(query.number("limit", DEFAULT_LIMIT, slow_log::KEPT)?);
     let entries: Vec<&SlowEntry> = entries.iter().map(|entry| &**entry).collect();
     Ok(json_reply(StatusCode::OK, &entries))
 }
@@ -286,25 +234,17 @@ fn authorized<B>(admin: &Admin, request: &Request<B>) -> Result<(), Refusal> {
         let message = "admin.token is not configured, so this is not to be had over HTTP";
         return Err(Refusal::new(StatusCode::FORBIDDEN, message));
     };
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| {
-            let (scheme, given) = value.as_bytes().split_at_checked(7)?;
-            scheme
-                .eq_ignore_ascii_case(b"bearer ")
-                .then(|| given.trim_ascii())
-        });
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, given) = value.as_bytes().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then(|| given.trim_ascii())
+    });
     let (challenge, message) = match given {
-        Some(given) if verify_slices_are_equal(given, token.as_bytes()).is_ok() => return Ok(()),
+        Some(given) if verify_slices_are_equal(given, token.0.as_bytes()).is_ok() => return Ok(()),
         Some(_) => ("Bearer error=\"invalid_token\"", "the token is wrong"),
         None => ("Bearer", "a token is needed: Authorization: Bearer …"),
     };
     let refusal = Refusal::new(StatusCode::UNAUTHORIZED, message);
-    Err(Refusal {
-        challenge: Some(challenge),
-        ..refusal
-    })
+    Err(Refusal { challenge: Some(challenge), ..refusal })
 }
 
 async fn post<B>(admin: &Admin, command: Command, request: Request<B>) -> Reply
@@ -314,33 +254,20 @@ where
 {
     let query = request.uri().query().unwrap_or("").to_owned();
     // the body says nothing yet, but must be taken off the connection
-    match timeout(
-        Duration::from_secs(5),
-        Limited::new(request.into_body(), MAX_BODY).collect(),
-    )
-    .await
-    {
+    match timeout(Duration::from_secs(5), Limited::new(request.into_body(), MAX_BODY).collect()).await {
         Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
         Ok(Err(_)) => {
-            return error(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the body is cut off or too long",
-            );
+            return error(StatusCode::PAYLOAD_TOO_LARGE, "the body is cut off or too long");
         }
         Ok(Ok(_)) => {}
     }
     let command = match command {
-        Command::EvictCache(_) => {
-            Command::EvictCache(Query(&query).value("table").map(str::to_owned))
-        }
+        Command::EvictCache(_) => Command::EvictCache(Query(&query).value("table").map(str::to_owned)),
         command => command,
     };
     match admin.command(command).await {
         Ok(tag) => json_reply(StatusCode::OK, &json!({"done": tag})),
-        Err(failed) => json_reply(
-            status_of(&failed),
-            &json!({"error": failed.message, "sqlstate": failed.sqlstate}),
-        ),
+        Err(failed) => json_reply(status_of(&failed), &json!({"error": failed.message, "sqlstate": failed.sqlstate})),
     }
 }
 
@@ -359,19 +286,15 @@ struct Query<'a>(&'a str);
 
 impl<'a> Query<'a> {
     fn value(self, name: &str) -> Option<&'a str> {
-        self.0
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value)
+        self.0.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
     fn number(self, name: &str, default: usize, most: usize) -> Result<usize, Refusal> {
         let number = match self.value(name) {
             None => default,
-            Some(value) => value.parse::<usize>().map_err(|_| {
-                Refusal::new(StatusCode::BAD_REQUEST, format!("{name} is a whole number"))
-            })?,
+            Some(value) => value
+                .parse::<usize>()
+                .map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, format!("{name} is a whole number")))?,
         };
         Ok(number.min(most))
     }
@@ -379,9 +302,7 @@ impl<'a> Query<'a> {
 
 fn typed(content_type: &'static str, body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(Full::new(body.into()));
-    reply
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
 }
 
@@ -390,10 +311,7 @@ fn json_reply(status: StatusCode, body: &impl Serialize) -> Reply {
         Ok(body) => (status, body),
         Err(error) => {
             tracing::error!(%error, "an endpoint's answer has no JSON form");
-            (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                br#"{"error":"no JSON form"}"#.to_vec(),
-            )
+            (StatusCode::INTERNAL_SERVER_ERROR, br#"{"error":"no JSON form"}"#.to_vec())
         }
     };
     let mut reply = typed("application/json", body);
@@ -407,9 +325,7 @@ fn error(status: StatusCode, message: &str) -> Reply {
 
 fn not_allowed(allow: &'static str) -> Reply {
     let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
-    reply
-        .headers_mut()
-        .insert(header::ALLOW, HeaderValue::from_static(allow));
+    reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
     reply
 }
 

@@ -58,38 +58,23 @@ type Labels<'a> = &'a [(&'a str, &'a str)];
 
 impl Exposition {
     fn new(format: Format) -> Exposition {
-        Exposition {
-            out: String::with_capacity(16 * 1024),
-            format,
-            name: "",
-            kind: Kind::Gauge,
-        }
+        Exposition { out: String::with_capacity(16 * 1024), format, name: "", kind: Kind::Gauge }
     }
 
     fn family(&mut self, kind: Kind, name: &'static str, help: &str) {
         (self.name, self.kind) = (name, kind);
-        let total = if kind == Kind::Counter && self.format == Format::Prometheus {
-            "_total"
-        } else {
-            ""
-        };
+        let total = if kind == Kind::Counter && self.format == Format::Prometheus { "_total" } else { "" };
         let word = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-        self.write(format_args!(
-            "# HELP {name}{total} {help}\n# TYPE {name}{total} {word}\n"
-        ));
+        self.write(format_args!("# HELP {name}{total} {help}\n# TYPE {name}{total} {word}\n"));
     }
 
     fn sample(&mut self, labels: Labels<'_>, value: impl Display) {
-        let suffix = if self.kind == Kind::Counter {
-            "_total"
-        } else {
-            ""
-        };
+        let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
         self.line(suffix, labels, None, value);
     }
 
@@ -123,10 +108,7 @@ impl Exposition {
 }
 
 fn escaped(label: &str) -> String {
-    label
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// The whole page.
@@ -147,46 +129,18 @@ pub fn exposition(admin: &Admin, format: Format, now: Instant) -> String {
 fn process(page: &mut Exposition, admin: &Admin, now: Instant) {
     let usage = admin.stats.process.usage(now);
     let lists = (admin.sources.lists)();
-    page.family(
-        Kind::Gauge,
-        "pgweir_build_info",
-        "The version that runs; always 1.",
-    );
+    page.family(Kind::Gauge, "pgweir_build_info", "The version that runs; always 1.");
     page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     let mut gauge = |name, help, value: f64| {
         page.family(Kind::Gauge, name, help);
         page.sample(&[], value);
     };
-    gauge(
-        "pgweir_uptime_seconds",
-        "Time since the start.",
-        usage.uptime.as_secs_f64(),
-    );
-    gauge(
-        "pgweir_cpu_usage_ratio",
-        "CPU time used, of what the container may use.",
-        usage.cpu / 100.0,
-    );
-    gauge(
-        "pgweir_memory_used_bytes",
-        "Memory in use in the container.",
-        usage.memory_used as f64,
-    );
-    gauge(
-        "pgweir_memory_limit_bytes",
-        "Memory that the container may use.",
-        usage.memory_total as f64,
-    );
-    gauge(
-        "pgweir_resident_memory_bytes",
-        "Resident memory of the process.",
-        usage.resident as f64,
-    );
-    gauge(
-        "pgweir_clients",
-        "Connected clients.",
-        lists.used_clients as f64,
-    );
+    gauge("pgweir_uptime_seconds", "Time since the start.", usage.uptime.as_secs_f64());
+    gauge("pgweir_cpu_usage_ratio", "CPU time used, of what the container may use.", usage.cpu / 100.0);
+    gauge("pgweir_memory_used_bytes", "Memory in use in the container.", usage.memory_used as f64);
+    gauge("pgweir_memory_limit_bytes", "Memory that the container may use.", usage.memory_total as f64);
+    gauge("pgweir_resident_memory_bytes", "Resident memory of the process.", usage.resident as f64);
+    gauge("pgweir_clients", "Connected clients.", lists.used_clients as f64);
     let ready = f64::from(u8::from((admin.sources.ready)().is_ok()));
     gauge("pgweir_ready", "1 where clients can be served.", ready);
 }
@@ -199,31 +153,15 @@ fn requests(page: &mut Exposition, admin: &Admin) {
         "From a client's statement to the end of its answer.",
     );
     page.histogram(&[], &latency);
-    page.family(
-        Kind::Counter,
-        "pgweir_query_errors",
-        "Statements that ended in an error, by whose fault it was.",
-    );
+    page.family(Kind::Counter, "pgweir_query_errors", "Statements that ended in an error, by whose fault it was.");
     page.sample(&[("fault", "client")], counts.client_faults);
     page.sample(&[("fault", "server")], counts.server_faults);
-    page.family(
-        Kind::Counter,
-        "pgweir_cache_requests",
-        "Reads that the cache was asked for.",
-    );
+    page.family(Kind::Counter, "pgweir_cache_requests", "Reads that the cache was asked for.");
     page.sample(&[("result", "hit")], counts.cache_hits);
     page.sample(&[("result", "miss")], counts.cache_misses);
-    page.family(
-        Kind::Counter,
-        "pgweir_slow_statements",
-        "Statements at or above the slow threshold.",
-    );
+    page.family(Kind::Counter, "pgweir_slow_statements", "Statements at or above the slow threshold.");
     page.sample(&[], counts.slow);
-    page.family(
-        Kind::Counter,
-        "pgweir_slow_log_dropped",
-        "Lines of the slow-query log that could not be written.",
-    );
+    page.family(Kind::Counter, "pgweir_slow_log_dropped", "Lines of the slow-query log that could not be written.");
     page.sample(&[], admin.stats.slow.dropped());
 }
 
@@ -231,52 +169,23 @@ fn databases(page: &mut Exposition, admin: &Admin, now: Instant) {
     type Value = fn(&Totals) -> f64;
     const FAMILIES: &[(&str, &str, Value)] = &[
         ("pgweir_queries", "Statements.", |t| t.query_count as f64),
-        ("pgweir_query_time_seconds", "Time statements ran.", |t| {
-            t.query_time as f64 / 1e6
-        }),
-        ("pgweir_transactions", "Transactions.", |t| {
-            t.xact_count as f64
-        }),
-        (
-            "pgweir_transaction_time_seconds",
-            "Time in transactions.",
-            |t| t.xact_time as f64 / 1e6,
-        ),
-        (
-            "pgweir_server_assignments",
-            "Server connections given to clients.",
-            |t| t.server_assignment_count as f64,
-        ),
-        (
-            "pgweir_wait_time_seconds",
-            "Time clients waited for a server connection.",
-            |t| t.wait_time as f64 / 1e6,
-        ),
-        ("pgweir_received_bytes", "Bytes from clients.", |t| {
-            t.received as f64
-        }),
+        ("pgweir_query_time_seconds", "Time statements ran.", |t| t.query_time as f64 / 1e6),
+        ("pgweir_transactions", "Transactions.", |t| t.xact_count as f64),
+        ("pgweir_transaction_time_seconds", "Time in transactions.", |t| t.xact_time as f64 / 1e6),
+        ("pgweir_server_assignments", "Server connections given to clients.", |t| t.server_assignment_count as f64),
+        ("pgweir_wait_time_seconds", "Time clients waited for a server connection.", |t| t.wait_time as f64 / 1e6),
+        ("pgweir_received_bytes", "Bytes from clients.", |t| t.received as f64),
         ("pgweir_sent_bytes", "Bytes to clients.", |t| t.sent as f64),
-        (
-            "pgweir_client_parses",
-            "Parse messages from clients.",
-            |t| t.client_parse_count as f64,
-        ),
-        ("pgweir_server_parses", "Parse messages to servers.", |t| {
-            t.server_parse_count as f64
-        }),
+        ("pgweir_client_parses", "Parse messages from clients.", |t| t.client_parse_count as f64),
+        ("pgweir_server_parses", "Parse messages to servers.", |t| t.server_parse_count as f64),
         ("pgweir_binds", "Bind messages.", |t| t.bind_count as f64),
-        ("pgweir_client_logins", "Logins.", |t| {
-            t.client_login_count as f64
-        }),
+        ("pgweir_client_logins", "Logins.", |t| t.client_login_count as f64),
     ];
     let stats = admin.stats.databases.stats(now);
     for (name, help, value) in FAMILIES {
         page.family(Kind::Counter, name, help);
         for database in &stats {
-            page.sample(
-                &[("database", &*database.database)],
-                value(&database.totals),
-            );
+            page.sample(&[("database", &*database.database)], value(&database.totals));
         }
     }
 }
@@ -302,104 +211,43 @@ fn pools(page: &mut Exposition, pools: &[PoolRow]) {
         }
     };
     by_state("pgweir_pool_clients", "Clients of a pool.", CLIENTS);
-    by_state(
-        "pgweir_pool_servers",
-        "Server connections of a pool.",
-        SERVERS,
-    );
-    page.family(
-        Kind::Gauge,
-        "pgweir_pool_max_servers",
-        "Server connections that a pool may have.",
-    );
+    by_state("pgweir_pool_servers", "Server connections of a pool.", SERVERS);
+    page.family(Kind::Gauge, "pgweir_pool_max_servers", "Server connections that a pool may have.");
     for pool in pools {
         page.sample(&pool_labels(pool), pool.max);
     }
-    page.family(
-        Kind::Gauge,
-        "pgweir_pool_max_wait_seconds",
-        "Age of a pool's oldest waiter.",
-    );
+    page.family(Kind::Gauge, "pgweir_pool_max_wait_seconds", "Age of a pool's oldest waiter.");
     for pool in pools {
         page.sample(&pool_labels(pool), pool.max_wait.as_secs_f64());
     }
 }
 
 fn pool_labels(pool: &PoolRow) -> [(&str, &str); 3] {
-    [
-        ("database", &pool.database),
-        ("user", &pool.user),
-        ("node", pool.node.as_deref().unwrap_or("")),
-    ]
+    [("database", &pool.database), ("user", &pool.user), ("node", pool.node.as_deref().unwrap_or(""))]
 }
 
 fn nodes(page: &mut Exposition, nodes: &[NodeRow]) {
     type Value = fn(&NodeRow) -> Option<f64>;
     const FAMILIES: &[(Kind, &str, &str, Value)] = &[
-        (
-            Kind::Gauge,
-            "pgweir_node_up",
-            "1 where the node answers and is not ejected.",
-            |n| Some(f64::from(u8::from(documents::is_up(n)))),
-        ),
-        (
-            Kind::Gauge,
-            "pgweir_node_weight",
-            "Its weight among the replicas.",
-            |n| Some(f64::from(n.weight)),
-        ),
-        (
-            Kind::Gauge,
-            "pgweir_node_lag_seconds",
-            "How far replay is behind.",
-            |n| n.lag.map(|lag| lag.as_secs_f64()),
-        ),
-        (
-            Kind::Gauge,
-            "pgweir_node_lag_bytes",
-            "How far replay is behind.",
-            |n| n.lag_bytes.map(|lag| lag as f64),
-        ),
-        (
-            Kind::Gauge,
-            "pgweir_node_connections",
-            "Connections to it.",
-            |n| Some(f64::from(n.connections)),
-        ),
-        (
-            Kind::Gauge,
-            "pgweir_node_active_connections",
-            "Connections lent to clients.",
-            |n| Some(f64::from(n.active)),
-        ),
-        (
-            Kind::Gauge,
-            "pgweir_node_probe_seconds",
-            "Time of the last probe.",
-            |n| n.probe.map(|time| time.as_secs_f64()),
-        ),
-        (
-            Kind::Counter,
-            "pgweir_node_queries",
-            "Statements that it ran.",
-            |n| Some(n.queries as f64),
-        ),
-        (
-            Kind::Counter,
-            "pgweir_node_errors",
-            "Failed connections and probes.",
-            |n| Some(n.errors as f64),
-        ),
+        (Kind::Gauge, "pgweir_node_up", "1 where the node answers and is not ejected.", |n| {
+            Some(f64::from(u8::from(documents::is_up(n))))
+        }),
+        (Kind::Gauge, "pgweir_node_weight", "Its weight among the replicas.", |n| Some(f64::from(n.weight))),
+        (Kind::Gauge, "pgweir_node_lag_seconds", "How far replay is behind.", |n| n.lag.map(|lag| lag.as_secs_f64())),
+        (Kind::Gauge, "pgweir_node_lag_bytes", "How far replay is behind.", |n| n.lag_bytes.map(|lag| lag as f64)),
+        (Kind::Gauge, "pgweir_node_connections", "Connections to it.", |n| Some(f64::from(n.connections))),
+        (Kind::Gauge, "pgweir_node_active_connections", "Connections lent to clients.", |n| Some(f64::from(n.active))),
+        (Kind::Gauge, "pgweir_node_probe_seconds", "Time of the last probe.", |n| {
+            n.probe.map(|time| time.as_secs_f64())
+        }),
+        (Kind::Counter, "pgweir_node_queries", "Statements that it ran.", |n| Some(n.queries as f64)),
+        (Kind::Counter, "pgweir_node_errors", "Failed connections and probes.", |n| Some(n.errors as f64)),
     ];
     for (kind, name, help, value) in FAMILIES {
         page.family(*kind, name, help);
         for node in nodes {
             if let Some(value) = value(node) {
-                let labels = [
-                    ("database", &*node.database),
-                    ("node", &*node.name),
-                    ("role", role_name(node.role)),
-                ];
+                let labels = [("database", &*node.database), ("node", &*node.name), ("role", role_name(node.role))];
                 page.sample(&labels, value);
             }
         }
@@ -407,24 +255,14 @@ fn nodes(page: &mut Exposition, nodes: &[NodeRow]) {
 }
 
 fn statements(page: &mut Exposition, admin: &Admin) {
-    page.family(
-        Kind::Gauge,
-        "pgweir_statements",
-        "Fingerprints that have a record.",
-    );
+    page.family(Kind::Gauge, "pgweir_statements", "Fingerprints that have a record.");
     page.sample(&[], admin.stats.statements.len());
     let top = admin.stats.statements.top(Order::TotalTime, STATEMENTS);
     let mut by_statement = |name, help, of: fn(&crate::stats::statements::Snapshot) -> &Latency| {
         page.family(Kind::Histogram, name, help);
         for snapshot in &top {
             let fingerprint = documents::fingerprint(snapshot);
-            page.histogram(
-                &[
-                    ("database", &*snapshot.database),
-                    ("fingerprint", &*fingerprint),
-                ],
-                of(snapshot),
-            );
+            page.histogram(&[("database", &*snapshot.database), ("fingerprint", &*fingerprint)], of(snapshot));
         }
     };
     by_statement(
@@ -432,11 +270,9 @@ fn statements(page: &mut Exposition, admin: &Admin) {
         "Execution of the statements that took the most time in all.",
         |snapshot| &snapshot.execute,
     );
-    by_statement(
-        "pgweir_statement_wait_seconds",
-        "Wait for a server connection of the same statements.",
-        |snapshot| &snapshot.wait,
-    );
+    by_statement("pgweir_statement_wait_seconds", "Wait for a server connection of the same statements.", |snapshot| {
+        &snapshot.wait
+    });
 }
 
 #[cfg(test)]

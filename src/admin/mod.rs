@@ -71,11 +71,7 @@ impl Sources {
             state: Box::new(State::default),
             ready: Box::new(|| Err("starting".into())),
             explain_route: Box::new(|_| Err(CommandError::not_built("EXPLAIN ROUTE"))),
-            command: Box::new(|command| {
-                Box::pin(std::future::ready(Err(CommandError::not_built(
-                    command.name(),
-                ))))
-            }),
+            command: Box::new(|command| Box::pin(std::future::ready(Err(CommandError::not_built(command.name()))))),
         }
     }
 }
@@ -88,20 +84,16 @@ pub struct Admin {
     history: History,
 }
 
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
 impl Admin {
-    pub fn new(
-        stats: Arc<Stats>,
-        sources: Sources,
-        settings: config::Admin,
-        now: Instant,
-    ) -> Admin {
+    pub fn new(stats: Arc<Stats>, sources: Sources, settings: config::Admin, now: Instant) -> Admin {
         let settings = ArcSwap::from_pointee(settings);
-        Admin {
-            stats,
-            sources,
-            settings,
-            history: History::new(now),
-        }
+        Admin { stats, sources, settings, history: History::new(now) }
     }
 
     /// Takes over reloaded settings: the token, the users.

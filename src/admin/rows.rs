@@ -273,10 +273,7 @@ fn milliseconds<S: Serializer>(value: &Duration, out: S) -> Result<S::Ok, S::Err
     out.serialize_f64(crate::stats::millis(crate::stats::micros(*value) as f64))
 }
 
-fn optional_milliseconds<S: Serializer>(
-    value: &Option<Duration>,
-    out: S,
-) -> Result<S::Ok, S::Error> {
+fn optional_milliseconds<S: Serializer>(value: &Option<Duration>, out: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => milliseconds(value, out),
         None => out.serialize_none(),

@@ -60,17 +60,11 @@ pub(super) fn table(admin: &Admin, name: &str, now: Instant) -> Option<Table> {
     let sources = &admin.sources;
     Some(match name {
         "databases" => of((sources.databases)(), &[columns::DATABASES], database),
-        "pools" => of(documents::pools(admin), &[columns::POOLS], |pool| {
-            self::pool(pool.pool)
+        "pools" => of(documents::pools(admin), &[columns::POOLS], |pool| self::pool(pool.pool)),
+        "clients" => of((sources.clients)(), &[columns::SOCKETS, "pinned_by"], |row| {
+            let pinned_by = row.pinned_by.clone();
+            socket(&row).into_iter().chain([pinned_by]).collect()
         }),
-        "clients" => of(
-            (sources.clients)(),
-            &[columns::SOCKETS, "pinned_by"],
-            |row| {
-                let pinned_by = row.pinned_by.clone();
-                socket(&row).into_iter().chain([pinned_by]).collect()
-            },
-        ),
         "servers" => of((sources.servers)(), &[columns::SOCKETS, "node"], |row| {
             let node = row.node.clone();
             socket(&row).into_iter().chain([node]).collect()
@@ -84,11 +78,7 @@ pub(super) fn table(admin: &Admin, name: &str, now: Instant) -> Option<Table> {
         "lists" => lists(admin),
         "users" => of((sources.users)(), &[columns::USERS], user),
         "config" => of((sources.config)(), &[columns::CONFIG], config),
-        "version" => of(
-            ["pgweir ".to_owned() + env!("CARGO_PKG_VERSION")],
-            &["version"],
-            |v| vec![Some(v)],
-        ),
+        "version" => of(["pgweir ".to_owned() + env!("CARGO_PKG_VERSION")], &["version"], |v| vec![Some(v)]),
         "state" => state((sources.state)()),
         "mem" => mem(admin),
         "fds" => empty(columns::FDS),
@@ -96,33 +86,19 @@ pub(super) fn table(admin: &Admin, name: &str, now: Instant) -> Option<Table> {
         "dns_zones" => empty(columns::DNS_ZONES),
         "peers" => empty(columns::PEERS),
         "peer_pools" => empty(columns::PEER_POOLS),
-        "nodes" => of(documents::nodes(admin), &[columns::NODES], |node| {
-            show_own::node(node.node, node.share)
-        }),
+        "nodes" => of(documents::nodes(admin), &[columns::NODES], |node| show_own::node(node.node, node.share)),
         "statements" => show_own::statements(admin),
-        "slow" => of(admin.stats.slow.last(LISTED), &[columns::SLOW], |entry| {
-            show_own::slow(&entry)
-        }),
+        "slow" => of(admin.stats.slow.last(LISTED), &[columns::SLOW], |entry| show_own::slow(&entry)),
         _ => return None,
     })
 }
 
-pub(super) fn of<R>(
-    rows: impl IntoIterator<Item = R>,
-    lists: &[&'static str],
-    row: impl Fn(R) -> Row,
-) -> Table {
-    Table {
-        columns: columns::columns(lists),
-        rows: rows.into_iter().map(row).collect(),
-    }
+pub(super) fn of<R>(rows: impl IntoIterator<Item = R>, lists: &[&'static str], row: impl Fn(R) -> Row) -> Table {
+    Table { columns: columns::columns(lists), rows: rows.into_iter().map(row).collect() }
 }
 
 fn empty(list: &'static str) -> Table {
-    Table {
-        columns: columns::columns(&[list]),
-        rows: Vec::new(),
-    }
+    Table { columns: columns::columns(&[list]), rows: Vec::new() }
 }
 
 pub(super) fn cell(value: impl Display) -> Option<String> {
@@ -215,17 +191,11 @@ fn time(at: Timestamp) -> impl Display {
 
 fn sockets(admin: &Admin, wanted: impl Fn(&SocketRow) -> bool) -> Table {
     let lists = [columns::SOCKETS, columns::SOCKET_BUFFERS, "node pinned_by"];
-    let rows = (admin.sources.clients)()
-        .into_iter()
-        .chain((admin.sources.servers)());
+    let rows = (admin.sources.clients)().into_iter().chain((admin.sources.servers)());
     of(rows.filter(wanted), &lists, |row| {
         let mut cells = socket(&row);
         // the places of buffers are not published by the workers
-        cells.extend(
-            columns::columns(&[columns::SOCKET_BUFFERS])
-                .iter()
-                .map(|_| None),
-        );
+        cells.extend(columns::columns(&[columns::SOCKET_BUFFERS]).iter().map(|_| None));
         cells.extend([row.node, row.pinned_by]);
         cells
     })
@@ -236,43 +206,21 @@ fn values(totals: &Totals) -> impl Iterator<Item = Option<String>> {
 }
 
 fn stats(admin: &Admin, now: Instant) -> Table {
-    of(
-        admin.stats.databases.stats(now),
-        &["database", columns::TOTALS, columns::AVERAGES],
-        |row| {
-            [cell(&row.database)]
-                .into_iter()
-                .chain(values(&row.totals))
-                .chain(values(&row.averages))
-                .collect()
-        },
-    )
+    of(admin.stats.databases.stats(now), &["database", columns::TOTALS, columns::AVERAGES], |row| {
+        [cell(&row.database)].into_iter().chain(values(&row.totals)).chain(values(&row.averages)).collect()
+    })
 }
 
 fn stats_totals(admin: &Admin, now: Instant) -> Table {
-    of(
-        admin.stats.databases.stats(now),
-        &["database", columns::STATS_TOTALS],
-        |row| {
-            [cell(&row.database)]
-                .into_iter()
-                .chain(values(&row.totals))
-                .collect()
-        },
-    )
+    of(admin.stats.databases.stats(now), &["database", columns::STATS_TOTALS], |row| {
+        [cell(&row.database)].into_iter().chain(values(&row.totals)).collect()
+    })
 }
 
 fn stats_averages(admin: &Admin, now: Instant) -> Table {
-    of(
-        admin.stats.databases.stats(now),
-        &["database", columns::STATS_AVERAGES],
-        |row| {
-            [cell(&row.database)]
-                .into_iter()
-                .chain(values(&row.averages))
-                .collect()
-        },
-    )
+    of(admin.stats.databases.stats(now), &["database", columns::STATS_AVERAGES], |row| {
+        [cell(&row.database)].into_iter().chain(values(&row.averages)).collect()
+    })
 }
 
 fn totals(admin: &Admin, now: Instant) -> Table {
@@ -283,11 +231,9 @@ fn totals(admin: &Admin, now: Instant) -> Table {
             .zip(of.values())
             .map(move |(name, value)| (format!("{prefix}_{name}"), value))
     };
-    of(
-        named("total", totals).chain(named("avg", averages)),
-        &[columns::SHOW_TOTALS],
-        |(name, value)| vec![Some(name), cell(value)],
-    )
+    of(named("total", totals).chain(named("avg", averages)), &[columns::SHOW_TOTALS], |(name, value)| {
+        vec![Some(name), cell(value)]
+    })
 }
 
 fn lists(admin: &Admin) -> Table {
@@ -309,19 +255,13 @@ fn lists(admin: &Admin) -> Table {
         ("dns_queries", 0),
         ("dns_pending", 0),
     ];
-    of(items, &[columns::LISTS], |(list, items)| {
-        vec![cell(list), cell(items)]
-    })
+    of(items, &[columns::LISTS], |(list, items)| vec![cell(list), cell(items)])
 }
 
 fn user(row: UserRow) -> Row {
     vec![
         Some(row.name),
-        cell(
-            row.pool_size
-                .map(|size| size.to_string())
-                .unwrap_or_default(),
-        ),
+        cell(row.pool_size.map(|size| size.to_string()).unwrap_or_default()),
         cell(""),
         row.pool_mode.map(|mode| mode_name(mode).to_owned()),
         cell(row.max_user_connections),
@@ -333,23 +273,12 @@ fn user(row: UserRow) -> Row {
 
 fn config(row: ConfigRow) -> Row {
     let changeable = if row.changeable { "yes" } else { "no" };
-    vec![
-        Some(row.key),
-        Some(row.value),
-        Some(row.default),
-        cell(changeable),
-    ]
+    vec![Some(row.key), Some(row.value), Some(row.default), cell(changeable)]
 }
 
 fn state(now: State) -> Table {
-    let states = [
-        ("active", State::Active),
-        ("paused", State::Paused),
-        ("suspended", State::Suspended),
-    ];
-    of(states, &[columns::STATE], |(name, state)| {
-        vec![cell(name), cell(if state == now { "yes" } else { "no" })]
-    })
+    let states = [("active", State::Active), ("paused", State::Paused), ("suspended", State::Suspended)];
+    of(states, &[columns::STATE], |(name, state)| vec![cell(name), cell(if state == now { "yes" } else { "no" })])
 }
 
 /// The bounded registries, in PgBouncer's shape: mean bytes of one, how many are used and free, bytes in all.
@@ -358,26 +287,11 @@ fn mem(admin: &Admin) -> Table {
     let slow = admin.stats.slow.last(usize::MAX);
     let slow_bytes = slow.iter().map(|entry| entry.bytes()).sum();
     let rows = [
-        (
-            "statements",
-            statements.len(),
-            statements.max(),
-            statements.bytes(),
-        ),
+        ("statements", statements.len(), statements.max(), statements.bytes()),
         ("slow_entries", slow.len(), slow_log::KEPT, slow_bytes),
     ];
-    of(
-        rows,
-        &[columns::MEM],
-        |(name, used, max, bytes): (_, usize, usize, usize)| {
-            let size = bytes.checked_div(used).unwrap_or(0);
-            vec![
-                cell(name),
-                cell(size),
-                cell(used),
-                cell(max.saturating_sub(used)),
-                cell(bytes),
-            ]
-        },
-    )
+    of(rows, &[columns::MEM], |(name, used, max, bytes): (_, usize, usize, usize)| {
+        let size = bytes.checked_div(used).unwrap_or(0);
+        vec![cell(name), cell(size), cell(used), cell(max.saturating_sub(used)), cell(bytes)]
+    })
 }

@@ -8,8 +8,7 @@ use crate::stats::slow::{SlowEntry, rfc3339};
 use crate::stats::statements::Order;
 
 pub(super) fn node(row: NodeRow, share: f64) -> Row {
-    let ms =
-        |duration: std::time::Duration| Summary::ms(crate::stats::micros(duration)).to_string();
+    let ms = |duration: std::time::Duration| Summary::ms(crate::stats::micros(duration)).to_string();
     vec![
         Some(row.database),
         Some(row.name),
@@ -31,40 +30,33 @@ pub(super) fn node(row: NodeRow, share: f64) -> Row {
 
 pub(super) fn statements(admin: &Admin) -> Table {
     let names = documents::node_names(admin);
-    of(
-        admin.stats.statements.top(Order::TotalTime, LISTED),
-        &[columns::STATEMENTS],
-        |snapshot| {
-            let (execute, wait) = (snapshot.execute.summary(), snapshot.wait.summary());
-            let by_name = documents::calls_by_name(&snapshot, &names);
-            let nodes: Vec<_> = by_name
-                .iter()
-                .map(|(name, calls)| format!("{name}={calls}"))
-                .collect();
-            let mean = |summary: &Summary| cell(crate::stats::millis(summary.mean));
-            let ms = |micros: u64| cell(Summary::ms(micros));
-            vec![
-                cell(documents::fingerprint(&snapshot)),
-                cell(&snapshot.database),
-                cell(snapshot.calls),
-                cell(snapshot.errors),
-                cell(snapshot.rows),
-                cell(snapshot.bytes),
-                cell(snapshot.cache_hits),
-                cell(snapshot.slow),
-                ms(execute.sum),
-                mean(&execute),
-                ms(execute.p50),
-                ms(execute.p95),
-                ms(execute.p99),
-                ms(execute.max),
-                mean(&wait),
-                ms(wait.p95),
-                cell(nodes.join(" ")),
-                Some(snapshot.text),
-            ]
-        },
-    )
+    of(admin.stats.statements.top(Order::TotalTime, LISTED), &[columns::STATEMENTS], |snapshot| {
+        let (execute, wait) = (snapshot.execute.summary(), snapshot.wait.summary());
+        let by_name = documents::calls_by_name(&snapshot, &names);
+        let nodes: Vec<_> = by_name.iter().map(|(name, calls)| format!("{name}={calls}")).collect();
+        let mean = |summary: &Summary| cell(crate::stats::millis(summary.mean));
+        let ms = |micros: u64| cell(Summary::ms(micros));
+        vec![
+            cell(documents::fingerprint(&snapshot)),
+            cell(&snapshot.database),
+            cell(snapshot.calls),
+            cell(snapshot.errors),
+            cell(snapshot.rows),
+            cell(snapshot.bytes),
+            cell(snapshot.cache_hits),
+            cell(snapshot.slow),
+            ms(execute.sum),
+            mean(&execute),
+            ms(execute.p50),
+            ms(execute.p95),
+            ms(execute.p99),
+            ms(execute.max),
+            mean(&wait),
+            ms(wait.p95),
+            cell(nodes.join(" ")),
+            Some(snapshot.text),
+        ]
+    })
 }
 
 pub(super) fn slow(entry: &SlowEntry) -> Row {

@@ -27,8 +27,7 @@ pub(super) fn mechanisms(names: &[&str]) -> Vec<u8> {
 
 /// Splits an Authentication message into its code and its data.
 pub(super) fn split_request(body: &[u8]) -> Option<(i32, &[u8])> {
-    body.split_first_chunk()
-        .map(|(code, data)| (i32::from_be_bytes(*code), data))
+    body.split_first_chunk().map(|(code, data)| (i32::from_be_bytes(*code), data))
 }
 
 /// PasswordMessage: one string and its NUL, nothing else (`recv_password_packet`).

@@ -52,22 +52,12 @@ impl ClientAuth {
         nonce: Nonce,
         end_point: Option<Vec<u8>>,
     ) -> Self {
-        ClientAuth {
-            user: user.to_owned(),
-            credentials,
-            known,
-            nonce,
-            end_point,
-            exchange: None,
-        }
+        ClientAuth { user: user.to_owned(), credentials, known, nonce, end_point, exchange: None }
     }
 
     /// The keys this login was made with, once SCRAM has succeeded.
     pub fn keys(&self) -> Option<&ScramKeys> {
-        self.exchange
-            .as_ref()
-            .filter(|exchange| exchange.is_done())
-            .and_then(ClientExchange::keys)
+        self.exchange.as_ref().filter(|exchange| exchange.is_done()).and_then(ClientExchange::keys)
     }
 
     /// Takes the body of an Authentication message (type `R`).
@@ -76,8 +66,7 @@ impl ClientAuth {
     }
 
     fn answer(&mut self, body: &[u8]) -> Result<Reply, LoginError> {
-        let (code, data) =
-            body::split_request(body).ok_or(LoginError::Malformed("no authentication code"))?;
+        let (code, data) = body::split_request(body).ok_or(LoginError::Malformed("no authentication code"))?;
         match (code, &mut self.exchange) {
             (OK, None) => Ok(Reply::Done),
             // whoever skips the proof does not know the password
@@ -97,28 +86,24 @@ impl ClientAuth {
 
     fn cleartext(&self) -> Result<Reply, LoginError> {
         match &self.credentials {
-            Credentials::Plain(password) if password.as_bytes().contains(&0) => Err(
-                LoginError::Credentials("a password with a zero byte cannot be sent"),
-            ),
+            Credentials::Plain(password) if password.as_bytes().contains(&0) => {
+                Err(LoginError::Credentials("a password with a zero byte cannot be sent"))
+            }
             Credentials::Plain(password) => Ok(Reply::Send([password.as_bytes(), &[0]].concat())),
-            Credentials::Md5(_) | Credentials::Scram(_) => Err(LoginError::Credentials(
-                "the server asks for the password in clear, and only its hash is known",
-            )),
+            Credentials::Md5(_) | Credentials::Scram(_) => {
+                Err(LoginError::Credentials("the server asks for the password in clear, and only its hash is known"))
+            }
             Credentials::None => Err(no_password()),
         }
     }
 
     fn md5(&self, data: &[u8]) -> Result<Reply, LoginError> {
-        let salt = data
-            .try_into()
-            .map_err(|_| LoginError::Malformed("the md5 salt is not four bytes"))?;
+        let salt = data.try_into().map_err(|_| LoginError::Malformed("the md5 salt is not four bytes"))?;
         let hash = match &self.credentials {
             Credentials::Plain(password) => Md5Hash::of(password.as_bytes(), &self.user),
             Credentials::Md5(hash) => hash.clone(),
             Credentials::Scram(_) => {
-                return Err(LoginError::Credentials(
-                    "the server asks for md5, and only SCRAM keys are known",
-                ));
+                return Err(LoginError::Credentials("the server asks for md5, and only SCRAM keys are known"));
             }
             Credentials::None => return Err(no_password()),
         };
@@ -126,22 +111,12 @@ impl ClientAuth {
     }
 
     fn sasl(&mut self, data: &[u8]) -> Result<Reply, LoginError> {
-        let names = data
-            .strip_suffix(&[0, 0])
-            .ok_or(LoginError::Malformed("the list of SASL mechanisms"))?;
-        let offers = |name: &str| {
-            names
-                .split(|&b| b == 0)
-                .any(|offered| offered == name.as_bytes())
-        };
+        let names = data.strip_suffix(&[0, 0]).ok_or(LoginError::Malformed("the list of SASL mechanisms"))?;
+        let offers = |name: &str| names.split(|&b| b == 0).any(|offered| offered == name.as_bytes());
         let (mechanism, binding) = match &self.end_point {
-            Some(data) if offers(SCRAM_SHA_256_PLUS) => {
-                (SCRAM_SHA_256_PLUS, ClientBinding::EndPoint(data.clone()))
-            }
+            Some(data) if offers(SCRAM_SHA_256_PLUS) => (SCRAM_SHA_256_PLUS, ClientBinding::EndPoint(data.clone())),
             _ if !offers(SCRAM_SHA_256) => {
-                return Err(LoginError::Mechanisms(
-                    String::from_utf8_lossy(names).replace('\0', ", "),
-                ));
+                return Err(LoginError::Mechanisms(String::from_utf8_lossy(names).replace('\0', ", ")));
             }
             Some(_) => (SCRAM_SHA_256, ClientBinding::NotOffered),
             None => (SCRAM_SHA_256, ClientBinding::Unable),
@@ -150,9 +125,7 @@ impl ClientAuth {
             Credentials::Plain(password) => (Some(password.clone()), self.known.take()),
             Credentials::Scram(keys) => (None, Some(keys.clone())),
             Credentials::Md5(_) => {
-                return Err(LoginError::Credentials(
-                    "the server asks for SCRAM, and only the md5 hash is known",
-                ));
+                return Err(LoginError::Credentials("the server asks for SCRAM, and only the md5 hash is known"));
             }
             Credentials::None => return Err(no_password()),
         };
@@ -161,9 +134,7 @@ impl ClientAuth {
         self.exchange = Some(exchange);
         // a GS2 header and a nonce: far below i32::MAX
         let len = (first.len() as i32).to_be_bytes();
-        Ok(Reply::Send(
-            [mechanism.as_bytes(), &[0], &len, &first].concat(),
-        ))
+        Ok(Reply::Send([mechanism.as_bytes(), &[0], &len, &first].concat()))
     }
 }
 

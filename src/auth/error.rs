@@ -11,33 +11,21 @@ pub enum AuthError {
     /// An empty password (28P01).
     EmptyPassword,
     /// The client broke the protocol (08P01).
-    Protocol {
-        message: &'static str,
-        detail: Option<String>,
-    },
+    Protocol { message: &'static str, detail: Option<String> },
     /// A part of SCRAM that Postgres does not have either (0A000).
     Unsupported(&'static str),
     /// Channel binding failed: somebody may sit between client and proxy (28000).
-    ChannelBinding {
-        message: &'static str,
-        detail: Option<&'static str>,
-    },
+    ChannelBinding { message: &'static str, detail: Option<&'static str> },
 }
 
 impl AuthError {
     pub(crate) fn protocol(message: &'static str) -> Self {
-        AuthError::Protocol {
-            message,
-            detail: None,
-        }
+        AuthError::Protocol { message, detail: None }
     }
 
     /// Postgres's "malformed SCRAM message" with its detail.
     pub(crate) fn malformed(detail: impl Into<String>) -> Self {
-        AuthError::Protocol {
-            message: "malformed SCRAM message",
-            detail: Some(detail.into()),
-        }
+        AuthError::Protocol { message: "malformed SCRAM message", detail: Some(detail.into()) }
     }
 
     pub fn sqlstate(&self) -> &'static str {
@@ -54,9 +42,7 @@ impl AuthError {
         match self {
             AuthError::Password => format!("password authentication failed for user \"{user}\""),
             AuthError::EmptyPassword => "empty password returned by client".into(),
-            AuthError::Protocol { message, .. } | AuthError::ChannelBinding { message, .. } => {
-                (*message).into()
-            }
+            AuthError::Protocol { message, .. } | AuthError::ChannelBinding { message, .. } => (*message).into(),
             AuthError::Unsupported(message) => (*message).into(),
         }
     }
@@ -111,23 +97,14 @@ impl fmt::Display for LoginError {
             LoginError::Malformed(what) => {
                 write!(f, "malformed authentication message from server: {what}")
             }
-            LoginError::Method(code) => write!(
-                f,
-                "server asks for authentication method {code}, which is not supported"
-            ),
-            LoginError::Mechanisms(names) => write!(
-                f,
-                "none of the server's SASL mechanisms is supported: {names}"
-            ),
-            LoginError::Credentials(why) => f.write_str(why),
-            LoginError::ServerSignature => {
-                f.write_str("server could not prove that it knows the password")
+            LoginError::Method(code) => {
+                write!(f, "server asks for authentication method {code}, which is not supported")
             }
+            LoginError::Mechanisms(names) => write!(f, "none of the server's SASL mechanisms is supported: {names}"),
+            LoginError::Credentials(why) => f.write_str(why),
+            LoginError::ServerSignature => f.write_str("server could not prove that it knows the password"),
             LoginError::Server(error) => write!(f, "server refused the SCRAM exchange: {error}"),
-            LoginError::Iterations(n) => write!(
-                f,
-                "server asks for {n} SCRAM iterations, more than is accepted"
-            ),
+            LoginError::Iterations(n) => write!(f, "server asks for {n} SCRAM iterations, more than is accepted"),
         }
     }
 }

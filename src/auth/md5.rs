@@ -16,9 +16,7 @@ impl Md5Hash {
     /// Reads `md5` and 32 lower-case hex digits, the only form Postgres takes for a hash.
     pub fn parse(text: &str) -> Option<Self> {
         let hex: [u8; HEX_LEN] = text.strip_prefix("md5")?.as_bytes().try_into().ok()?;
-        hex.iter()
-            .all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
-            .then_some(Md5Hash(hex))
+        hex.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')).then_some(Md5Hash(hex))
     }
 
     pub fn of(password: &[u8], user: &str) -> Self {
@@ -72,10 +70,7 @@ mod tests {
         let stored = Md5Hash::parse("md54a0a68b43b6cd5cf266fa02f196e2371").unwrap();
         assert!(Md5Hash::of(b"secret", "alice").matches(&stored));
         assert_eq!(Md5Hash::of(b"", "").0, *b"d41d8cd98f00b204e9800998ecf8427e");
-        assert_eq!(
-            Md5Hash::of(b"a", "bc").0,
-            *b"900150983cd24fb0d6963f7d28e17f72"
-        );
+        assert_eq!(Md5Hash::of(b"a", "bc").0, *b"900150983cd24fb0d6963f7d28e17f72");
     }
 
     #[test]

@@ -13,10 +13,7 @@ mod server;
 pub use client::{ClientAuth, Reply};
 pub use error::{AuthError, LoginError};
 pub use md5::Md5Hash;
-pub use scram::{
-    ClientBinding, ClientExchange, Nonce, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ServerExchange,
-    ServerStep,
-};
+pub use scram::{ClientBinding, ClientExchange, Nonce, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ServerExchange, ServerStep};
 pub use secret::{MalformedVerifier, Password, ScramKeys, Secret, Verifier};
 pub use server::{Entropy, Method, ServerAuth, Step};
 

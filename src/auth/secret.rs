@@ -85,11 +85,7 @@ impl Secret {
     /// For a password in clear this costs PBKDF2 (half a millisecond and more): call it once, keep the result.
     pub fn verifier(&self, salt: [u8; SALT_LEN]) -> Option<Verifier> {
         match self {
-            Secret::Plain(password) => Some(Verifier::build(
-                password.as_bytes(),
-                salt.to_vec(),
-                DEFAULT_ITERATIONS,
-            )),
+            Secret::Plain(password) => Some(Verifier::build(password.as_bytes(), salt.to_vec(), DEFAULT_ITERATIONS)),
             Secret::Scram(verifier) => Some(verifier.clone()),
             Secret::Md5(_) => None,
         }
@@ -143,10 +139,7 @@ impl Verifier {
         let (stored_key, server_key) = keys.split_once(':')?;
         Some(Verifier {
             // Postgres keeps it in an int
-            iterations: iterations
-                .parse()
-                .ok()
-                .filter(|n: &NonZeroU32| i32::try_from(n.get()).is_ok())?,
+            iterations: iterations.parse().ok().filter(|n: &NonZeroU32| i32::try_from(n.get()).is_ok())?,
             salt: BASE64.decode(salt).ok()?,
             stored_key: BASE64.decode(stored_key).ok()?.try_into().ok()?,
             server_key: BASE64.decode(server_key).ok()?.try_into().ok()?,
@@ -163,16 +156,9 @@ impl Verifier {
 impl fmt::Display for Verifier {
     /// The text form. Secret, so nothing prints it unasked.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (salt, stored, server) = (
-            BASE64.encode(&self.salt),
-            BASE64.encode(self.stored_key),
-            BASE64.encode(self.server_key),
-        );
-        write!(
-            f,
-            "{VERIFIER_PREFIX}{}:{salt}${stored}:{server}",
-            self.iterations
-        )
+        let (salt, stored, server) =
+            (BASE64.encode(&self.salt), BASE64.encode(self.stored_key), BASE64.encode(self.server_key));
+        write!(f, "{VERIFIER_PREFIX}{}:{salt}${stored}:{server}", self.iterations)
     }
 }
 
@@ -196,13 +182,7 @@ impl ScramKeys {
     /// RFC 5802 section 3. Costs PBKDF2: about 0.6 ms at 4096 iterations.
     pub fn derive(password: &[u8], salt: Vec<u8>, iterations: NonZeroU32) -> Self {
         let mut salted = [0; KEY_LEN];
-        pbkdf2::derive(
-            pbkdf2::PBKDF2_HMAC_SHA256,
-            iterations,
-            &salt,
-            &prepare(password),
-            &mut salted,
-        );
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, &prepare(password), &mut salted);
         let keys = ScramKeys {
             client_key: hmac_sha256(&salted, &[b"Client Key"]),
             server_key: hmac_sha256(&salted, &[b"Server Key"]),
@@ -244,10 +224,7 @@ impl fmt::Debug for ScramKeys {
 /// SASLprep (RFC 4013), or the bytes as they are where it is not defined: Postgres's `pg_saslprep` and its callers
 /// do so for text that is not UTF-8, holds prohibited characters, or has nothing left.
 fn prepare(password: &[u8]) -> Cow<'_, [u8]> {
-    match std::str::from_utf8(password)
-        .ok()
-        .and_then(|text| stringprep::saslprep(text).ok())
-    {
+    match std::str::from_utf8(password).ok().and_then(|text| stringprep::saslprep(text).ok()) {
         Some(Cow::Owned(prepared)) if !prepared.is_empty() => Cow::Owned(prepared.into_bytes()),
         _ => Cow::Borrowed(password),
     }
@@ -292,20 +269,11 @@ mod tests {
 
     #[test]
     fn kinds_are_told_apart() {
-        assert!(matches!(
-            Secret::parse("md5a3556571e93b0d20722ba62be61e8c2d"),
-            Ok(Secret::Md5(_))
-        ));
-        assert!(matches!(
-            Secret::parse("md5A3556571e93b0d20722ba62be61e8c2d"),
-            Ok(Secret::Plain(_))
-        ));
+        assert!(matches!(Secret::parse("md5a3556571e93b0d20722ba62be61e8c2d"), Ok(Secret::Md5(_))));
+        assert!(matches!(Secret::parse("md5A3556571e93b0d20722ba62be61e8c2d"), Ok(Secret::Plain(_))));
         assert!(matches!(Secret::parse("md5 is old"), Ok(Secret::Plain(_))));
         assert!(matches!(Secret::parse(TEXT), Ok(Secret::Scram(_))));
-        assert!(matches!(
-            Secret::parse("SCRAM-SHA-256"),
-            Ok(Secret::Plain(_))
-        ));
+        assert!(matches!(Secret::parse("SCRAM-SHA-256"), Ok(Secret::Plain(_))));
     }
 
     #[test]
@@ -344,15 +312,7 @@ mod tests {
     #[test]
     fn nothing_secret_is_printed() {
         let keys = ScramKeys::derive(b"pencil", vec![7; 16], NonZeroU32::MIN);
-        let shown = format!(
-            "{:?} {:?} {:?}",
-            Secret::parse("pencil").unwrap(),
-            Secret::parse(TEXT).unwrap(),
-            keys
-        );
-        assert_eq!(
-            shown,
-            "Plain(Password(…)) Scram(Verifier { iterations: 4096, … }) ScramKeys { iterations: 1, … }"
-        );
+        let shown = format!("{:?} {:?} {:?}", Secret::parse("pencil").unwrap(), Secret::parse(TEXT).unwrap(), keys);
+        assert_eq!(shown, "Plain(Password(…)) Scram(Verifier { iterations: 4096, … }) ScramKeys { iterations: 1, … }");
     }
 }

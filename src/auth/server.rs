@@ -39,10 +39,7 @@ impl Entropy {
     pub fn draw() -> Result<Self, Unspecified> {
         let mut md5_salt = [0; 4];
         aws_lc_rs::rand::fill(&mut md5_salt)?;
-        Ok(Entropy {
-            nonce: Nonce::draw()?,
-            md5_salt,
-        })
+        Ok(Entropy { nonce: Nonce::draw()?, md5_salt })
     }
 }
 
@@ -52,10 +49,7 @@ pub enum Step {
     /// Send an Authentication message with this body; its answer is the next step.
     Continue(Vec<u8>),
     /// The client is who it says. Send the final message's body, if there is one, then [`super::AUTHENTICATION_OK`].
-    Done {
-        final_body: Option<Vec<u8>>,
-        credentials: Credentials,
-    },
+    Done { final_body: Option<Vec<u8>>, credentials: Credentials },
     /// Send an ErrorResponse and close.
     Fail(AuthError),
 }
@@ -81,51 +75,27 @@ enum State {
 impl ServerAuth {
     /// `end_point` is the TLS connection's channel binding data; with it, SCRAM-SHA-256-PLUS is offered.
     /// `mock_nonce` is 32 random bytes that stay the same for as long as possible: they make the salts of unknown users.
-    pub fn new(
-        user: &str,
-        method: Method,
-        entropy: Entropy,
-        end_point: Option<Vec<u8>>,
-        mock_nonce: [u8; 32],
-    ) -> Self {
-        ServerAuth {
-            user: user.to_owned(),
-            state: State::Asked(method),
-            entropy,
-            end_point,
-            mock_nonce,
-        }
+    pub fn new(user: &str, method: Method, entropy: Entropy, end_point: Option<Vec<u8>>, mock_nonce: [u8; 32]) -> Self {
+        ServerAuth { user: user.to_owned(), state: State::Asked(method), entropy, end_point, mock_nonce }
     }
 
     /// The first request to the client, or `Done` where it is not asked.
     pub fn start(&self) -> Step {
         match &self.state {
-            State::Asked(Method::Trust) => Step::Done {
-                final_body: None,
-                credentials: Credentials::None,
-            },
-            State::Asked(Method::Passthrough | Method::Cleartext(_)) => {
-                Step::Continue(body::request(CLEARTEXT, &[]))
-            }
-            State::Asked(Method::Md5(_)) => {
-                Step::Continue(body::request(MD5, &self.entropy.md5_salt))
-            }
-            State::Asked(Method::Scram(_)) => {
-                Step::Continue(body::mechanisms(match self.end_point {
-                    Some(_) => &[SCRAM_SHA_256_PLUS, SCRAM_SHA_256],
-                    None => &[SCRAM_SHA_256],
-                }))
-            }
+            State::Asked(Method::Trust) => Step::Done { final_body: None, credentials: Credentials::None },
+            State::Asked(Method::Passthrough | Method::Cleartext(_)) => Step::Continue(body::request(CLEARTEXT, &[])),
+            State::Asked(Method::Md5(_)) => Step::Continue(body::request(MD5, &self.entropy.md5_salt)),
+            State::Asked(Method::Scram(_)) => Step::Continue(body::mechanisms(match self.end_point {
+                Some(_) => &[SCRAM_SHA_256_PLUS, SCRAM_SHA_256],
+                None => &[SCRAM_SHA_256],
+            })),
             _ => Step::Fail(AuthError::protocol("login started twice")),
         }
     }
 
     /// Takes the body of a PasswordMessage, SASLInitialResponse or SASLResponse (all of type `p`).
     pub fn step(&mut self, body: &[u8]) -> Step {
-        let sasl = !matches!(
-            self.state,
-            State::Asked(Method::Passthrough | Method::Cleartext(_) | Method::Md5(_))
-        );
+        let sasl = !matches!(self.state, State::Asked(Method::Passthrough | Method::Cleartext(_) | Method::Md5(_)));
         if body.len() > if sasl { MAX_SASL_LEN } else { MAX_PASSWORD_LEN } {
             self.state = State::Over;
             return Step::Fail(AuthError::protocol("invalid message length"));
@@ -139,9 +109,9 @@ impl ServerAuth {
             State::Asked(Method::Md5(secret)) => self.md5(secret.as_deref(), body),
             State::Asked(Method::Scram(verifier)) => self.sasl_initial(verifier, body),
             State::Sasl(exchange) => self.sasl(exchange, body),
-            State::Asked(Method::Trust) | State::Over => Step::Fail(AuthError::protocol(
-                "password message where none was asked for",
-            )),
+            State::Asked(Method::Trust) | State::Over => {
+                Step::Fail(AuthError::protocol("password message where none was asked for"))
+            }
         }
     }
 
@@ -161,10 +131,9 @@ impl ServerAuth {
             Err(error) => return Step::Fail(error),
         };
         let (hash, credentials) = match secret {
-            Some(Secret::Plain(password)) => (
-                Md5Hash::of(password.as_bytes(), &self.user),
-                Credentials::Plain(password.clone()),
-            ),
+            Some(Secret::Plain(password)) => {
+                (Md5Hash::of(password.as_bytes(), &self.user), Credentials::Plain(password.clone()))
+            }
             Some(Secret::Md5(hash)) => (hash.clone(), Credentials::Md5(hash.clone())),
             // a verifier cannot be checked by md5
             Some(Secret::Scram(_)) | None => return Step::Fail(AuthError::Password),
@@ -182,9 +151,7 @@ impl ServerAuth {
         };
         let plus = mechanism == SCRAM_SHA_256_PLUS.as_bytes();
         if !(plus && self.end_point.is_some() || mechanism == SCRAM_SHA_256.as_bytes()) {
-            return Step::Fail(AuthError::protocol(
-                "client selected an invalid SASL authentication mechanism",
-            ));
+            return Step::Fail(AuthError::protocol("client selected an invalid SASL authentication mechanism"));
         }
         let (nonce, end_point) = (self.entropy.nonce.clone(), self.end_point.clone());
         let exchange = match verifier {
@@ -217,8 +184,5 @@ impl ServerAuth {
 }
 
 fn done(credentials: Credentials) -> Step {
-    Step::Done {
-        final_body: None,
-        credentials,
-    }
+    Step::Done { final_body: None, credentials }
 }

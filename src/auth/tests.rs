@@ -8,10 +8,7 @@ use super::*;
 const USER: &str = "alice";
 
 fn entropy() -> Entropy {
-    Entropy {
-        nonce: Nonce::new([1; 18]),
-        md5_salt: [1, 2, 3, 4],
-    }
+    Entropy { nonce: Nonce::new([1; 18]), md5_salt: [1, 2, 3, 4] }
 }
 
 fn secret(text: &str) -> Option<Arc<Secret>> {
@@ -34,11 +31,7 @@ fn methods() -> Vec<Method> {
     ]
 }
 
-fn login(
-    method: Method,
-    end_points: [Option<&[u8]>; 2],
-    with: Credentials,
-) -> Result<Credentials, AuthError> {
+fn login(method: Method, end_points: [Option<&[u8]>; 2], with: Credentials) -> Result<Credentials, AuthError> {
     let [at_server, at_client] = end_points.map(|data| data.map(<[u8]>::to_vec));
     let mut server = ServerAuth::new(USER, method, entropy(), at_server, [0; 32]);
     let mut client = ClientAuth::new(USER, with, None, Nonce::new([2; 18]), at_client);
@@ -49,10 +42,7 @@ fn login(
                 Reply::Send(answer) => step = server.step(&answer),
                 other => panic!("{other:?}"),
             },
-            Step::Done {
-                final_body,
-                credentials,
-            } => {
+            Step::Done { final_body, credentials } => {
                 if let Some(body) = final_body {
                     assert!(matches!(client.step(&body), Reply::Wait));
                     assert!(client.keys().is_some());
@@ -73,10 +63,7 @@ fn plain(password: &str) -> Credentials {
 fn every_method_takes_the_right_password_alone() {
     for method in methods() {
         let learned = login(method.clone(), [None, None], plain("secret")).unwrap();
-        assert!(
-            login(method.clone(), [None, None], learned).is_ok(),
-            "{method:?}: what was learned logs in again"
-        );
+        assert!(login(method.clone(), [None, None], learned).is_ok(), "{method:?}: what was learned logs in again");
         for wrong in ["Secret", "secret ", "s"] {
             assert_eq!(
                 login(method.clone(), [None, None], plain(wrong)).unwrap_err(),
@@ -89,24 +76,14 @@ fn every_method_takes_the_right_password_alone() {
 
 #[test]
 fn unknown_users_fail_at_the_end() {
-    for method in [
-        Method::Cleartext(None),
-        Method::Md5(None),
-        Method::Scram(None),
-    ] {
-        assert_eq!(
-            login(method, [None, None], plain("secret")).unwrap_err(),
-            AuthError::Password
-        );
+    for method in [Method::Cleartext(None), Method::Md5(None), Method::Scram(None)] {
+        assert_eq!(login(method, [None, None], plain("secret")).unwrap_err(), AuthError::Password);
     }
 }
 
 #[test]
 fn trust_and_passthrough_do_not_check() {
-    assert!(matches!(
-        login(Method::Trust, [None, None], Credentials::None),
-        Ok(Credentials::None)
-    ));
+    assert!(matches!(login(Method::Trust, [None, None], Credentials::None), Ok(Credentials::None)));
     match login(Method::Passthrough, [None, None], plain("anything")) {
         Ok(Credentials::Plain(password)) => assert_eq!(password.as_bytes(), b"anything"),
         other => panic!("{other:?}"),
@@ -125,30 +102,14 @@ fn channel_binding_is_used_where_both_can() {
 
 #[test]
 fn a_stripped_offer_of_binding_is_noticed() {
-    let mut server = ServerAuth::new(
-        USER,
-        Method::Scram(Some(Arc::new(verifier("secret")))),
-        entropy(),
-        Some(vec![1]),
-        [0; 32],
-    );
-    let mut client = ClientAuth::new(
-        USER,
-        plain("secret"),
-        None,
-        Nonce::new([2; 18]),
-        Some(vec![1]),
-    );
+    let mut server =
+        ServerAuth::new(USER, Method::Scram(Some(Arc::new(verifier("secret")))), entropy(), Some(vec![1]), [0; 32]);
+    let mut client = ClientAuth::new(USER, plain("secret"), None, Nonce::new([2; 18]), Some(vec![1]));
     assert!(
         matches!(server.start(), Step::Continue(body) if body == body::mechanisms(&[SCRAM_SHA_256_PLUS, SCRAM_SHA_256]))
     );
-    let Reply::Send(answer) = client.step(&body::mechanisms(&[SCRAM_SHA_256])) else {
-        panic!()
-    };
-    assert!(matches!(
-        server.step(&answer),
-        Step::Fail(AuthError::ChannelBinding { .. })
-    ));
+    let Reply::Send(answer) = client.step(&body::mechanisms(&[SCRAM_SHA_256])) else { panic!() };
+    assert!(matches!(server.step(&answer), Step::Fail(AuthError::ChannelBinding { .. })));
 }
 
 #[test]
@@ -172,11 +133,7 @@ fn malformed_answers_are_protocol_violations() {
         (scram.clone(), b"SCRAM-SHA-256\0\0\0\0", "08P01"),
         (scram.clone(), b"SCRAM-SHA-256\0\0\0\0\x05abcd", "08P01"),
         (scram.clone(), b"SCRAM-SHA-256\0\0\0\0\x01abcd", "08P01"),
-        (
-            scram.clone(),
-            b"SCRAM-SHA-256\0\xff\xff\xff\xfeabcd",
-            "08P01",
-        ),
+        (scram.clone(), b"SCRAM-SHA-256\0\xff\xff\xff\xfeabcd", "08P01"),
         (scram, b"SCRAM-SHA-256-PLUS\0\xff\xff\xff\xff", "08P01"),
     ];
     for (method, answer, sqlstate) in cases {
@@ -189,52 +146,28 @@ fn malformed_answers_are_protocol_violations() {
     }
     let long = [vec![b'a'; MAX_PASSWORD_LEN], vec![0]].concat();
     let mut server = ServerAuth::new(USER, Method::Passthrough, entropy(), None, [0; 32]);
-    assert!(matches!(
-        server.step(&long),
-        Step::Fail(AuthError::Protocol { .. })
-    ));
+    assert!(matches!(server.step(&long), Step::Fail(AuthError::Protocol { .. })));
 }
 
 #[test]
 fn a_failed_login_cannot_be_tried_again() {
-    let mut server = ServerAuth::new(
-        USER,
-        Method::Cleartext(secret("secret")),
-        entropy(),
-        None,
-        [0; 32],
-    );
-    assert!(matches!(
-        server.step(b"wrong\0"),
-        Step::Fail(AuthError::Password)
-    ));
-    assert!(matches!(
-        server.step(b"secret\0"),
-        Step::Fail(AuthError::Protocol { .. })
-    ));
+    let mut server = ServerAuth::new(USER, Method::Cleartext(secret("secret")), entropy(), None, [0; 32]);
+    assert!(matches!(server.step(b"wrong\0"), Step::Fail(AuthError::Password)));
+    assert!(matches!(server.step(b"secret\0"), Step::Fail(AuthError::Protocol { .. })));
 }
 
 #[test]
 fn a_server_may_not_skip_its_proof() {
     let mut client = ClientAuth::new(USER, plain("secret"), None, Nonce::new([2; 18]), None);
-    assert!(matches!(
-        client.step(&body::mechanisms(&[SCRAM_SHA_256])),
-        Reply::Send(_)
-    ));
-    assert!(matches!(
-        client.step(&AUTHENTICATION_OK),
-        Reply::Fail(LoginError::ServerSignature)
-    ));
+    assert!(matches!(client.step(&body::mechanisms(&[SCRAM_SHA_256])), Reply::Send(_)));
+    assert!(matches!(client.step(&AUTHENTICATION_OK), Reply::Fail(LoginError::ServerSignature)));
 }
 
 #[test]
 fn a_hash_is_not_enough_for_every_method() {
     let keys = Credentials::Scram(ScramKeys::derive(b"secret", vec![9; 16], NonZeroU32::MIN));
     let md5 = Credentials::Md5(Md5Hash::of(b"secret", USER));
-    let [cleartext, md5_request] = [
-        body::request(body::CLEARTEXT, &[]),
-        body::request(body::MD5, &[0; 4]),
-    ];
+    let [cleartext, md5_request] = [body::request(body::CLEARTEXT, &[]), body::request(body::MD5, &[0; 4])];
     let scram = body::mechanisms(&[SCRAM_SHA_256]);
     for (credentials, request) in [
         (&keys, &cleartext),
@@ -245,40 +178,21 @@ fn a_hash_is_not_enough_for_every_method() {
         (&Credentials::None, &md5_request),
         (&Credentials::None, &scram),
     ] {
-        let mut client =
-            ClientAuth::new(USER, credentials.clone(), None, Nonce::new([2; 18]), None);
-        assert!(
-            matches!(
-                client.step(request),
-                Reply::Fail(LoginError::Credentials(_))
-            ),
-            "{credentials:?}"
-        );
+        let mut client = ClientAuth::new(USER, credentials.clone(), None, Nonce::new([2; 18]), None);
+        assert!(matches!(client.step(request), Reply::Fail(LoginError::Credentials(_))), "{credentials:?}");
     }
 }
 
 #[test]
 fn unknown_methods_are_named() {
-    let fail =
-        |body: &[u8]| match ClientAuth::new(USER, plain("x"), None, Nonce::new([2; 18]), None)
-            .step(body)
-        {
-            Reply::Fail(error) => error,
-            other => panic!("{other:?}"),
-        };
+    let fail = |body: &[u8]| match ClientAuth::new(USER, plain("x"), None, Nonce::new([2; 18]), None).step(body) {
+        Reply::Fail(error) => error,
+        other => panic!("{other:?}"),
+    };
     assert_eq!(fail(&body::request(7, &[])), LoginError::Method(7));
-    assert_eq!(
-        fail(&body::mechanisms(&["A", "B"])),
-        LoginError::Mechanisms("A, B".into())
-    );
-    assert_eq!(
-        fail(b"\0\0"),
-        LoginError::Malformed("no authentication code")
-    );
-    assert_eq!(
-        fail(&body::request(body::SASL_CONTINUE, b"r=")),
-        LoginError::Malformed("SASL message out of order")
-    );
+    assert_eq!(fail(&body::mechanisms(&["A", "B"])), LoginError::Mechanisms("A, B".into()));
+    assert_eq!(fail(b"\0\0"), LoginError::Malformed("no authentication code"));
+    assert_eq!(fail(&body::request(body::SASL_CONTINUE, b"r=")), LoginError::Malformed("SASL message out of order"));
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {

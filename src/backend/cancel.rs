@@ -21,8 +21,12 @@ use crate::wire::write;
 /// under way for it.
 #[derive(Debug)]
 pub struct Identity {
+    /// Unique for the life of the process; 0 until a pool has entered it.
+    pub id: AtomicU64,
     pub node: config::Node,
     pub tls: Connector,
+    /// Of this connection; empty: none.
+    pub tls_version: &'static str,
     pub timeout: Duration,
     pub peer: Peer,
     pub local: Peer,
@@ -38,8 +42,15 @@ pub struct Identity {
 
 impl Identity {
     /// Of a connection just made, at the end of its login.
-    pub fn new(endpoint: (config::Node, Connector), stream: &Stream, timeout: Duration, key: (i32, Box<[u8]>)) -> Identity {
+    pub fn new(
+        endpoint: (config::Node, Connector),
+        stream: &Stream,
+        timeout: Duration,
+        key: (i32, Box<[u8]>),
+    ) -> Identity {
         Identity {
+            id: AtomicU64::new(0),
+            tls_version: stream.tls_info().map_or("", |tls| tls.version),
             node: endpoint.0,
             tls: endpoint.1,
             timeout,

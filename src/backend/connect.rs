@@ -116,8 +116,7 @@ pub async fn connect(
     login: &Login,
     timeout: Duration,
 ) -> Result<Connection, ConnectFailure> {
-    let stream =
-        crate::net::connect(&node.host, node.port, tls, timeout).await.map_err(ConnectFailure::Net)?;
+    let stream = crate::net::connect(&node.host, node.port, tls, timeout).await.map_err(ConnectFailure::Net)?;
     let end_point = stream.tls_info().and_then(|tls| tls.end_point.clone());
     // The key comes at the end of the login.
     let endpoint = || (node.clone(), tls.clone());

@@ -83,7 +83,8 @@ impl Cluster {
         }
         let with_primary = self.routing.primary_reads == PrimaryReads::Always;
         let may_pick = |i: usize| {
-            usable & (1 << i) != 0 || (with_primary && i < 64 && self.nodes[i].role() == Role::Primary && self.nodes[i].is_up())
+            usable & (1 << i) != 0
+                || (with_primary && i < 64 && self.nodes[i].role() == Role::Primary && self.nodes[i].is_up())
         };
         if usable != 0 || with_primary {
             if let Some(i) = self.balancer.lock().pick(may_pick) {
@@ -161,7 +162,10 @@ mod tests {
 
     #[test]
     fn the_primary_reads_in_turn_where_it_is_asked_to() {
-        assert_eq!(shares(&cluster(PrimaryReads::Always), 500), HashMap::from([(0, 100), (1, 100), (2, 100), (3, 200)]));
+        assert_eq!(
+            shares(&cluster(PrimaryReads::Always), 500),
+            HashMap::from([(0, 100), (1, 100), (2, 100), (3, 200)])
+        );
     }
 
     #[test]

@@ -13,10 +13,7 @@ pub struct Container {
 
 impl Container {
     /// Used where the machine is not to be asked, or does not say: one CPU and 256 MiB.
-    pub const SMALLEST: Container = Container {
-        cpus: 1,
-        memory: 256 << 20,
-    };
+    pub const SMALLEST: Container = Container { cpus: 1, memory: 256 << 20 };
 
     /// Asks the kernel: CPU affinity and cgroup quota, cgroup memory limit and the machine's memory.
     #[must_use]
@@ -31,11 +28,8 @@ impl Container {
     /// are better used by two workers.
     fn from_files(read: &dyn Fn(&Path) -> Option<String>, cpus: usize) -> Container {
         let status = read(Path::new("/proc/self/status"));
-        let allowed = status
-            .and_then(|s| count_cpus(field(&s, "Cpus_allowed_list:")?))
-            .unwrap_or(cpus);
-        let total =
-            read(Path::new("/proc/meminfo")).and_then(|s| kilobytes(field(&s, "MemTotal:")?));
+        let allowed = status.and_then(|s| count_cpus(field(&s, "Cpus_allowed_list:")?)).unwrap_or(cpus);
+        let total = read(Path::new("/proc/meminfo")).and_then(|s| kilobytes(field(&s, "MemTotal:")?));
 
         let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
         let quota = cpu_quota(&groups, read).unwrap_or(usize::MAX);
@@ -43,11 +37,7 @@ impl Container {
         let memory = limit.min(total.unwrap_or(u64::MAX));
         Container {
             cpus: allowed.min(quota).max(1),
-            memory: if memory == u64::MAX {
-                Container::SMALLEST.memory
-            } else {
-                memory
-            },
+            memory: if memory == u64::MAX { Container::SMALLEST.memory } else { memory },
         }
     }
 }
@@ -77,17 +67,9 @@ fn whole_cpus(quota: &str, period: &str) -> Option<usize> {
 
 /// The least memory limit of the process's group and of the groups around it, in bytes.
 fn memory_limit(groups: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
-    let unified = group_dirs(groups, "")
-        .into_iter()
-        .map(|dir| dir.join("memory.max"));
-    let legacy = group_dirs(groups, "memory")
-        .into_iter()
-        .map(|dir| dir.join("memory.limit_in_bytes"));
-    unified
-        .chain(legacy)
-        .filter_map(|file| read(&file)?.trim().parse::<u64>().ok())
-        .filter(|&limit| limit > 0)
-        .min()
+    let unified = group_dirs(groups, "").into_iter().map(|dir| dir.join("memory.max"));
+    let legacy = group_dirs(groups, "memory").into_iter().map(|dir| dir.join("memory.limit_in_bytes"));
+    unified.chain(legacy).filter_map(|file| read(&file)?.trim().parse::<u64>().ok()).filter(|&limit| limit > 0).min()
 }
 
 /// The directories of the process's group and of its ancestors, for a v1 controller, or for v2 (`""`).
@@ -110,20 +92,14 @@ fn group_dirs(groups: &str, controller: &str) -> Vec<PathBuf> {
             _ => vec![root.join(controllers), root.join(controller)],
         };
         for mount in mounts {
-            dirs.extend(
-                Path::new(path.trim_start_matches('/'))
-                    .ancestors()
-                    .map(|group| mount.join(group)),
-            );
+            dirs.extend(Path::new(path.trim_start_matches('/')).ancestors().map(|group| mount.join(group)));
         }
     }
     dirs
 }
 
 fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(name))
-        .map(str::trim)
+    text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 /// Counts a kernel CPU list such as `0-3,8`.
@@ -132,19 +108,13 @@ fn count_cpus(list: &str) -> Option<usize> {
     for range in list.split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
-        count = count
-            .checked_add(last.checked_sub(first)?)?
-            .checked_add(1)?;
+        count = count.checked_add(last.checked_sub(first)?)?.checked_add(1)?;
     }
     Some(count)
 }
 
 fn kilobytes(text: &str) -> Option<u64> {
-    text.strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
+    text.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -152,21 +122,14 @@ mod tests {
     use super::*;
 
     fn container(files: &[(&str, &str)]) -> Container {
-        let read = |path: &Path| {
-            files
-                .iter()
-                .find(|(name, _)| Path::new(name) == path)
-                .map(|(_, text)| (*text).to_owned())
-        };
+        let read =
+            |path: &Path| files.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| (*text).to_owned());
         Container::from_files(&read, 7)
     }
 
     const MACHINE: [(&str, &str); 2] = [
         ("/proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-3,8\n"),
-        (
-            "/proc/meminfo",
-            "MemTotal:        2097152 kB\nMemFree: 1 kB\n",
-        ),
+        ("/proc/meminfo", "MemTotal:        2097152 kB\nMemFree: 1 kB\n"),
     ];
 
     fn with(files: &[(&'static str, &'static str)]) -> Container {
@@ -175,20 +138,8 @@ mod tests {
 
     #[test]
     fn without_a_container_it_is_the_machine() {
-        assert_eq!(
-            with(&[]),
-            Container {
-                cpus: 5,
-                memory: 2 << 30
-            }
-        );
-        assert_eq!(
-            container(&[]),
-            Container {
-                cpus: 7,
-                memory: 256 << 20
-            }
-        );
+        assert_eq!(with(&[]), Container { cpus: 5, memory: 2 << 30 });
+        assert_eq!(container(&[]), Container { cpus: 7, memory: 256 << 20 });
     }
 
     #[test]
@@ -198,13 +149,7 @@ mod tests {
             ("/sys/fs/cgroup/cpu.max", "150000 100000\n"),
             ("/sys/fs/cgroup/memory.max", "268435456\n"),
         ]);
-        assert_eq!(
-            found,
-            Container {
-                cpus: 2,
-                memory: 256 << 20
-            }
-        );
+        assert_eq!(found, Container { cpus: 2, memory: 256 << 20 });
     }
 
     #[test]
@@ -214,53 +159,29 @@ mod tests {
             ("/sys/fs/cgroup/cpu.max", "max 100000\n"),
             ("/sys/fs/cgroup/memory.max", "max\n"),
         ]);
-        assert_eq!(
-            found,
-            Container {
-                cpus: 5,
-                memory: 2 << 30
-            }
-        );
+        assert_eq!(found, Container { cpus: 5, memory: 2 << 30 });
     }
 
     #[test]
     fn the_tightest_group_counts() {
         let found = with(&[
             ("/proc/self/cgroup", "0::/kubepods/pod1/app\n"),
-            (
-                "/sys/fs/cgroup/kubepods/pod1/app/cpu.max",
-                "400000 100000\n",
-            ),
+            ("/sys/fs/cgroup/kubepods/pod1/app/cpu.max", "400000 100000\n"),
             ("/sys/fs/cgroup/kubepods/pod1/cpu.max", "20000 100000\n"),
             ("/sys/fs/cgroup/kubepods/memory.max", "1048576\n"),
         ]);
-        assert_eq!(
-            found,
-            Container {
-                cpus: 1,
-                memory: 1 << 20
-            }
-        );
+        assert_eq!(found, Container { cpus: 1, memory: 1 << 20 });
     }
 
     #[test]
     fn cgroup_v1_mounted_at_the_containers_own_root() {
         let found = with(&[
-            (
-                "/proc/self/cgroup",
-                "5:memory:/docker/ab\n4:cpu,cpuacct:/docker/ab\n",
-            ),
+            ("/proc/self/cgroup", "5:memory:/docker/ab\n4:cpu,cpuacct:/docker/ab\n"),
             ("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "250000\n"),
             ("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n"),
             ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "134217728\n"),
         ]);
-        assert_eq!(
-            found,
-            Container {
-                cpus: 3,
-                memory: 128 << 20
-            }
-        );
+        assert_eq!(found, Container { cpus: 3, memory: 128 << 20 });
     }
 
     #[test]
@@ -269,18 +190,9 @@ mod tests {
             ("/proc/self/cgroup", "5:memory:/\n4:cpu:/\n"),
             ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
             ("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
-            (
-                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                "9223372036854771712\n",
-            ),
+            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
         ]);
-        assert_eq!(
-            found,
-            Container {
-                cpus: 5,
-                memory: 2 << 30
-            }
-        );
+        assert_eq!(found, Container { cpus: 5, memory: 2 << 30 });
     }
 
     #[test]

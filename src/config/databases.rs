@@ -12,24 +12,14 @@ use super::{Database, Node, NodeRole, Pool, PrimaryReads, Routing, TlsMode, User
 /// Names under which the admin console answers.
 const CONSOLE_NAMES: [&str; 2] = ["pgweir", "pgbouncer"];
 
-const ROLES: [(&str, NodeRole); 3] = [
-    ("primary", NodeRole::Primary),
-    ("replica", NodeRole::Replica),
-    ("auto", NodeRole::Auto),
-];
+const ROLES: [(&str, NodeRole); 3] =
+    [("primary", NodeRole::Primary), ("replica", NodeRole::Replica), ("auto", NodeRole::Auto)];
 
-pub(super) fn databases(
-    root: &Section<'_, '_>,
-    base: &Arc<Pool>,
-    routing: &Routing,
-) -> Vec<Database> {
+pub(super) fn databases(root: &Section<'_, '_>, base: &Arc<Pool>, routing: &Routing) -> Vec<Database> {
     let hint = "begin one with [[databases]] and give it a name and a node";
     let sections = root.required_sections("databases", hint);
     let mut names = BTreeSet::new();
-    sections
-        .into_iter()
-        .filter_map(|s| database(&s, base, routing, &mut names))
-        .collect()
+    sections.into_iter().filter_map(|s| database(&s, base, routing, &mut names)).collect()
 }
 
 fn database(
@@ -38,18 +28,11 @@ fn database(
     routing: &Routing,
     names: &mut BTreeSet<String>,
 ) -> Option<Database> {
-    let name = s.required_text(
-        "name",
-        "it is what clients ask for; \"*\" is any other name",
-    );
+    let name = s.required_text("name", "it is what clients ask for; \"*\" is any other name");
     if let Some(name) = &name {
         if CONSOLE_NAMES.contains(&name.as_str()) {
             let complaint = format_args!("cannot be {name:?}, which is the admin console");
-            s.error(
-                "name",
-                complaint,
-                "clients may ask for another name: \"dbname\" is the server's",
-            );
+            s.error("name", complaint, "clients may ask for another name: \"dbname\" is the server's");
         } else if !names.insert(name.clone()) {
             let complaint = format_args!("is used twice: {name:?}");
             s.error("name", complaint, "give the nodes of both to one of them");
@@ -63,28 +46,14 @@ fn database(
         s.warning("ca", "is not used", hint);
     }
     let own = s.section("pool");
-    let pool = if s.has("pool") {
-        Arc::new(pool::pool(&own, base))
-    } else {
-        Arc::clone(base)
-    };
+    let pool = if s.has("pool") { Arc::new(pool::pool(&own, base)) } else { Arc::clone(base) };
     let nodes = nodes(s, routing);
-    Some(Database {
-        name: name?,
-        dbname,
-        tls,
-        ca,
-        pool,
-        nodes,
-    })
+    Some(Database { name: name?, dbname, tls, ca, pool, nodes })
 }
 
 /// `allow` (plain text first, TLS when refused) is for listening only.
 fn server_tls_modes() -> Vec<(&'static str, TlsMode)> {
-    TLS_MODES
-        .into_iter()
-        .filter(|(_, mode)| *mode != TlsMode::Allow)
-        .collect()
+    TLS_MODES.into_iter().filter(|(_, mode)| *mode != TlsMode::Allow).collect()
 }
 
 fn nodes(database: &Section<'_, '_>, routing: &Routing) -> Vec<Node> {
@@ -104,20 +73,12 @@ fn nodes(database: &Section<'_, '_>, routing: &Routing) -> Vec<Node> {
         };
         if !seen.insert((node.host.to_ascii_lowercase(), node.port)) {
             let complaint = format_args!("is given twice: {} port {}", node.host, node.port);
-            s.error(
-                "host",
-                complaint,
-                "give a node once; \"weight\" is its share",
-            );
+            s.error("host", complaint, "give a node once; \"weight\" is its share");
         }
         if node.role == NodeRole::Primary {
             if let Some(line) = primary_at {
                 let complaint = format_args!("makes a second primary; one is in line {line}");
-                s.error(
-                    "role",
-                    complaint,
-                    "role = \"auto\" asks the server which it is",
-                );
+                s.error("role", complaint, "role = \"auto\" asks the server which it is");
             }
             primary_at.get_or_insert(s.line_of("role"));
         }
@@ -131,10 +92,7 @@ fn nodes(database: &Section<'_, '_>, routing: &Routing) -> Vec<Node> {
 }
 
 fn node(s: &Section<'_, '_>, routing: &Routing) -> Option<Node> {
-    let host = s.required_text(
-        "host",
-        "the server's name or address, or its socket's directory",
-    );
+    let host = s.required_text("host", "the server's name or address, or its socket's directory");
     let host = host.filter(|host| match check_host(host) {
         Ok(()) => true,
         Err((complaint, hint)) => {
@@ -142,22 +100,14 @@ fn node(s: &Section<'_, '_>, routing: &Routing) -> Option<Node> {
             false
         }
     });
-    let port = s.integer(
-        "port",
-        u64::from(defaults::NODE_PORT),
-        1..=u64::from(u16::MAX),
-    );
+    let port = s.integer("port", u64::from(defaults::NODE_PORT), 1..=u64::from(u16::MAX));
     let weight = s.integer("weight", u64::from(defaults::NODE_WEIGHT), 0..=1_000_000);
     let role = s.choice("role", NodeRole::Auto, &ROLES);
     if !s.has("role") {
-        s.missing(
-            "role",
-            "it may be primary, replica, auto (the server is asked)",
-        );
+        s.missing("role", "it may be primary, replica, auto (the server is asked)");
         return None;
     }
-    if role == NodeRole::Primary && s.has("weight") && routing.primary_reads != PrimaryReads::Always
-    {
+    if role == NodeRole::Primary && s.has("weight") && routing.primary_reads != PrimaryReads::Always {
         let hint = "routing.primary_reads = \"always\" gives the primary a share of the reads";
         s.warning("weight", "is not used for a primary", hint);
     }
@@ -177,19 +127,11 @@ fn check_roles(database: &Section<'_, '_>, nodes: &[Node], routing: &Routing) {
     let readers = || nodes.iter().filter(|node| node.role != NodeRole::Primary);
     if readers().next().is_some() && readers().all(|node| node.weight == 0) {
         let hint = "give one a weight of 1 or more";
-        database.warning(
-            "nodes",
-            "has no replica that takes reads: each has weight 0",
-            hint,
-        );
+        database.warning("nodes", "has no replica that takes reads: each has weight 0", hint);
     }
     if readers().next().is_none() && routing.primary_reads == PrimaryReads::Never {
         let hint = "routing.primary_reads = \"never\" keeps reads off the primary";
-        database.warning(
-            "nodes",
-            "has no replica, so no node may serve plain reads",
-            hint,
-        );
+        database.warning("nodes", "has no replica, so no node may serve plain reads", hint);
     }
 }
 
@@ -199,35 +141,21 @@ fn check_host(host: &str) -> Result<(), (&'static str, &'static str)> {
         return Ok(());
     }
     if host.contains("://") {
-        return Err((
-            "is a URL",
-            "write the server's name alone, without scheme, user and database",
-        ));
+        return Err(("is a URL", "write the server's name alone, without scheme, user and database"));
     }
     if host.starts_with('[') {
-        return Err((
-            "has brackets",
-            "write an IPv6 address without them, and the port as \"port\"",
-        ));
+        return Err(("has brackets", "write an IPv6 address without them, and the port as \"port\""));
     }
     if host.contains(':') {
         return Err(("has a colon in it", "write the port as \"port\""));
     }
-    check_host_name(host).map_err(|why| {
-        (
-            why,
-            "write a name, an address, or a path that begins with /",
-        )
-    })
+    check_host_name(host).map_err(|why| (why, "write a name, an address, or a path that begins with /"))
 }
 
 /// A host name as RFC 1123 has it, and underscores, which container networks allow.
 pub(super) fn check_host_name(host: &str) -> Result<(), &'static str> {
     let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     if host.is_empty() {
         return Err("has no host");
@@ -237,9 +165,7 @@ pub(super) fn check_host_name(host: &str) -> Result<(), &'static str> {
         return Err("has a host that is no name or address");
     }
     // "10.0.0.256" and "1234" would be asked of the resolver, and never found
-    if name.bytes().all(|b| b.is_ascii_digit() || b == b'.')
-        && name.parse::<std::net::Ipv4Addr>().is_err()
-    {
+    if name.bytes().all(|b| b.is_ascii_digit() || b == b'.') && name.parse::<std::net::Ipv4Addr>().is_err() {
         return Err("has a host that is no IPv4 address");
     }
     Ok(())
@@ -253,11 +179,7 @@ pub(super) fn users(root: &Section<'_, '_>) -> Vec<User> {
         if let Some(name) = &name
             && !names.insert(name.clone())
         {
-            s.error(
-                "name",
-                format_args!("is used twice: {name:?}"),
-                "give each user once",
-            );
+            s.error("name", format_args!("is used twice: {name:?}"), "give each user once");
         }
         let password = s.secret("password");
         if let Some(secret) = &password
@@ -266,10 +188,7 @@ pub(super) fn users(root: &Section<'_, '_>) -> Vec<User> {
             let hint = "it is SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>";
             s.error("password", "begins like a SCRAM verifier and is none", hint);
         }
-        Some(User {
-            name: name?,
-            password,
-        })
+        Some(User { name: name?, password })
     });
     users.collect()
 }
@@ -284,9 +203,7 @@ fn is_broken_verifier(text: &str) -> bool {
         let (iterations, salt) = salted.split_once(':')?;
         let (stored, server) = keys.split_once(':')?;
         let iterations = iterations.parse::<u32>().ok().filter(|&n| n > 0);
-        iterations.filter(|_| {
-            is_base64(salt, None) && is_base64(stored, Some(32)) && is_base64(server, Some(32))
-        })
+        iterations.filter(|_| is_base64(salt, None) && is_base64(stored, Some(32)) && is_base64(server, Some(32)))
     });
     well_formed.is_none()
 }

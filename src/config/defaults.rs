@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{
-    Admin, Alerts, Cache, Freshness, Invalidation, ListenTls, LoadBalancing, Pool, PoolMode,
-    PrimaryReads, Routing, ScalingRule, SlowLog, Statements, TlsMode, UnnamedStatements,
+    Admin, Alerts, Cache, Freshness, Invalidation, ListenTls, LoadBalancing, Pool, PoolMode, PrimaryReads, Routing,
+    ScalingRule, SlowLog, Statements, TlsMode, UnnamedStatements,
 };
 
 /// Where applications connect.
@@ -21,22 +21,13 @@ pub(super) const NODE_WEIGHT: u32 = 1;
 
 impl Default for ListenTls {
     fn default() -> Self {
-        ListenTls {
-            mode: TlsMode::Disable,
-            certificate: None,
-            private_key: None,
-            client_ca: None,
-        }
+        ListenTls { mode: TlsMode::Disable, certificate: None, private_key: None, client_ca: None }
     }
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Admin {
-            http: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9432))),
-            users: Vec::new(),
-            token: None,
-        }
+        Admin { http: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9432))), users: Vec::new(), token: None }
     }
 }
 

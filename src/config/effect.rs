@@ -78,10 +78,7 @@ impl Leaf<'_> {
 
 fn collect<'t>(walk: &Walk<'_>, table: &'t DeTable<'t>, path: &str, leaves: &mut Vec<Leaf<'t>>) {
     // what is switched off needs no note for its other keys
-    if matches!(
-        table.get("enabled").map(|v| v.get_ref()),
-        Some(DeValue::Boolean(false))
-    ) {
+    if matches!(table.get("enabled").map(|v| v.get_ref()), Some(DeValue::Boolean(false))) {
         return;
     }
     for (key, value) in table.iter() {
@@ -95,11 +92,7 @@ fn collect<'t>(walk: &Walk<'_>, table: &'t DeTable<'t>, path: &str, leaves: &mut
                     }
                 }
             }
-            other => leaves.push(Leaf {
-                dotted: path,
-                line: walk.line_of(key),
-                value: other,
-            }),
+            other => leaves.push(Leaf { dotted: path, line: walk.line_of(key), value: other }),
         }
     }
 }

@@ -57,11 +57,7 @@ pub fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String
         rest = &after[end + 1..];
     }
     expanded.push_str(rest);
-    if errors.is_empty() {
-        Ok(expanded)
-    } else {
-        Err(errors)
-    }
+    if errors.is_empty() { Ok(expanded) } else { Err(errors) }
 }
 
 /// Whether [`expand`] would look at the environment for this text, or unescape it.
@@ -107,19 +103,10 @@ mod tests {
     fn reports_every_fault() {
         assert_eq!(
             expand("${A}${USER_1}${B}", &env),
-            Err(vec![
-                EnvError::Unset("A".into()),
-                EnvError::Unset("B".into())
-            ])
+            Err(vec![EnvError::Unset("A".into()), EnvError::Unset("B".into())])
         );
-        assert_eq!(
-            expand("${}", &env),
-            Err(vec![EnvError::BadName(String::new())])
-        );
-        assert_eq!(
-            expand("${A:-x}", &env),
-            Err(vec![EnvError::BadName("A:-x".into())])
-        );
+        assert_eq!(expand("${}", &env), Err(vec![EnvError::BadName(String::new())]));
+        assert_eq!(expand("${A:-x}", &env), Err(vec![EnvError::BadName("A:-x".into())]));
         assert_eq!(expand("x${A", &env), Err(vec![EnvError::Unclosed]));
     }
 }

@@ -74,9 +74,7 @@ impl<'e> Walk<'e> {
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut walk = Walk {
             file,
-            line_starts: std::iter::once(0)
-                .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-                .collect(),
+            line_starts: std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect(),
             env,
             broken_lines: BTreeSet::new(),
             found: RefCell::default(),
@@ -86,22 +84,14 @@ impl<'e> Walk<'e> {
         };
         for error in errors {
             let line = error.span().map_or(1, |span| walk.line_at(span.start));
-            walk.report(
-                Severity::Error,
-                line,
-                "",
-                format!("not TOML: {}", error.message()),
-                None,
-            );
+            walk.report(Severity::Error, line, "", format!("not TOML: {}", error.message()), None);
             walk.broken_lines.insert(line);
         }
         (table, walk)
     }
 
     pub(super) fn line_at(&self, offset: usize) -> usize {
-        self.line_starts
-            .partition_point(|&start| start <= offset)
-            .max(1)
+        self.line_starts.partition_point(|&start| start <= offset).max(1)
     }
 
     pub(super) fn line_of<T>(&self, spanned: &Spanned<T>) -> usize {
@@ -110,35 +100,15 @@ impl<'e> Walk<'e> {
 
     /// The top level.
     pub(super) fn root<'w, 't>(&'w self, table: &'t DeTable<'t>) -> Section<'w, 't> {
-        Section::new(
-            self,
-            String::new(),
-            "the top level".to_owned(),
-            1,
-            Some(table),
-        )
+        Section::new(self, String::new(), "the top level".to_owned(), 1, Some(table))
     }
 
-    pub(super) fn report(
-        &self,
-        severity: Severity,
-        line: usize,
-        key: &str,
-        message: String,
-        hint: Option<String>,
-    ) {
+    pub(super) fn report(&self, severity: Severity, line: usize, key: &str, message: String, hint: Option<String>) {
         if self.broken_lines.contains(&line) {
             return;
         }
         let (file, key) = (self.file.to_owned(), key.to_owned());
-        self.found.borrow_mut().push(Diagnostic {
-            severity,
-            file,
-            line,
-            key,
-            message,
-            hint,
-        });
+        self.found.borrow_mut().push(Diagnostic { severity, file, line, key, message, hint });
     }
 
     /// Reports that something is absent, unless it may be in a part of the file that could not be read.
@@ -157,13 +127,7 @@ impl<'e> Walk<'e> {
     }
 
     /// Takes note of the keys of `table` that are not among `siblings`, the keys that belong there.
-    pub(super) fn note_unknown(
-        &self,
-        section: &str,
-        title: &str,
-        table: &DeTable<'_>,
-        siblings: &[&'static str],
-    ) {
+    pub(super) fn note_unknown(&self, section: &str, title: &str, table: &DeTable<'_>, siblings: &[&'static str]) {
         for (key, _) in table.iter() {
             let name: &str = key.get_ref();
             if !siblings.contains(&name) {
@@ -189,11 +153,7 @@ impl<'e> Walk<'e> {
         let mut diagnostics = self.found.into_inner();
         // stable: faults of one line stay in the order in which they were found
         diagnostics.sort_by_key(|d| d.line);
-        Findings {
-            diagnostics,
-            named: self.named.into_inner(),
-            known,
-        }
+        Findings { diagnostics, named: self.named.into_inner(), known }
     }
 }
 
@@ -215,11 +175,7 @@ impl Unknown {
 
 /// `key` of the section with the dotted path `section`.
 pub(super) fn dotted(section: &str, key: &str) -> String {
-    if section.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{section}.{key}")
-    }
+    if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }
 
 /// What a value is, in words.

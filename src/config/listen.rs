@@ -11,11 +11,7 @@ use super::{Admin, Container, Listen, ListenTls, Secret, TlsMode, databases, def
 pub(super) fn listen(s: &Section<'_, '_>, container: &Container) -> Listen {
     let address = s.text("address", defaults::LISTEN_ADDRESS);
     if let Err(why) = check_host_and_port(&address) {
-        s.error(
-            "address",
-            why,
-            "write it like \"127.0.0.1:6432\", or \"0.0.0.0:6432\" for all",
-        );
+        s.error("address", why, "write it like \"127.0.0.1:6432\", or \"0.0.0.0:6432\" for all");
     }
     let workers = if s.is_auto("workers") {
         container.cpus
@@ -54,36 +50,17 @@ fn listen_tls(s: &Section<'_, '_>) -> ListenTls {
         private_key: s.path("private_key", Expect::ReadableFile),
         client_ca: s.path("client_ca", Expect::ReadableFile),
     };
-    let mode = TLS_MODES
-        .iter()
-        .find(|(_, mode)| *mode == tls.mode)
-        .map_or("", |(name, _)| name);
+    let mode = TLS_MODES.iter().find(|(_, mode)| *mode == tls.mode).map_or("", |(name, _)| name);
     let present = [
-        (
-            "certificate",
-            tls.certificate.is_some(),
-            tls.mode != TlsMode::Disable,
-        ),
-        (
-            "private_key",
-            tls.private_key.is_some(),
-            tls.mode != TlsMode::Disable,
-        ),
-        (
-            "client_ca",
-            tls.client_ca.is_some(),
-            tls.mode >= TlsMode::VerifyCa,
-        ),
+        ("certificate", tls.certificate.is_some(), tls.mode != TlsMode::Disable),
+        ("private_key", tls.private_key.is_some(), tls.mode != TlsMode::Disable),
+        ("client_ca", tls.client_ca.is_some(), tls.mode >= TlsMode::VerifyCa),
     ];
     for (key, given, needed) in present {
         if needed && !given {
             let hint = format!("mode = {mode:?} needs the path of a PEM file there");
             // an empty text or a faulty one is there, but gives no path
-            if s.has(key) {
-                s.error(key, "names no file", hint)
-            } else {
-                s.missing(key, hint)
-            }
+            if s.has(key) { s.error(key, "names no file", hint) } else { s.missing(key, hint) }
         } else if given && !needed {
             s.warning(key, format_args!("is not used with mode = {mode:?}"), "");
         }
@@ -111,11 +88,7 @@ pub(super) fn admin(s: &Section<'_, '_>) -> Admin {
         }
     }
     let token = s.text_or_none("token").map(Secret);
-    Admin {
-        http: admin_http(s),
-        users,
-        token,
-    }
+    Admin { http: admin_http(s), users, token }
 }
 
 /// `admin.http` alone.

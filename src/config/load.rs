@@ -27,9 +27,7 @@ impl Config {
         diagnostics.extend(missing);
         diagnostics.sort_by_key(|d| d.line);
         match config {
-            Some(config) if diagnostics.iter().all(|d| d.severity != Severity::Error) => {
-                Ok((config, diagnostics))
-            }
+            Some(config) if diagnostics.iter().all(|d| d.severity != Severity::Error) => Ok((config, diagnostics)),
             _ => Err(diagnostics),
         }
     }
@@ -61,11 +59,7 @@ pub fn admin_address(path: &Path) -> Result<Option<SocketAddr>, Vec<Diagnostic>>
     let http = listen::admin_http(&walk.root(table.get_ref()).section("admin"));
     let mut faults = walk.finish().diagnostics;
     faults.retain(|d| d.severity == Severity::Error && d.key == "admin.http");
-    if faults.is_empty() {
-        Ok(http)
-    } else {
-        Err(faults)
-    }
+    if faults.is_empty() { Ok(http) } else { Err(faults) }
 }
 
 fn read(path: &Path, file: &str) -> Result<String, Diagnostic> {
@@ -89,30 +83,22 @@ impl NamedFile {
     fn fault(&self, file: &str) -> Option<Diagnostic> {
         let shown = self.path.display();
         let message = match self.expect {
-            Expect::ReadableFile => {
-                match std::fs::File::open(&self.path).and_then(|f| f.metadata()) {
-                    Ok(metadata) if metadata.is_dir() => {
-                        format!("{shown} is a directory, not a file")
-                    }
-                    Ok(_) => return None,
-                    Err(e) => format!("{shown} cannot be read: {e}"),
+            Expect::ReadableFile => match std::fs::File::open(&self.path).and_then(|f| f.metadata()) {
+                Ok(metadata) if metadata.is_dir() => {
+                    format!("{shown} is a directory, not a file")
                 }
-            }
+                Ok(_) => return None,
+                Err(e) => format!("{shown} cannot be read: {e}"),
+            },
             Expect::Directory if self.path.is_dir() => return None,
             Expect::Directory => format!("{shown} is no directory"),
             Expect::ParentDirectory => {
-                let parent = self
-                    .path
-                    .parent()
-                    .filter(|parent| !parent.as_os_str().is_empty());
+                let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
                 let parent = parent.unwrap_or(Path::new("."));
                 if parent.is_dir() {
                     return None;
                 }
-                format!(
-                    "{} is no directory, so {shown} cannot be written",
-                    parent.display()
-                )
+                format!("{} is no directory, so {shown} cannot be written", parent.display())
             }
         };
         Some(Diagnostic {

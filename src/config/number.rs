@@ -23,12 +23,7 @@ impl Section<'_, '_> {
     }
 
     /// A whole number within `range`.
-    pub(super) fn integer(
-        &self,
-        key: &'static str,
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> u64 {
+    pub(super) fn integer(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
         let Some(scalar) = self.scalar(key, "a whole number") else {
             return default;
         };
@@ -38,30 +33,15 @@ impl Section<'_, '_> {
         };
         let Some(number) = number else {
             let quoted = scalar.written == Written::Text && scalar.text.parse::<i128>().is_ok();
-            let hint = if quoted {
-                "write it without quotes"
-            } else {
-                ""
-            };
-            self.error(
-                key,
-                format_args!("must be a whole number, not {}", scalar.shown),
-                hint,
-            );
+            let hint = if quoted { "write it without quotes" } else { "" };
+            self.error(key, format_args!("must be a whole number, not {}", scalar.shown), hint);
             return default;
         };
-        match u64::try_from(number)
-            .ok()
-            .filter(|number| range.contains(number))
-        {
+        match u64::try_from(number).ok().filter(|number| range.contains(number)) {
             Some(number) => number,
             None => {
                 let shown = &scalar.shown;
-                self.error(
-                    key,
-                    format_args!("is out of range: {shown}"),
-                    allowed(&range),
-                );
+                self.error(key, format_args!("is out of range: {shown}"), allowed(&range));
                 default
             }
         }
@@ -74,12 +54,7 @@ impl Section<'_, '_> {
     }
 
     /// Any number within `range`.
-    pub(super) fn number(
-        &self,
-        key: &'static str,
-        default: f64,
-        range: RangeInclusive<f64>,
-    ) -> f64 {
+    pub(super) fn number(&self, key: &'static str, default: f64, range: RangeInclusive<f64>) -> f64 {
         let Some(scalar) = self.scalar(key, "a number") else {
             return default;
         };
@@ -91,11 +66,7 @@ impl Section<'_, '_> {
             Some(number) if range.contains(&number) => number,
             Some(_) => {
                 let shown = &scalar.shown;
-                self.error(
-                    key,
-                    format_args!("is out of range: {shown}"),
-                    allowed(&range),
-                );
+                self.error(key, format_args!("is out of range: {shown}"), allowed(&range));
                 default
             }
             None => {
@@ -131,11 +102,7 @@ impl Section<'_, '_> {
                 default
             }
             Err(why) => {
-                self.error(
-                    key,
-                    format_args!("is no duration: {} {why}", scalar.shown),
-                    HINT,
-                );
+                self.error(key, format_args!("is no duration: {} {why}", scalar.shown), HINT);
                 default
             }
         }
@@ -154,11 +121,7 @@ impl Section<'_, '_> {
             }
             Ok(size) => size,
             Err(why) => {
-                self.error(
-                    key,
-                    format_args!("is no size: {} {why}", scalar.shown),
-                    HINT,
-                );
+                self.error(key, format_args!("is no size: {} {why}", scalar.shown), HINT);
                 default
             }
         }

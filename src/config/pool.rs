@@ -4,16 +4,11 @@ use super::number::Zero;
 use super::section::Section;
 use super::{Pool, PoolMode, UnnamedStatements};
 
-const MODES: [(&str, PoolMode); 3] = [
-    ("transaction", PoolMode::Transaction),
-    ("session", PoolMode::Session),
-    ("statement", PoolMode::Statement),
-];
+const MODES: [(&str, PoolMode); 3] =
+    [("transaction", PoolMode::Transaction), ("session", PoolMode::Session), ("statement", PoolMode::Statement)];
 
-const UNNAMED: [(&str, UnnamedStatements); 2] = [
-    ("named", UnnamedStatements::Named),
-    ("forward", UnnamedStatements::Forward),
-];
+const UNNAMED: [(&str, UnnamedStatements); 2] =
+    [("named", UnnamedStatements::Named), ("forward", UnnamedStatements::Forward)];
 
 /// Reads a pool table; what it leaves out is as in `base`.
 pub(super) fn pool(section: &Section<'_, '_>, base: &Pool) -> Pool {
@@ -23,29 +18,17 @@ pub(super) fn pool(section: &Section<'_, '_>, base: &Pool) -> Pool {
         min: s.count("min", base.min, 0),
         max: s.count("max", base.max, 1),
         idle_timeout: s.duration("idle_timeout", base.idle_timeout, Zero::Allowed),
-        connection_timeout: s.duration(
-            "connection_timeout",
-            base.connection_timeout,
-            Zero::Refused,
-        ),
+        connection_timeout: s.duration("connection_timeout", base.connection_timeout, Zero::Refused),
         acquire_timeout: s.duration("acquire_timeout", base.acquire_timeout, Zero::Refused),
         create_timeout: s.duration("create_timeout", base.create_timeout, Zero::Refused),
         destroy_timeout: s.duration("destroy_timeout", base.destroy_timeout, Zero::Allowed),
         reap_interval: s.duration("reap_interval", base.reap_interval, Zero::Refused),
-        create_retry_interval: s.duration(
-            "create_retry_interval",
-            base.create_retry_interval,
-            Zero::Refused,
-        ),
+        create_retry_interval: s.duration("create_retry_interval", base.create_retry_interval, Zero::Refused),
         max_lifetime: s.duration("max_lifetime", base.max_lifetime, Zero::Refused),
         unnamed_statements: s.choice("unnamed_statements", base.unnamed_statements, &UNNAMED),
         prepared_statements: s.count("prepared_statements", base.prepared_statements, 1),
         statement_timeout: s.duration("statement_timeout", base.statement_timeout, Zero::Allowed),
-        idle_transaction_timeout: s.duration(
-            "idle_transaction_timeout",
-            base.idle_transaction_timeout,
-            Zero::Allowed,
-        ),
+        idle_transaction_timeout: s.duration("idle_transaction_timeout", base.idle_transaction_timeout, Zero::Allowed),
     };
     check_limits(s, &pool);
     pool
@@ -56,18 +39,10 @@ fn check_limits(section: &Section<'_, '_>, pool: &Pool) {
     let (min, max) = (pool.min, pool.max);
     if min > max && section.has("min") {
         let hint = format!("lower \"min\" to {max} or less, or raise \"max\"");
-        section.error(
-            "min",
-            format_args!("is {min}, more than \"max\", which is {max}"),
-            hint,
-        );
+        section.error("min", format_args!("is {min}, more than \"max\", which is {max}"), hint);
     } else if min > max && section.has("max") {
         let hint = format!("raise \"max\" to {min} or more, or lower \"min\"");
-        section.error(
-            "max",
-            format_args!("is {max}, less than \"min\", which is {min}"),
-            hint,
-        );
+        section.error("max", format_args!("is {max}, less than \"min\", which is {min}"), hint);
     }
     let both = ["connection_timeout", "create_timeout"];
     if pool.connection_timeout > pool.create_timeout

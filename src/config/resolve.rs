@@ -8,8 +8,8 @@ use super::file::{Expect, NamedFile, Walk};
 use super::number::Zero;
 use super::section::Section;
 use super::{
-    Alerts, Cache, Config, Container, Freshness, Invalidation, LoadBalancing, Memory, Pool,
-    PrimaryReads, Routing, ScalingRule, SlowLog, Statements,
+    Alerts, Cache, Config, Container, Freshness, Invalidation, LoadBalancing, Memory, Pool, PrimaryReads, Routing,
+    ScalingRule, SlowLog, Statements,
 };
 use super::{databases, defaults, effect, listen, pool};
 
@@ -27,15 +27,8 @@ pub(super) fn resolve(
     let config = config(&walk.root(table.get_ref()), container);
     effect::note(&walk, table.get_ref(), effect::NOT_IN_EFFECT);
     let findings = walk.finish();
-    let refused = findings
-        .diagnostics
-        .iter()
-        .any(|d| d.severity == Severity::Error);
-    let parsed = if refused {
-        Err(findings.diagnostics)
-    } else {
-        Ok((config, findings.diagnostics))
-    };
+    let refused = findings.diagnostics.iter().any(|d| d.severity == Severity::Error);
+    let parsed = if refused { Err(findings.diagnostics) } else { Ok((config, findings.diagnostics)) };
     (parsed, findings.named)
 }
 
@@ -43,8 +36,7 @@ pub(super) fn resolve(
 #[must_use]
 pub fn known_keys() -> BTreeSet<String> {
     // the least that makes the parser ask for everything
-    const TEXT: &str =
-        "scaling.rules = [{}]\nusers = [{}]\ndatabases = [{ pool = {}, nodes = [{}] }]\n";
+    const TEXT: &str = "scaling.rules = [{}]\nusers = [{}]\ndatabases = [{ pool = {}, nodes = [{}] }]\n";
     let (table, walk) = Walk::parse(TEXT, "", &|_| None);
     config(&walk.root(table.get_ref()), &Container::SMALLEST);
     walk.finish().known
@@ -59,11 +51,7 @@ fn config(root: &Section<'_, '_>, container: &Container) -> Config {
     if let Some(http) = admin.http.filter(|http| http.port() != 0)
         && listen.address == http.to_string()
     {
-        admin_section.error(
-            "http",
-            "is the address that [listen] has",
-            "give it another port",
-        );
+        admin_section.error("http", "is the address that [listen] has", "give it another port");
     }
     let routing = routing(&root.section("routing"));
     let databases = databases::databases(root, &base, &routing);
@@ -71,17 +59,9 @@ fn config(root: &Section<'_, '_>, container: &Container) -> Config {
     if users.is_empty() {
         root.warning("users", "names nobody", "only users named there can log in");
     }
-    for name in admin
-        .users
-        .iter()
-        .filter(|name| users.iter().all(|user| &user.name != *name))
-    {
+    for name in admin.users.iter().filter(|name| users.iter().all(|user| &user.name != *name)) {
         let complaint = format_args!("names {name:?}, who is not among [[users]]");
-        admin_section.warning(
-            "users",
-            complaint,
-            "without a password there, nobody can log in so",
-        );
+        admin_section.warning("users", complaint, "without a password there, nobody can log in so");
     }
     Config {
         listen,
@@ -104,16 +84,9 @@ fn routing(s: &Section<'_, '_>) -> Routing {
         ("least-busy", LoadBalancing::LeastBusy),
         ("latency", LoadBalancing::Latency),
     ];
-    let freshness = [
-        ("eventual", Freshness::Eventual),
-        ("session", Freshness::Session),
-        ("table", Freshness::Table),
-    ];
-    let primary_reads = [
-        ("fallback", PrimaryReads::Fallback),
-        ("always", PrimaryReads::Always),
-        ("never", PrimaryReads::Never),
-    ];
+    let freshness = [("eventual", Freshness::Eventual), ("session", Freshness::Session), ("table", Freshness::Table)];
+    let primary_reads =
+        [("fallback", PrimaryReads::Fallback), ("always", PrimaryReads::Always), ("never", PrimaryReads::Never)];
     Routing {
         load_balancing: s.choice("load_balancing", d.load_balancing, &load_balancing),
         failover: s.boolean("failover", d.failover),
@@ -142,22 +115,12 @@ fn cache(s: &Section<'_, '_>) -> Cache {
         publication: s.text_or_none("publication"),
     };
     if cache.max_entry_bytes > cache.max_bytes {
-        let key = if s.has("max_entry_bytes") {
-            "max_entry_bytes"
-        } else {
-            "max_bytes"
-        };
+        let key = if s.has("max_entry_bytes") { "max_entry_bytes" } else { "max_bytes" };
         let hint = "one entry may not be larger than the whole cache: \"max_entry_bytes\" is at most \"max_bytes\"";
         s.error(key, "does not fit the other", hint);
     }
-    if cache.publication.is_some()
-        && matches!(cache.invalidation, Invalidation::Writes | Invalidation::Ttl)
-    {
-        s.warning(
-            "publication",
-            "is used with invalidation \"wal\" or \"auto\" only",
-            "",
-        );
+    if cache.publication.is_some() && matches!(cache.invalidation, Invalidation::Writes | Invalidation::Ttl) {
+        s.warning("publication", "is used with invalidation \"wal\" or \"auto\" only", "");
     }
     cache
 }
@@ -182,18 +145,10 @@ fn statements(s: &Section<'_, '_>) -> Statements {
 }
 
 fn memory(s: &Section<'_, '_>, container: &Container) -> Memory {
-    let limit = if s.is_auto("limit") {
-        container.memory
-    } else {
-        s.size("limit", container.memory)
-    };
+    let limit = if s.is_auto("limit") { container.memory } else { s.size("limit", container.memory) };
     let threshold = s.number("threshold", defaults::MEMORY_THRESHOLD, 0.0..=1.0);
     if threshold == 0.0 {
-        s.error(
-            "threshold",
-            "must be more than zero",
-            "0.8 is four fifths of the limit",
-        );
+        s.error("threshold", "must be more than zero", "0.8 is four fifths of the limit");
     }
     Memory { limit, threshold }
 }
@@ -202,9 +157,7 @@ fn alerts(s: &Section<'_, '_>) -> Alerts {
     let d = Alerts::default();
     let webhook = s.text_or_none("webhook");
     if let Some(url) = &webhook
-        && !["http://", "https://"]
-            .iter()
-            .any(|p| url.len() > p.len() && url.starts_with(p))
+        && !["http://", "https://"].iter().any(|p| url.len() > p.len() && url.starts_with(p))
     {
         s.error("webhook", "is no URL", "it begins with http:// or https://");
     }
@@ -236,38 +189,18 @@ fn scaling(s: &Section<'_, '_>) -> Vec<ScalingRule> {
         if let Some(name) = &name
             && !names.insert(name.clone())
         {
-            s.error(
-                "name",
-                format_args!("is used twice: {name:?}"),
-                "each rule needs its own",
-            );
+            s.error("name", format_args!("is used twice: {name:?}"), "each rule needs its own");
         }
-        Some(ScalingRule {
-            name: name?,
-            condition: condition?,
-            action: action?,
-            cooldown,
-        })
+        Some(ScalingRule { name: name?, condition: condition?, action: action?, cooldown })
     });
-    if given {
-        rules.collect()
-    } else {
-        vec![ScalingRule::default()]
-    }
+    if given { rules.collect() } else { vec![ScalingRule::default()] }
 }
 
 /// `<metric> <operator> <number>`; which metrics there are is the rules' own business.
 fn is_comparison(condition: &str) -> bool {
     let metric = condition.trim_start_matches(|c: char| c.is_ascii_lowercase() || c == '_');
     let rest = metric.trim_start();
-    let operator = [">=", "<=", ">", "<"]
-        .into_iter()
-        .find(|op| rest.starts_with(op));
+    let operator = [">=", "<=", ">", "<"].into_iter().find(|op| rest.starts_with(op));
     metric.len() < condition.len()
-        && operator.is_some_and(|op| {
-            rest[op.len()..]
-                .trim()
-                .parse::<f64>()
-                .is_ok_and(f64::is_finite)
-        })
+        && operator.is_some_and(|op| rest[op.len()..].trim().parse::<f64>().is_ok_and(f64::is_finite))
 }

@@ -48,8 +48,7 @@ impl Drop for Section<'_, '_> {
     /// Whatever has not been asked for by now is unknown. Done here so that no section can forget to.
     fn drop(&mut self) {
         if let Some(table) = self.table {
-            self.walk
-                .note_unknown(&self.path, &self.title, table, &self.asked.borrow());
+            self.walk.note_unknown(&self.path, &self.title, table, &self.asked.borrow());
         }
     }
 }
@@ -62,14 +61,7 @@ impl<'w, 't> Section<'w, 't> {
         line: usize,
         table: Option<&'t DeTable<'t>>,
     ) -> Self {
-        Section {
-            walk,
-            path,
-            title,
-            line,
-            table,
-            asked: RefCell::default(),
-        }
+        Section { walk, path, title, line, table, asked: RefCell::default() }
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
@@ -78,9 +70,7 @@ impl<'w, 't> Section<'w, 't> {
 
     /// Where the key is, or else its table.
     pub(super) fn line_of(&self, key: &str) -> usize {
-        self.table
-            .and_then(|table| table.get(key))
-            .map_or(self.line, |value| self.walk.line_of(value))
+        self.table.and_then(|table| table.get(key)).map_or(self.line, |value| self.walk.line_of(value))
     }
 
     pub(super) fn error(&self, key: &str, complaint: impl Display, hint: impl Into<String>) {
@@ -91,24 +81,15 @@ impl<'w, 't> Section<'w, 't> {
         self.say(Severity::Warning, self.line_of(key), key, complaint, hint);
     }
 
-    fn say(
-        &self,
-        severity: Severity,
-        line: usize,
-        key: &str,
-        complaint: impl Display,
-        hint: impl Into<String>,
-    ) {
+    fn say(&self, severity: Severity, line: usize, key: &str, complaint: impl Display, hint: impl Into<String>) {
         let message = format!("{key:?} in {} {complaint}", self.title);
         let hint = Some(hint.into()).filter(|hint| !hint.is_empty());
-        self.walk
-            .report(severity, line, &dotted(&self.path, key), message, hint);
+        self.walk.report(severity, line, &dotted(&self.path, key), message, hint);
     }
 
     pub(super) fn missing(&self, key: &str, hint: impl Into<String>) {
         let message = format!("{key:?} is missing in {}", self.title);
-        self.walk
-            .report_absent(self.line, &dotted(&self.path, key), message, hint.into());
+        self.walk.report_absent(self.line, &dotted(&self.path, key), message, hint.into());
     }
 
     // ---- tables ----
@@ -123,11 +104,7 @@ impl<'w, 't> Section<'w, 't> {
                 DeValue::Table(table) => (self.walk.line_of(value), Some(table)),
                 other => {
                     let complaint = format_args!("must be a table, not {}", type_name(other));
-                    self.error(
-                        key,
-                        complaint,
-                        format!("write {title} on a line of its own"),
-                    );
+                    self.error(key, complaint, format!("write {title} on a line of its own"));
                     (self.line, None)
                 }
             },
@@ -165,11 +142,7 @@ impl<'w, 't> Section<'w, 't> {
     /// [`Section::sections`], of which there must be one.
     pub(super) fn required_sections(&self, key: &'static str, hint: &str) -> Vec<Section<'w, 't>> {
         let sections = self.sections(key);
-        match self
-            .table
-            .and_then(|table| table.get(key))
-            .map(Spanned::get_ref)
-        {
+        match self.table.and_then(|table| table.get(key)).map(Spanned::get_ref) {
             None => self.missing(key, hint),
             Some(DeValue::Array(items)) if items.is_empty() => self.error(key, "is empty", hint),
             Some(_) => {}
@@ -234,23 +207,12 @@ impl<'w, 't> Section<'w, 't> {
     /// Remembers that `expect` must be at `path`.
     pub(super) fn expect_at(&self, key: &str, path: PathBuf, expect: Expect) {
         let (line, key) = (self.line_of(key), dotted(&self.path, key));
-        self.walk.name_file(NamedFile {
-            line,
-            key,
-            path,
-            expect,
-        });
+        self.walk.name_file(NamedFile { line, key, path, expect });
     }
 
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&self, key: &'static str, default: T, words: &[(&str, T)]) -> T {
-        let listed = || {
-            words
-                .iter()
-                .map(|(word, _)| *word)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let listed = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
         let Some(scalar) = self.scalar(key, "a string") else {
             return default;
         };
@@ -282,13 +244,7 @@ impl<'w, 't> Section<'w, 't> {
                 DeValue::String(raw) => texts.extend(self.expand(key, raw, line)),
                 other => {
                     let complaint = format_args!("must hold strings, not {}", type_name(other));
-                    self.say(
-                        Severity::Error,
-                        line,
-                        key,
-                        complaint,
-                        "put it in double quotes",
-                    );
+                    self.say(Severity::Error, line, key, complaint, "put it in double quotes");
                 }
             }
         }
@@ -300,15 +256,9 @@ impl<'w, 't> Section<'w, 't> {
     /// Whether the key is left out or says `"auto"`; to be asked before reading it as something else.
     pub(super) fn is_auto(&self, key: &'static str) -> bool {
         self.asked(key);
-        match self
-            .table
-            .and_then(|table| table.get(key))
-            .map(Spanned::get_ref)
-        {
+        match self.table.and_then(|table| table.get(key)).map(Spanned::get_ref) {
             None => true,
-            Some(DeValue::String(text)) => {
-                env::expand(text, self.walk.env).is_ok_and(|text| text == "auto")
-            }
+            Some(DeValue::String(text)) => env::expand(text, self.walk.env).is_ok_and(|text| text == "auto"),
             Some(_) => false,
         }
     }
@@ -328,11 +278,7 @@ impl<'w, 't> Section<'w, 't> {
         let line = self.walk.line_of(value);
         let (text, shown, written) = match value.get_ref() {
             DeValue::String(raw) => {
-                let written = if env::is_expandable(raw) {
-                    Written::Expanded
-                } else {
-                    Written::Text
-                };
+                let written = if env::is_expandable(raw) { Written::Expanded } else { Written::Text };
                 (self.expand(key, raw, line)?, format!("{raw:?}"), written)
             }
             DeValue::Integer(integer) => {
@@ -350,11 +296,7 @@ impl<'w, 't> Section<'w, 't> {
                 return None;
             }
         };
-        Some(Scalar {
-            text,
-            shown,
-            written,
-        })
+        Some(Scalar { text, shown, written })
     }
 
     fn expand(&self, key: &str, raw: &str, line: usize) -> Option<String> {

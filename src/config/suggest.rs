@@ -11,11 +11,7 @@ pub fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) ->
             let other = plain(candidate);
             // also keeps the table small, whatever the length of `name`
             let near = name.len().abs_diff(other.len()) <= allowed;
-            let distance = if near {
-                distance(&name, &other)
-            } else {
-                usize::MAX
-            };
+            let distance = if near { distance(&name, &other) } else { usize::MAX };
             (distance <= allowed).then_some((distance, candidate))
         })
         .min_by_key(|(distance, _)| *distance)
@@ -23,15 +19,7 @@ pub fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) ->
 }
 
 fn plain(name: &str) -> Vec<char> {
-    name.chars()
-        .map(|c| {
-            if c == '-' {
-                '_'
-            } else {
-                c.to_ascii_lowercase()
-            }
-        })
-        .collect()
+    name.chars().map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect()
 }
 
 /// Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours.

@@ -49,9 +49,7 @@ fn one_fault(text: &str, parts: &[&str]) {
     assert_eq!(faults.len(), 1, "{faults:#?}");
     let mut rest = faults[0].as_str();
     for part in parts {
-        let at = rest
-            .find(part)
-            .unwrap_or_else(|| panic!("no {part:?} in {faults:?}"));
+        let at = rest.find(part).unwrap_or_else(|| panic!("no {part:?} in {faults:?}"));
         rest = &rest[at + part.len()..];
     }
 }
@@ -91,10 +89,7 @@ fn the_annotated_file_shows_the_defaults() {
     assert_eq!(annotated.alerts, minimal.alerts);
     assert_eq!(annotated.scaling, minimal.scaling);
     assert_eq!(annotated.databases[0].pool, minimal.databases[0].pool);
-    assert_eq!(
-        annotated.databases[0].nodes[0],
-        minimal.databases[0].nodes[0]
-    );
+    assert_eq!(annotated.databases[0].nodes[0], minimal.databases[0].nodes[0]);
     assert_eq!(annotated.databases[0].nodes[1].weight, 1);
     assert_eq!(annotated.databases[0].tls, minimal.databases[0].tls);
     assert_eq!(annotated.users, minimal.users);
@@ -104,11 +99,7 @@ fn the_annotated_file_shows_the_defaults() {
 #[test]
 fn the_annotated_file_has_every_known_key_and_no_other() {
     let mut written = BTreeSet::new();
-    keys_of(
-        DeTable::parse(ANNOTATED).unwrap().get_ref(),
-        "",
-        &mut written,
-    );
+    keys_of(DeTable::parse(ANNOTATED).unwrap().get_ref(), "", &mut written);
     let mut known = known_keys();
     // for one database only "max" is shown; the rest are those of [pool]
     known.retain(|key| !key.starts_with("databases.pool.") || key == "databases.pool.max");
@@ -118,10 +109,7 @@ fn the_annotated_file_has_every_known_key_and_no_other() {
 #[test]
 fn every_key_of_the_contract_is_known() {
     let contract = [
-        (
-            "listen",
-            "address unix_socket_dir max_clients login_timeout shutdown_grace workers",
-        ),
+        ("listen", "address unix_socket_dir max_clients login_timeout shutdown_grace workers"),
         ("listen.tls", "mode certificate private_key client_ca"),
         ("admin", "http users token"),
         (
@@ -130,23 +118,11 @@ fn every_key_of_the_contract_is_known() {
              destroy_timeout reap_interval create_retry_interval max_lifetime unnamed_statements \
              prepared_statements statement_timeout idle_transaction_timeout",
         ),
-        (
-            "routing",
-            "load_balancing failover freshness max_lag primary_reads probe_interval",
-        ),
-        (
-            "cache",
-            "enabled max_entries max_bytes max_entry_bytes ttl invalidation publication",
-        ),
-        (
-            "statements",
-            "max slow_threshold slow_log slow_log_parameters capture_plans",
-        ),
+        ("routing", "load_balancing failover freshness max_lag primary_reads probe_interval"),
+        ("cache", "enabled max_entries max_bytes max_entry_bytes ttl invalidation publication"),
+        ("statements", "max slow_threshold slow_log slow_log_parameters capture_plans"),
         ("memory", "limit threshold"),
-        (
-            "alerts",
-            "response_time error_rate cpu_usage memory_usage window webhook",
-        ),
+        ("alerts", "response_time error_rate cpu_usage memory_usage window webhook"),
         ("scaling.rules", "name condition action cooldown"),
         ("databases", "name dbname tls ca"),
         ("databases.nodes", "host port role weight"),
@@ -155,10 +131,7 @@ fn every_key_of_the_contract_is_known() {
     let known = known_keys();
     for (section, keys) in contract {
         for key in keys.split_whitespace() {
-            assert!(
-                known.contains(&format!("{section}.{key}")),
-                "{section}.{key}"
-            );
+            assert!(known.contains(&format!("{section}.{key}")), "{section}.{key}");
         }
     }
     for key in known.iter().filter_map(|key| key.strip_prefix("pool.")) {
@@ -190,14 +163,8 @@ fn values_are_read_in_each_spelling() {
     assert_eq!((pool.mode, pool.min, pool.max), (PoolMode::Session, 0, 16));
     assert_eq!(pool.idle_timeout, Duration::from_millis(1500));
     assert_eq!(pool.max_lifetime, Duration::from_secs(300));
-    assert_eq!(
-        (config.cache.max_bytes, config.cache.max_entry_bytes),
-        (2 << 20, 1000)
-    );
-    assert_eq!(
-        (config.alerts.error_rate, config.alerts.cpu_usage),
-        (1.0, 99.5)
-    );
+    assert_eq!((config.cache.max_bytes, config.cache.max_entry_bytes), (2 << 20, 1000));
+    assert_eq!((config.alerts.error_rate, config.alerts.cpu_usage), (1.0, 99.5));
     assert_eq!(config.statements.slow_log, SlowLog::Off);
     assert_eq!(config.admin.http, None);
     assert_eq!(config.admin.token, Some(Secret("t".into())));
@@ -207,10 +174,7 @@ fn values_are_read_in_each_spelling() {
 
 #[test]
 fn auto_is_what_the_container_has() {
-    let container = Container {
-        cpus: 3,
-        memory: 123,
-    };
+    let container = Container { cpus: 3, memory: 123 };
     for more in ["", "listen.workers = \"auto\"\nmemory.limit = \"auto\"\n"] {
         let (parsed, _) = resolve::resolve(&with(more), "t.toml", &env, &container);
         let (config, _) = parsed.unwrap();
@@ -235,10 +199,7 @@ fn a_database_lays_its_pool_over_the_common_one() {
 fn the_environment_reaches_strings_and_numbers() {
     let (config, _) = accepted(&with("[pool]\nmin = 1\nmax = \"${POOL_MAX}\"\n"));
     assert_eq!(config.databases[0].pool.max, 7);
-    assert_eq!(
-        config.users[0].password,
-        Some(Secret("s3cret-value".into()))
-    );
+    assert_eq!(config.users[0].password, Some(Secret("s3cret-value".into())));
     assert!(!format!("{config:?}").contains("s3cret-value"));
 }
 
@@ -247,12 +208,7 @@ fn the_environment_reaches_strings_and_numbers() {
 fn notes(text: &str) -> Vec<Diagnostic> {
     let env = |name: &str| env(name);
     let (table, walk) = file::Walk::parse(text, "t.toml", &env);
-    let rows = [
-        "cache",
-        "routing.freshness=table",
-        "scaling.rules",
-        "statements.capture_plans",
-    ];
+    let rows = ["cache", "routing.freshness=table", "scaling.rules", "statements.capture_plans"];
     effect::note(&walk, table.get_ref(), &rows);
     walk.finish().diagnostics
 }
@@ -263,10 +219,7 @@ fn a_key_without_effect_is_noted_where_it_is_first_set() {
         "[cache]\nttl = '1s'\nmax_entries = 3\n[routing]\nfreshness = 'table'\n\
          [statements]\ncapture_plans = true\n[[scaling.rules]]\nname = 'x'\n",
     );
-    let shown: Vec<_> = notes
-        .iter()
-        .map(|d| (d.severity, d.line, d.key.as_str()))
-        .collect();
+    let shown: Vec<_> = notes.iter().map(|d| (d.severity, d.line, d.key.as_str())).collect();
     assert_eq!(
         shown,
         [
@@ -276,11 +229,7 @@ fn a_key_without_effect_is_noted_where_it_is_first_set() {
             (Severity::Note, 9, "scaling.rules"),
         ]
     );
-    assert!(
-        notes[1]
-            .to_string()
-            .contains("routing.freshness = \"table\" is not in effect yet")
-    );
+    assert!(notes[1].to_string().contains("routing.freshness = \"table\" is not in effect yet"));
 }
 
 #[test]
@@ -299,10 +248,8 @@ fn what_is_off_anyhow_is_not_noted() {
 
 /// Texts that are nearly a configuration: lines of the annotated file, some cut, mixed with noise.
 fn nearly_toml() -> impl Strategy<Value = String> {
-    let lines: Vec<&'static str> = ANNOTATED
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.is_empty())
-        .collect();
+    let lines: Vec<&'static str> =
+        ANNOTATED.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
     let line = prop_oneof![
         6 => prop::sample::select(lines.clone()).prop_map(str::to_owned),
         2 => (prop::sample::select(lines), any::<prop::sample::Index>()).prop_map(|(line, at)| {

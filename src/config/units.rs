@@ -52,11 +52,7 @@ pub fn duration_from_millis(millis: u64) -> Result<Duration, UnitError> {
 }
 
 fn within_longest(duration: Duration) -> Result<Duration, UnitError> {
-    if duration > LONGEST {
-        Err(UnitError::TooLarge)
-    } else {
-        Ok(duration)
-    }
+    if duration > LONGEST { Err(UnitError::TooLarge) } else { Ok(duration) }
 }
 
 /// Reads `<whole number><unit>` as bytes: KiB, MiB, GiB, TiB are powers of 1024 and kB, MB, GB, TB of 1000;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::backend::cancel::Identity;
+use crate::net::Peer;
 
 /// What a client is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +65,10 @@ pub struct Client {
     pub user: Arc<str>,
     pub database: Arc<str>,
     pub address: String,
-    pub tls: bool,
+    /// Version and cipher; empty: no TLS.
+    pub tls: String,
+    pub peer: Peer,
+    pub local: Peer,
     pub connected: Instant,
     pub application_name: Mutex<String>,
     activity: AtomicU8,
@@ -146,8 +150,10 @@ pub struct Clients {
 pub struct NewClient {
     pub user: Arc<str>,
     pub database: Arc<str>,
-    pub address: String,
-    pub tls: bool,
+    pub peer: Peer,
+    pub local: Peer,
+    /// Version and cipher; empty: no TLS.
+    pub tls: String,
     /// Bytes of the cancel key: 4 in protocol 3.0, 32 in 3.2.
     pub key_length: usize,
     pub application_name: String,
@@ -170,8 +176,10 @@ impl Clients {
                 secret,
                 user: new.user,
                 database: new.database,
-                address: new.address,
+                address: new.peer.to_string(),
                 tls: new.tls,
+                peer: new.peer,
+                local: new.local,
                 connected: Instant::now(),
                 application_name: Mutex::new(new.application_name),
                 activity: AtomicU8::new(Activity::Idle as u8),

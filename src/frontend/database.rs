@@ -1,6 +1,7 @@
 //! One database as clients know it: its nodes, pools, plans and counters.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use dashmap::DashMap;
@@ -44,7 +45,7 @@ impl Database {
         config: &config::Database,
         routing: &config::Routing,
         stats: &Arc<Stats>,
-        control: &tokio::runtime::Handle,
+        (control, ids): (&tokio::runtime::Handle, &Arc<AtomicU64>),
         epoch: Instant,
     ) -> Result<Database, TlsError> {
         let dbname = config.dbname.as_deref().map_or_else(|| name.clone(), Arc::from);
@@ -52,7 +53,7 @@ impl Database {
         Ok(Database {
             dbname,
             cluster: Arc::new(Cluster::new(name.clone(), &config.nodes, routing, epoch)),
-            pools: Pools::new(name.clone(), tls.clone(), config.pool.clone(), control.clone()),
+            pools: Pools::new(name.clone(), tls.clone(), config.pool.clone(), control.clone(), ids.clone()),
             plans: Plans::new(name.clone(), stats.clone()),
             statements: Registry::default(),
             counters: stats.databases.database(&name),

@@ -214,7 +214,9 @@ impl Opening {
         loop {
             if let Some(head) = scan::head(&self.inbox).map_err(Fault::from)? {
                 if head.tag != tag::frontend::PASSWORD {
-                    return Err(Fault::protocol(format!("expected password response, got message type {}", head.tag)).into());
+                    return Err(
+                        Fault::protocol(format!("expected password response, got message type {}", head.tag)).into()
+                    );
                 }
                 if head.total > MAX_PASSWORD_LEN {
                     return Err(Fault::protocol("invalid message length").into());
@@ -245,7 +247,9 @@ impl Opening {
                 Ok(())
             }
             Ok(Err(failure)) => Err(match failure.refusal() {
-                Some((code, message)) if code.starts_with("3D") => Fault::fatal(sqlstate::INVALID_CATALOG_NAME, message),
+                Some((code, message)) if code.starts_with("3D") => {
+                    Fault::fatal(sqlstate::INVALID_CATALOG_NAME, message)
+                }
                 Some(_) => Fault::fatal(
                     sqlstate::INVALID_PASSWORD,
                     format!("password authentication failed for user \"{}\"", login.user),
@@ -266,8 +270,9 @@ impl Opening {
         let client = self.proxy.clients.enter(NewClient {
             user: login.user.clone(),
             database: database.name.clone(),
-            address: self.stream.peer().to_string(),
-            tls: self.stream.is_tls(),
+            peer: self.stream.peer(),
+            local: self.stream.local(),
+            tls: self.stream.tls_info().map(|tls| format!("{}/{}", tls.version, tls.cipher)).unwrap_or_default(),
             key_length: if startup.agreed_minor() >= 2 { 32 } else { 4 },
             application_name,
         });
@@ -376,8 +381,7 @@ impl Opening {
     }
 }
 
-type Accepting =
-    std::pin::Pin<Box<dyn std::future::Future<Output = Result<Stream, crate::net::TlsError>> + Send>>;
+type Accepting = std::pin::Pin<Box<dyn std::future::Future<Output = Result<Stream, crate::net::TlsError>> + Send>>;
 
 /// What the console reports of itself.
 const CONSOLE_STATUSES: [(&str, &str); 5] = [

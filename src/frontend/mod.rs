@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod client;
+pub mod console;
 pub mod database;
 pub mod effects;
 pub mod io;

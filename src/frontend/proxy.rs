@@ -1,7 +1,7 @@
 //! What all clients share: configuration, databases, users, statistics.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,7 @@ pub struct Proxy {
     /// For the salts that unknown users are shown.
     pub mock_nonce: [u8; 32],
     epoch: Instant,
+    server_ids: Arc<AtomicU64>,
     /// Making a database starts its probes: once.
     making: Mutex<()>,
 }
@@ -112,6 +113,7 @@ impl Proxy {
             draining: AtomicBool::new(false),
             mock_nonce,
             epoch,
+            server_ids: Arc::default(),
             making: Mutex::new(()),
         });
         for database in config.databases.iter().filter(|d| d.name != "*") {
@@ -148,7 +150,8 @@ impl Proxy {
             return Ok(found.clone());
         }
         let routing = self.config.load().routing.clone();
-        let database = Database::new(name.clone(), config, &routing, &self.stats, &self.control, self.epoch)?;
+        let database =
+            Database::new(name.clone(), config, &routing, &self.stats, (&self.control, &self.server_ids), self.epoch)?;
         let database = Arc::new(database);
         self.databases.insert(name, database.clone());
         self.watch(&database);
@@ -190,7 +193,8 @@ impl Proxy {
         let acceptor = Acceptor::new(&config.listen.tls).map_err(|e| e.to_string())?;
         self.stats.reconfigure(&config.statements).map_err(|e| e.to_string())?;
         self.stats.slow.reopen();
-        let fixed = |c: &Config| (c.databases.iter().map(shape).collect::<Vec<_>>(), c.listen.clone(), c.routing.clone());
+        let fixed =
+            |c: &Config| (c.databases.iter().map(shape).collect::<Vec<_>>(), c.listen.clone(), c.routing.clone());
         if fixed(&config) != fixed(&self.config.load()) {
             tracing::warn!("changes of [listen], [routing] and of databases' nodes take effect with a restart");
         }

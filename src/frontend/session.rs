@@ -12,8 +12,8 @@ use crate::config::PoolMode;
 use crate::frontend::client::Client;
 use crate::frontend::database::Database;
 use crate::frontend::proxy::Proxy;
-use crate::net::buffers::Buffers;
 use crate::net::Stream;
+use crate::net::buffers::Buffers;
 use crate::pool::checkout::Pool;
 use crate::pool::lease::Lease;
 use crate::route::decide::Why;
@@ -73,16 +73,7 @@ pub struct Request {
 
 impl Request {
     pub fn new(now: Instant, why: Why) -> Request {
-        Request {
-            started: now,
-            wait: Duration::ZERO,
-            mark: now,
-            kept: 0,
-            why,
-            rows: 0,
-            bytes: 0,
-            error: None,
-        }
+        Request { started: now, wait: Duration::ZERO, mark: now, kept: 0, why, rows: 0, bytes: 0, error: None }
     }
 }
 

@@ -36,11 +36,7 @@ impl<'a> Der<'a> {
             // certificates are far below 16 MiB
             0x81..=0x83 => {
                 let (len, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                (
-                    len.iter()
-                        .fold(0, |len, &byte| len << 8 | usize::from(byte)),
-                    rest,
-                )
+                (len.iter().fold(0, |len, &byte| len << 8 | usize::from(byte)), rest)
             }
             _ => return None,
         };
@@ -51,17 +47,11 @@ impl<'a> Der<'a> {
     }
 
     fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
-        self.next()
-            .filter(|value| value.0 == tag)
-            .map(|value| value.1)
+        self.next().filter(|value| value.0 == tag).map(|value| value.1)
     }
 
     fn optional(&mut self, tag: u8) -> Option<&'a [u8]> {
-        if self.0.first() == Some(&tag) {
-            self.take(tag)
-        } else {
-            None
-        }
+        if self.0.first() == Some(&tag) { self.take(tag) } else { None }
     }
 
     fn bits(&mut self) -> Option<&'a [u8]> {
@@ -80,10 +70,7 @@ impl<'a> PublicKey<'a> {
     /// From the contents of a SubjectPublicKeyInfo.
     pub(super) fn read(content: &'a [u8]) -> Option<Self> {
         let mut der = Der(content);
-        Some(PublicKey {
-            algorithm: der.take(SEQUENCE)?,
-            bits: der.bits()?,
-        })
+        Some(PublicKey { algorithm: der.take(SEQUENCE)?, bits: der.bits()? })
     }
 }
 
@@ -162,10 +149,8 @@ impl<'a> Certificate<'a> {
     /// Whether there are alternative names that are host names, and such that are addresses.
     pub(super) fn alternative_names(&self) -> (bool, bool) {
         let mut found = (false, false);
-        let mut names = Der(self
-            .extension(SUBJECT_ALT_NAME)
-            .and_then(|value| Der(value).take(SEQUENCE))
-            .unwrap_or(&[]));
+        let mut names =
+            Der(self.extension(SUBJECT_ALT_NAME).and_then(|value| Der(value).take(SEQUENCE)).unwrap_or(&[]));
         while let Some((tag, ..)) = names.next() {
             found.0 |= tag == DNS_NAME;
             found.1 |= tag == IP_ADDRESS;
@@ -244,10 +229,7 @@ fn read_time((tag, text, _): (u8, &[u8], &[u8])) -> Option<i64> {
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let number = |part: &[u8]| {
-        part.iter()
-            .fold(0i16, |n, &digit| n * 10 + i16::from(digit - b'0'))
-    };
+    let number = |part: &[u8]| part.iter().fold(0i16, |n, &digit| n * 10 + i16::from(digit - b'0'));
     let (year, rest) = match (tag, digits.len()) {
         (UTC_TIME, 12) => match number(&digits[..2]) {
             year @ 0..50 => (2000 + year, &digits[2..]),
@@ -259,10 +241,7 @@ fn read_time((tag, text, _): (u8, &[u8], &[u8])) -> Option<i64> {
     let part = |index: usize| i8::try_from(number(&rest[2 * index..2 * index + 2])).ok();
     let time = DateTime::new(year, part(0)?, part(1)?, part(2)?, part(3)?, part(4)?, 0).ok()?;
     // not by time zones: 99991231235959Z, "never", is past the last instant they know
-    Some(
-        time.duration_since(DateTime::constant(1970, 1, 1, 0, 0, 0, 0))
-            .as_secs(),
-    )
+    Some(time.duration_since(DateTime::constant(1970, 1, 1, 0, 0, 0, 0)).as_secs())
 }
 
 #[cfg(test)]
@@ -276,12 +255,8 @@ mod tests {
         let names = ["a.example".to_owned(), "10.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, "us");
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "a.example");
+        params.distinguished_name.push(DnType::OrganizationName, "us");
+        params.distinguished_name.push(DnType::CommonName, "a.example");
         params.not_before = rcgen::date_time_ymd(2024, 2, 29);
         params.not_after = rcgen::date_time_ymd(2051, 1, 1);
         let key = KeyPair::generate().unwrap();
@@ -294,15 +269,9 @@ mod tests {
         let certificate = Certificate::read(&der).unwrap();
         assert_eq!(certificate.common_name(), Some("a.example"));
         assert_eq!(certificate.alternative_names(), (true, true));
-        assert_eq!(
-            (certificate.not_before, certificate.not_after),
-            (1_709_164_800, 2_556_144_000)
-        );
+        assert_eq!((certificate.not_before, certificate.not_after), (1_709_164_800, 2_556_144_000));
         assert_eq!(certificate.issuer, certificate.subject);
-        assert_eq!(
-            end_point(&der).unwrap(),
-            digest::digest(&digest::SHA256, &der).as_ref()
-        );
+        assert_eq!(end_point(&der).unwrap(), digest::digest(&digest::SHA256, &der).as_ref());
     }
 
     #[test]
@@ -311,18 +280,8 @@ mod tests {
         assert_eq!(time(UTC_TIME, "700101000000Z"), Some(0));
         assert_eq!(time(UTC_TIME, "491231235959Z"), Some(2_524_607_999));
         assert_eq!(time(UTC_TIME, "500101000000Z"), Some(-631_152_000));
-        assert_eq!(
-            time(GENERALIZED_TIME, "99991231235959Z"),
-            Some(253_402_300_799)
-        );
-        let bad = [
-            "",
-            "Z",
-            "7001010000Z",
-            "700101000000",
-            "701301000000Z",
-            "7001010000+0Z",
-        ];
+        assert_eq!(time(GENERALIZED_TIME, "99991231235959Z"), Some(253_402_300_799));
+        let bad = ["", "Z", "7001010000Z", "700101000000", "701301000000Z", "7001010000+0Z"];
         for text in bad.iter().chain(&["19700101000000Z"]) {
             assert_eq!(time(UTC_TIME, text), None, "{text}");
         }
@@ -337,25 +296,13 @@ mod tests {
             certificate.signature_algorithm = algorithm.to_vec().leak();
             certificate.end_point_hash()
         };
-        let rsa = |kind| {
-            [
-                0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, kind, 5, 0,
-            ]
-        };
+        let rsa = |kind| [0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, kind, 5, 0];
         assert_eq!(hash(&rsa(5)), Some(&digest::SHA256), "SHA-1 is raised");
         assert_eq!(hash(&rsa(11)), Some(&digest::SHA256));
         assert_eq!(hash(&rsa(13)), Some(&digest::SHA512));
-        let sha384 = [
-            0x30, 15, 0xa0, 13, 0x30, 11, 0x06, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2,
-        ];
-        assert_eq!(
-            hash(&[&rsa(10)[..11], &sha384].concat()),
-            Some(&digest::SHA384)
-        );
-        assert_eq!(
-            hash(&[&rsa(10)[..11], &[0x30, 0]].concat()),
-            Some(&digest::SHA256)
-        );
+        let sha384 = [0x30, 15, 0xa0, 13, 0x30, 11, 0x06, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2];
+        assert_eq!(hash(&[&rsa(10)[..11], &sha384].concat()), Some(&digest::SHA384));
+        assert_eq!(hash(&[&rsa(10)[..11], &[0x30, 0]].concat()), Some(&digest::SHA256));
         assert_eq!(hash(&[0x06, 3, 0x2b, 0x65, 0x70]), None, "Ed25519");
         assert_eq!(hash(&[0x06, 0x84, 0xff, 0xff, 0xff, 0xff]), None);
     }

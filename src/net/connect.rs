@@ -61,18 +61,11 @@ impl From<TlsError> for ConnectError {
 ///
 /// # Errors
 /// Of the last address tried, where a name has several.
-pub async fn connect(
-    host: &str,
-    port: u16,
-    tls: &Connector,
-    timeout: Duration,
-) -> Result<Stream, ConnectError> {
+pub async fn connect(host: &str, port: u16, tls: &Connector, timeout: Duration) -> Result<Stream, ConnectError> {
     let deadline = Instant::now() + timeout;
     if host.starts_with('/') {
         let path = format!("{host}/.s.PGSQL.{port}");
-        return Ok(Stream::unix(
-            within(deadline, UnixStream::connect(path)).await??,
-        ));
+        return Ok(Stream::unix(within(deadline, UnixStream::connect(path)).await??));
     }
     let addresses: Vec<SocketAddr> = match within(deadline, lookup_host((host, port))).await? {
         Ok(addresses) => addresses.collect(),
@@ -92,9 +85,7 @@ pub async fn connect(
 }
 
 async fn within<T>(deadline: Instant, future: impl Future<Output = T>) -> Result<T, ConnectError> {
-    timeout_at(deadline, future)
-        .await
-        .map_err(|_| ConnectError::Timeout)
+    timeout_at(deadline, future).await.map_err(|_| ConnectError::Timeout)
 }
 
 async fn connect_tcp(
@@ -118,11 +109,7 @@ async fn open(address: SocketAddr) -> Result<Stream, ConnectError> {
 }
 
 /// Protocol documentation, "SSL Session Encryption".
-async fn negotiate(
-    mut stream: Stream,
-    host: &str,
-    tls: &Connector,
-) -> Result<Stream, ConnectError> {
+async fn negotiate(mut stream: Stream, host: &str, tls: &Connector) -> Result<Stream, ConnectError> {
     if tls.mode() == TlsMode::Disable {
         return Ok(stream);
     }
@@ -134,33 +121,21 @@ async fn negotiate(
     match (stream.read(&mut answer).await?, answer[0]) {
         (1, b'S') => Ok(tls.handshake(stream, name).await?),
         (1, b'N') if tls.mode() <= TlsMode::Prefer => Ok(stream),
-        (1, b'N') => Err(ConnectError::Tls(
-            "TLS is demanded, and the server does not offer it".into(),
-        )),
+        (1, b'N') => Err(ConnectError::Tls("TLS is demanded, and the server does not offer it".into())),
         (0, _) => Err(ConnectError::Refused(io::ErrorKind::UnexpectedEof.into())),
-        (1, other) => Err(ConnectError::Protocol(format!(
-            "answer to SSLRequest is 0x{other:02x}: not a Postgres server?"
-        ))),
-        _ => Err(ConnectError::Protocol(
-            "unencrypted bytes behind the answer to SSLRequest".into(),
-        )),
+        (1, other) => {
+            Err(ConnectError::Protocol(format!("answer to SSLRequest is 0x{other:02x}: not a Postgres server?")))
+        }
+        _ => Err(ConnectError::Protocol("unencrypted bytes behind the answer to SSLRequest".into())),
     }
 }
 
 /// What the certificate must be for, and what the server is told (SNI). A name that no certificate can have is an
 /// error only where names count.
-fn server_name(
-    host: &str,
-    stream: &Stream,
-    mode: TlsMode,
-) -> Result<ServerName<'static>, ConnectError> {
+fn server_name(host: &str, stream: &Stream, mode: TlsMode) -> Result<ServerName<'static>, ConnectError> {
     match (ServerName::try_from(host.to_owned()), stream.peer()) {
         (Ok(name), _) => Ok(name),
-        (Err(_), Peer::Tcp(address)) if mode < TlsMode::VerifyFull => {
-            Ok(ServerName::from(address.ip()))
-        }
-        (Err(error), _) => Err(ConnectError::Tls(format!(
-            "{host} cannot be in a certificate: {error}"
-        ))),
+        (Err(_), Peer::Tcp(address)) if mode < TlsMode::VerifyFull => Ok(ServerName::from(address.ip())),
+        (Err(error), _) => Err(ConnectError::Tls(format!("{host} cannot be in a certificate: {error}"))),
     }
 }

@@ -32,28 +32,18 @@ impl Listener {
     /// # Errors
     /// The text is no address, or none could be bound.
     pub async fn bind_tcp(address: &str) -> io::Result<Vec<Listener>> {
-        let mut last = io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{address}: no such address"),
-        );
+        let mut last = io::Error::new(io::ErrorKind::InvalidInput, format!("{address}: no such address"));
         let mut bound = Vec::new();
         for address in addresses(address).await? {
             match bind(address) {
                 Ok(listener) => bound.push(Listener::Tcp(listener)),
                 Err(error) => {
-                    last = io::Error::new(
-                        error.kind(),
-                        format!("cannot listen on {address}: {error}"),
-                    );
+                    last = io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
                     tracing::warn!("{last}");
                 }
             }
         }
-        if bound.is_empty() {
-            Err(last)
-        } else {
-            Ok(bound)
-        }
+        if bound.is_empty() { Err(last) } else { Ok(bound) }
     }
 
     /// Binds `.s.PGSQL.<port>` in `directory`, open to every user as Postgres's is. A file that a dead process left is
@@ -65,9 +55,7 @@ impl Listener {
         let path = directory.join(format!(".s.PGSQL.{port}"));
         remove_stale(&path).map_err(|error| named(&path, &error))?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket
-            .bind(&SockAddr::unix(&path)?)
-            .map_err(|error| named(&path, &error))?;
+        socket.bind(&SockAddr::unix(&path)?).map_err(|error| named(&path, &error))?;
         // from here on the file is ours, and goes with us
         let file = SocketFile::new(path)?;
         fs::set_permissions(&file.path, fs::Permissions::from_mode(0o777))?;
@@ -166,13 +154,8 @@ async fn addresses(text: &str) -> io::Result<Vec<SocketAddr>> {
             .map(Iterator::collect)
             .map_err(|error| io::Error::new(error.kind(), format!("{text}: {error}")));
     };
-    let port = port
-        .parse()
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{text}: no port")))?;
-    Ok(vec![
-        (Ipv4Addr::UNSPECIFIED, port).into(),
-        (Ipv6Addr::UNSPECIFIED, port).into(),
-    ])
+    let port = port.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{text}: no port")))?;
+    Ok(vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()])
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -190,10 +173,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(
-        error.kind(),
-        format!("cannot listen on {}: {error}", path.display()),
-    )
+    io::Error::new(error.kind(), format!("cannot listen on {}: {error}", path.display()))
 }
 
 /// Removes a socket on which nobody listens.
@@ -226,11 +206,7 @@ pub struct SocketFile {
 impl SocketFile {
     fn new(path: PathBuf) -> io::Result<Self> {
         let metadata = fs::symlink_metadata(&path)?;
-        Ok(SocketFile {
-            path,
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
+        Ok(SocketFile { path, device: metadata.dev(), inode: metadata.ino() })
     }
 
     pub fn path(&self) -> &Path {

@@ -125,12 +125,7 @@ impl Stream {
     }
 
     fn plain(socket: Socket, peer: Peer, local: Peer) -> Self {
-        Stream {
-            transport: Transport::Plain(socket),
-            peer,
-            local,
-            tls: None,
-        }
+        Stream { transport: Transport::Plain(socket), peer, local, tls: None }
     }
 
     /// Gives up the socket for a TLS handshake; `None` if there is TLS on it already.
@@ -141,34 +136,14 @@ impl Stream {
         }
     }
 
-    pub(super) fn tls_client(
-        stream: client::TlsStream<Socket>,
-        peer: Peer,
-        local: Peer,
-        info: TlsInfo,
-    ) -> Self {
+    pub(super) fn tls_client(stream: client::TlsStream<Socket>, peer: Peer, local: Peer, info: TlsInfo) -> Self {
         let transport = Transport::TlsClient(Box::new(stream));
-        Stream {
-            transport,
-            peer,
-            local,
-            tls: Some(Box::new(info)),
-        }
+        Stream { transport, peer, local, tls: Some(Box::new(info)) }
     }
 
-    pub(super) fn tls_server(
-        stream: server::TlsStream<Socket>,
-        peer: Peer,
-        local: Peer,
-        info: TlsInfo,
-    ) -> Self {
+    pub(super) fn tls_server(stream: server::TlsStream<Socket>, peer: Peer, local: Peer, info: TlsInfo) -> Self {
         let transport = Transport::TlsServer(Box::new(stream));
-        Stream {
-            transport,
-            peer,
-            local,
-            tls: Some(Box::new(info)),
-        }
+        Stream { transport, peer, local, tls: Some(Box::new(info)) }
     }
 
     /// The other end.
@@ -288,11 +263,7 @@ impl Read for Recv<'_> {
 
 /// Lets TLS digest what has come: records without data (session tickets, key updates) are no reason to give up a
 /// connection.
-fn recv_tls<D: SideData>(
-    socket: &Socket,
-    session: &mut ConnectionCommon<D>,
-    buf: &mut [u8],
-) -> io::Result<usize> {
+fn recv_tls<D: SideData>(socket: &Socket, session: &mut ConnectionCommon<D>, buf: &mut [u8]) -> io::Result<usize> {
     loop {
         match session.reader().read(buf) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -301,28 +272,18 @@ fn recv_tls<D: SideData>(
         if session.read_tls(&mut Recv(socket))? == 0 {
             return Ok(0);
         }
-        session
-            .process_new_packets()
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        session.process_new_packets().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     }
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         on_socket!(&mut *self, io => Pin::new(io).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         on_socket!(&mut *self, io => Pin::new(io).poll_write(cx, buf))
     }
 
@@ -348,21 +309,13 @@ impl AsyncWrite for Socket {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         on_transport!(&mut self.transport, io => Pin::new(io).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         on_transport!(&mut self.transport, io => Pin::new(io).poll_write(cx, buf))
     }
 

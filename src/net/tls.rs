@@ -66,24 +66,15 @@ impl Acceptor {
         }
         let chain = read_certificates(named(&settings.certificate, "certificate")?)?;
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let pair = read_key(
-            named(&settings.private_key, "private_key")?,
-            chain,
-            &provider,
-        )?;
-        let end_point = pair
-            .cert
-            .first()
-            .and_then(|first| certificate::end_point(first));
+        let pair = read_key(named(&settings.private_key, "private_key")?, chain, &provider)?;
+        let end_point = pair.cert.first().and_then(|first| certificate::end_point(first));
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(settings_error)?;
         let builder = match mode {
             TlsMode::VerifyCa | TlsMode::VerifyFull => {
                 let ca = Authorities::read(named(&settings.client_ca, "client_ca")?)?;
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(ca.roots), provider)
-                        .build();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(ca.roots), provider).build();
                 builder.with_client_cert_verifier(verifier.map_err(settings_error)?)
             }
             _ => builder.with_no_client_auth(),
@@ -92,10 +83,7 @@ impl Acceptor {
         config.alpn_protocols = vec![ALPN.to_vec()];
         // Postgres's clients do not resume sessions
         config.send_tls13_tickets = 0;
-        Ok(Acceptor {
-            mode,
-            offer: Some((Arc::new(config), end_point)),
-        })
+        Ok(Acceptor { mode, offer: Some((Arc::new(config), end_point)) })
     }
 
     /// The answer to an SSLRequest: `S` or `N`. As in Postgres, there is no TLS on unix sockets.
@@ -126,9 +114,7 @@ impl Acceptor {
         let stream = self.accept(stream).await?;
         match stream.alpn() {
             Some(ALPN) => Ok(stream),
-            _ => Err(TlsError::Handshake(
-                "direct TLS without the ALPN protocol \"postgresql\"".into(),
-            )),
+            _ => Err(TlsError::Handshake("direct TLS without the ALPN protocol \"postgresql\"".into())),
         }
     }
 
@@ -143,17 +129,10 @@ impl Acceptor {
     /// # Errors
     /// The handshake fails, the client's certificate included.
     pub async fn accept(&self, stream: Stream) -> Result<Stream, TlsError> {
-        let (Some((config, end_point)), Some((socket, peer, local))) =
-            (&self.offer, stream.into_socket())
-        else {
-            return Err(TlsError::Settings(
-                "no TLS is offered on this connection".into(),
-            ));
+        let (Some((config, end_point)), Some((socket, peer, local))) = (&self.offer, stream.into_socket()) else {
+            return Err(TlsError::Settings("no TLS is offered on this connection".into()));
         };
-        let stream = TlsAcceptor::from(config.clone())
-            .accept(socket)
-            .await
-            .map_err(|error| handshake(&error))?;
+        let stream = TlsAcceptor::from(config.clone()).accept(socket).await.map_err(|error| handshake(&error))?;
         let info = info(stream.get_ref().1, end_point.clone());
         Ok(Stream::tls_server(stream, peer, local, info))
     }
@@ -188,10 +167,7 @@ impl Connector {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Connector {
-            mode,
-            config: Some(Arc::new(config)),
-        })
+        Ok(Connector { mode, config: Some(Arc::new(config)) })
     }
 
     pub fn mode(&self) -> TlsMode {
@@ -199,21 +175,14 @@ impl Connector {
     }
 
     /// The client's side of the handshake, after the server's `S`.
-    pub(super) async fn handshake(
-        &self,
-        stream: Stream,
-        name: ServerName<'static>,
-    ) -> Result<Stream, TlsError> {
-        let (Some(config), Some((socket, peer, local))) = (&self.config, stream.into_socket())
-        else {
+    pub(super) async fn handshake(&self, stream: Stream, name: ServerName<'static>) -> Result<Stream, TlsError> {
+        let (Some(config), Some((socket, peer, local))) = (&self.config, stream.into_socket()) else {
             return Err(TlsError::Settings("TLS is disabled".into()));
         };
         let connecting = TlsConnector::from(config.clone()).connect(name, socket);
         let stream = connecting.await.map_err(|error| handshake(&error))?;
         let state = stream.get_ref().1;
-        let end_point = state
-            .peer_certificates()
-            .and_then(|chain| certificate::end_point(chain.first()?));
+        let end_point = state.peer_certificates().and_then(|chain| certificate::end_point(chain.first()?));
         let info = info(state, end_point);
         Ok(Stream::tls_client(stream, peer, local, info))
     }
@@ -224,14 +193,9 @@ impl Authorities {
         let certificates = read_certificates(path)?;
         let mut roots = RootCertStore::empty();
         for certificate in &certificates {
-            roots
-                .add(certificate.clone())
-                .map_err(|error| file_error(path, error))?;
+            roots.add(certificate.clone()).map_err(|error| file_error(path, error))?;
         }
-        Ok(Authorities {
-            roots,
-            certificates,
-        })
+        Ok(Authorities { roots, certificates })
     }
 
     fn read_or_native(path: Option<&Path>) -> Result<Self, TlsError> {
@@ -241,36 +205,21 @@ impl Authorities {
         let certificates = rustls_native_certs::load_native_certs().certs;
         let mut roots = RootCertStore::empty();
         // some of a system's are too old to read; the others serve
-        if roots
-            .add_parsable_certificates(certificates.iter().cloned())
-            .0
-            == 0
-        {
-            return Err(TlsError::Settings(
-                "no `ca` is set, and the system has no certificate authorities".into(),
-            ));
+        if roots.add_parsable_certificates(certificates.iter().cloned()).0 == 0 {
+            return Err(TlsError::Settings("no `ca` is set, and the system has no certificate authorities".into()));
         }
-        Ok(Authorities {
-            roots,
-            certificates,
-        })
+        Ok(Authorities { roots, certificates })
     }
 }
 
 fn named<'a>(path: &'a Option<PathBuf>, key: &str) -> Result<&'a Path, TlsError> {
-    path.as_deref().ok_or_else(|| {
-        TlsError::Settings(format!(
-            "listen.tls.{key} is not set, and this mode needs it"
-        ))
-    })
+    path.as_deref().ok_or_else(|| TlsError::Settings(format!("listen.tls.{key} is not set, and this mode needs it")))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     match read {
-        Ok(certificates) if certificates.is_empty() => {
-            Err(file_error(path, "no certificate in it"))
-        }
+        Ok(certificates) if certificates.is_empty() => Err(file_error(path, "no certificate in it")),
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(file_error(path, error)),
     }
@@ -283,30 +232,19 @@ fn read_key(
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, TlsError> {
     let key = PrivateKeyDer::from_pem_file(path).map_err(|error| file_error(path, error))?;
-    let key = provider
-        .key_provider
-        .load_private_key(key)
-        .map_err(|error| file_error(path, error))?;
-    let certified = chain
-        .first()
-        .and_then(|first| certificate::Certificate::read(first))
-        .map(|first| first.key_info);
+    let key = provider.key_provider.load_private_key(key).map_err(|error| file_error(path, error))?;
+    let certified = chain.first().and_then(|first| certificate::Certificate::read(first)).map(|first| first.key_info);
     match (certified, key.public_key()) {
         (Some(certified), Some(own)) if certified != own.as_ref() => {
             Err(file_error(path, "this key is not the certificate's"))
         }
-        (None, _) => Err(TlsError::Settings(
-            "listen.tls.certificate: the first certificate is malformed".into(),
-        )),
+        (None, _) => Err(TlsError::Settings("listen.tls.certificate: the first certificate is malformed".into())),
         _ => Ok(CertifiedKey::new(chain, key)),
     }
 }
 
 fn file_error(path: &Path, error: impl fmt::Display) -> TlsError {
-    TlsError::File {
-        path: path.to_owned(),
-        error: error.to_string(),
-    }
+    TlsError::File { path: path.to_owned(), error: error.to_string() }
 }
 
 fn settings_error(error: impl fmt::Display) -> TlsError {
@@ -319,25 +257,17 @@ fn info(state: &CommonState, end_point: Option<Vec<u8>>) -> TlsInfo {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
         _ => "TLS",
     };
-    let cipher = state
-        .negotiated_cipher_suite()
-        .and_then(|suite| suite.suite().as_str());
+    let cipher = state.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
     // rustls writes TLS13_ for what IANA and OpenSSL call TLS_
     let cipher = cipher.unwrap_or_default().replacen("TLS13_", "TLS_", 1);
-    TlsInfo {
-        version,
-        cipher,
-        end_point,
-    }
+    TlsInfo { version, cipher, end_point }
 }
 
 /// Says what can be done about the errors that people meet.
 fn handshake(error: &io::Error) -> TlsError {
     use rustls::CertificateError as Bad;
 
-    let inner = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let Some(rustls::Error::InvalidCertificate(bad)) = inner else {
         return TlsError::Handshake(error.to_string());
     };

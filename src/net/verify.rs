@@ -9,8 +9,7 @@ use rustls::crypto::{
     verify_tls13_signature_with_raw_key,
 };
 use rustls::pki_types::{
-    CertificateDer, ServerName, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer,
-    TrustAnchor, UnixTime,
+    CertificateDer, ServerName, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
 };
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -44,10 +43,7 @@ pub(super) struct ServerVerifier {
 
 impl ServerVerifier {
     pub(super) fn new(check: Check, provider: &CryptoProvider) -> Arc<Self> {
-        Arc::new(ServerVerifier {
-            check,
-            algorithms: provider.signature_verification_algorithms,
-        })
+        Arc::new(ServerVerifier { check, algorithms: provider.signature_verification_algorithms })
     }
 
     fn check_chain(
@@ -59,11 +55,7 @@ impl ServerVerifier {
     ) -> Result<(), Error> {
         let certificate = read(der)?;
         // self-signed and handed out as its own CA: rustls calls it `CaUsedAsEndEntity`
-        if trusted
-            .certificates
-            .iter()
-            .any(|known| known.as_ref() == der.as_ref())
-        {
+        if trusted.certificates.iter().any(|known| known.as_ref() == der.as_ref()) {
             return check_dates(&certificate, now);
         }
         match ParsedCertificate::try_from(der) {
@@ -83,11 +75,7 @@ impl ServerVerifier {
 
     /// For certificates of version 1, which rustls does not read: what the `openssl x509 -req` of Postgres's own
     /// documentation makes before OpenSSL 3.2. They must be signed by a root itself.
-    fn check_signed_by_root(
-        &self,
-        certificate: &Certificate<'_>,
-        roots: &RootCertStore,
-    ) -> Result<(), Error> {
+    fn check_signed_by_root(&self, certificate: &Certificate<'_>, roots: &RootCertStore) -> Result<(), Error> {
         let issued = |root: &&TrustAnchor<'_>| {
             // a certificate without alternative names cannot be shown to keep constraints on names
             root.subject.as_ref() == certificate.issuer && root.name_constraints.is_none()
@@ -97,12 +85,8 @@ impl ServerVerifier {
                 self.algorithms
                     .all
                     .iter()
-                    .filter(|algorithm| {
-                        algorithm.signature_alg_id().as_ref() == certificate.signature_algorithm
-                    })
-                    .any(|algorithm| {
-                        verify(*algorithm, key, certificate.signed, certificate.signature)
-                    })
+                    .filter(|algorithm| algorithm.signature_alg_id().as_ref() == certificate.signature_algorithm)
+                    .any(|algorithm| verify(*algorithm, key, certificate.signed, certificate.signature))
             })
         };
         match roots.roots.iter().filter(issued).any(signed) {
@@ -144,15 +128,8 @@ impl ServerCertVerifier for ServerVerifier {
             return verify_tls12_signature(message, cert, dss, &self.algorithms);
         }
         let key = read(cert)?.key;
-        let algorithms = self
-            .algorithms
-            .mapping
-            .iter()
-            .filter(|(scheme, _)| *scheme == dss.scheme);
-        match algorithms
-            .flat_map(|(_, all)| *all)
-            .any(|algorithm| verify(*algorithm, key, message, dss.signature()))
-        {
+        let algorithms = self.algorithms.mapping.iter().filter(|(scheme, _)| *scheme == dss.scheme);
+        match algorithms.flat_map(|(_, all)| *all).any(|algorithm| verify(*algorithm, key, message, dss.signature())) {
             true => Ok(HandshakeSignatureValid::assertion()),
             false => Err(CertificateError::BadSignature.into()),
         }
@@ -187,9 +164,7 @@ fn verify(
     signature: &[u8],
 ) -> bool {
     algorithm.public_key_alg_id().as_ref() == key.algorithm
-        && algorithm
-            .verify_signature(key.bits, message, signature)
-            .is_ok()
+        && algorithm.verify_signature(key.bits, message, signature).is_ok()
 }
 
 fn check_dates(certificate: &Certificate<'_>, now: UnixTime) -> Result<(), Error> {

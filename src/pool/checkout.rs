@@ -1,5 +1,6 @@
 //! A pool: the ledger behind its lock, and the tasks that do what the ledger says.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -62,10 +63,15 @@ impl Refused {
 
 /// A server's SQLSTATE as one of the constants that a [`Fault`] carries.
 fn login_code(code: &str) -> &'static str {
-    [sqlstate::INVALID_AUTHORIZATION, sqlstate::INVALID_PASSWORD, sqlstate::INVALID_CATALOG_NAME, sqlstate::INSUFFICIENT_PRIVILEGE]
-        .into_iter()
-        .find(|c| *c == code)
-        .unwrap_or(sqlstate::CONNECTION_FAILURE)
+    [
+        sqlstate::INVALID_AUTHORIZATION,
+        sqlstate::INVALID_PASSWORD,
+        sqlstate::INVALID_CATALOG_NAME,
+        sqlstate::INSUFFICIENT_PRIVILEGE,
+    ]
+    .into_iter()
+    .find(|c| *c == code)
+    .unwrap_or(sqlstate::CONNECTION_FAILURE)
 }
 
 /// The connections of one database, user and node.
@@ -80,12 +86,30 @@ pub struct Pool {
     pub(super) last_error: Mutex<Option<String>>,
     /// Every connection of the pool that still lives, for SHOW SERVERS.
     servers: Mutex<Vec<Weak<Identity>>>,
+    ids: Arc<AtomicU64>,
 }
 
 impl Pool {
-    pub fn new(database: Arc<str>, login: Login, node: Arc<Node>, tls: Connector, config: Arc<config::Pool>) -> Pool {
-        let ledger = Mutex::new(Ledger::new((&*config).into()));
-        Pool { database, login, node, tls, config: ArcSwap::new(config), ledger, last_error: Mutex::new(None), servers: Mutex::default() }
+    /// `ids` numbers connections, for the whole process.
+    pub fn new(
+        database: Arc<str>,
+        login: Login,
+        node: Arc<Node>,
+        tls: Connector,
+        config: Arc<config::Pool>,
+        ids: Arc<AtomicU64>,
+    ) -> Pool {
+        Pool {
+            database,
+            login,
+            node,
+            tls,
+            ledger: Mutex::new(Ledger::new((&*config).into())),
+            config: ArcSwap::new(config),
+            last_error: Mutex::new(None),
+            servers: Mutex::default(),
+            ids,
+        }
     }
 
     /// A connection for a client of `worker`: an idle one, or the next that comes free within `acquire_timeout`.
@@ -230,6 +254,7 @@ impl Pool {
     pub(super) fn enter(&self, server: &Arc<Identity>) {
         let mut servers = self.servers.lock();
         servers.retain(|known| known.strong_count() > 0);
+        server.id.store(self.ids.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
         servers.push(Arc::downgrade(server));
     }
 

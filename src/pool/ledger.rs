@@ -192,12 +192,7 @@ impl<C, W> Ledger<C, W> {
     /// Takes an idle connection for `worker`, or queues what `waiter` makes.
     ///
     /// If the connection's [`home`](Held::home) is another worker, the caller moves the socket and sets it.
-    pub fn checkout(
-        &mut self,
-        now: Instant,
-        worker: usize,
-        waiter: impl FnOnce() -> W,
-    ) -> Checkout<C> {
+    pub fn checkout(&mut self, now: Instant, worker: usize, waiter: impl FnOnce() -> W) -> Checkout<C> {
         if self.state == State::Closed {
             return Checkout::Closed;
         }
@@ -206,11 +201,7 @@ impl<C, W> Ledger<C, W> {
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.waiters.push_back(Waiter {
-            ticket,
-            waiter: waiter(),
-            since: now,
-        });
+        self.waiters.push_back(Waiter { ticket, waiter: waiter(), since: now });
         let create = self.ask(now, self.below_min());
         Checkout::Wait { ticket, create }
     }
@@ -220,10 +211,7 @@ impl<C, W> Ledger<C, W> {
     /// `None`: it is not in the queue any more. A connection has been handed to it; the one who waited uses that or
     /// checks it in.
     pub fn cancel_wait(&mut self, ticket: Ticket) -> Option<W> {
-        let index = self
-            .waiters
-            .binary_search_by_key(&ticket, |waiter| waiter.ticket)
-            .ok()?;
+        let index = self.waiters.binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()?;
         self.waiters.remove(index).map(|waiter| waiter.waiter)
     }
 
@@ -245,25 +233,12 @@ impl<C, W> Ledger<C, W> {
     ) -> Placement<C, W> {
         self.creating -= 1;
         self.backoff.succeeded();
-        let life = Life::new(
-            self.next_id,
-            permit.generation,
-            now,
-            self.limits.max_lifetime,
-            jitter,
-        );
+        let life = Life::new(self.next_id, permit.generation, now, self.limits.max_lifetime, jitter);
         self.next_id += 1;
         self.lives.push(life);
-        let held = Held {
-            connection,
-            home,
-            life,
-        };
-        let place = if self.is_unwanted(&held.life) {
-            Place::Close(self.forget(held))
-        } else {
-            self.hand_over(now, held)
-        };
+        let held = Held { connection, home, life };
+        let place =
+            if self.is_unwanted(&held.life) { Place::Close(self.forget(held)) } else { self.hand_over(now, held) };
         let create = self.ask(now, self.below_min());
         Placement { place, create }
     }
@@ -274,10 +249,7 @@ impl<C, W> Ledger<C, W> {
     /// No permit is given before the pause is over; then call [`retry`](Self::retry) if anyone waits.
     pub fn create_failed(&mut self, now: Instant, _permit: Permit) -> CreateFailed {
         self.creating -= 1;
-        CreateFailed {
-            retry_at: self.backoff.failed(now),
-            waiting: self.waiters.len(),
-        }
+        CreateFailed { retry_at: self.backoff.failed(now), waiting: self.waiters.len() }
     }
 
     /// Asks for the connections that are wanted and allowed now, once the pause after a failure is over.
@@ -296,10 +268,7 @@ impl<C, W> Ledger<C, W> {
             let create = self.ask(now, self.below_min());
             return Placement { place, create };
         }
-        Placement {
-            place: self.hand_over(now, held),
-            create: Creates::new(0, self.generation),
-        }
+        Placement { place: self.hand_over(now, held), create: Creates::new(0, self.generation) }
     }
 
     /// The figures of this moment.
@@ -310,9 +279,10 @@ impl<C, W> Ledger<C, W> {
             idle: self.idle.len(),
             creating: self.creating,
             waiting: self.waiters.len(),
-            oldest_wait: self.waiters.front().map_or(Duration::ZERO, |oldest| {
-                now.saturating_duration_since(oldest.since)
-            }),
+            oldest_wait: self
+                .waiters
+                .front()
+                .map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest.since)),
             stale: self.lives.iter().filter(stale).count(),
             paused: self.state == State::Paused,
         }
@@ -332,32 +302,24 @@ impl<C, W> Ledger<C, W> {
         if let Some(Waiter { waiter, .. }) = self.waiters.pop_front() {
             return Place::Handed { waiter, connection };
         }
-        self.idle.push_back(Idle {
-            held: connection,
-            since: now,
-        });
+        self.idle.push_back(Idle { held: connection, since: now });
         Place::Idle
     }
 
     /// True if this connection may not stay: the pool is not open, RECONNECT came, or there are too many.
     fn is_unwanted(&self, life: &Life) -> bool {
-        self.state != State::Open
-            || life.generation != self.generation
-            || self.total() > self.limits.max
+        self.state != State::Open || life.generation != self.generation || self.total() > self.limits.max
     }
 
     /// True if a connection that is due can go without a client having to wait for another to be made.
     fn has_successor(&self, now: Instant) -> bool {
-        self.idle.iter().any(|idle| !idle.held.life.is_due(now))
-            && self.fresh(now) >= self.limits.min
+        self.idle.iter().any(|idle| !idle.held.life.is_due(now)) && self.fresh(now) >= self.limits.min
     }
 
     /// Permits for what the waiters and `missing` want, as far as `max`, the cap and the pause allow.
     fn ask(&mut self, now: Instant, missing: usize) -> Creates {
         let for_waiters = self.waiters.len().saturating_sub(self.creating);
-        let cap = self
-            .backoff
-            .allowed(now, self.limits.concurrent_creates.max(1));
+        let cap = self.backoff.allowed(now, self.limits.concurrent_creates.max(1));
         let count = match self.state {
             State::Open => for_waiters
                 .max(missing)

@@ -1,5 +1,6 @@
 //! The pools of one database: made when first asked for, reaped while they live.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -20,6 +21,7 @@ pub struct Pools {
     tls: Connector,
     config: ArcSwap<config::Pool>,
     control: tokio::runtime::Handle,
+    ids: Arc<AtomicU64>,
     pools: DashMap<(Arc<str>, u16), Arc<Pool>>,
 }
 
@@ -29,8 +31,9 @@ impl Pools {
         tls: Connector,
         config: Arc<config::Pool>,
         control: tokio::runtime::Handle,
+        ids: Arc<AtomicU64>,
     ) -> Pools {
-        Pools { database, tls, config: ArcSwap::new(config), control, pools: DashMap::new() }
+        Pools { database, tls, config: ArcSwap::new(config), control, ids, pools: DashMap::new() }
     }
 
     pub fn config(&self) -> Arc<config::Pool> {
@@ -44,9 +47,9 @@ impl Pools {
             return pool.clone();
         }
         let make = || {
-            let pool =
-                Pool::new(self.database.clone(), login.clone(), node.clone(), self.tls.clone(), self.config.load_full());
-            let pool = Arc::new(pool);
+            let (database, login, node) = (self.database.clone(), login.clone(), node.clone());
+            let (tls, config, ids) = (self.tls.clone(), self.config.load_full(), self.ids.clone());
+            let pool = Arc::new(Pool::new(database, login, node, tls, config, ids));
             self.control.spawn(reap(Arc::downgrade(&pool)));
             pool
         };

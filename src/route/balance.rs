@@ -32,14 +32,8 @@ struct Node {
 impl Balancer {
     /// A rotation over nodes `0..weights.len()`. A node of weight 0 is never picked.
     pub fn new(weights: impl IntoIterator<Item = u32>) -> Self {
-        let nodes: Vec<Node> = weights
-            .into_iter()
-            .map(|weight| Node {
-                weight: i64::from(weight),
-                credit: 0,
-                usable: false,
-            })
-            .collect();
+        let nodes: Vec<Node> =
+            weights.into_iter().map(|weight| Node { weight: i64::from(weight), credit: 0, usable: false }).collect();
         let bound = nodes.iter().map(|node| node.weight).sum();
         Self { nodes, bound }
     }
@@ -59,9 +53,7 @@ impl Balancer {
                 node.credit += node.weight;
             }
         }
-        let picked = self
-            .most_urgent(count, total)
-            .or_else(|| self.most_owed())?;
+        let picked = self.most_urgent(count, total).or_else(|| self.most_owed())?;
         self.nodes[picked].credit -= total;
         for node in self.nodes.iter_mut().filter(|node| node.usable) {
             // Without effect while the usable nodes stay the same. When they change from pick to pick, it keeps a
@@ -86,16 +78,11 @@ impl Balancer {
 
     /// Needed for a single usable node, and after the usable nodes changed, when those left may all be in debt.
     fn most_owed(&self) -> Option<usize> {
-        self.among_usable(|_| true)
-            .min_by_key(|(_, node)| -node.credit)
-            .map(|(index, _)| index)
+        self.among_usable(|_| true).min_by_key(|(_, node)| -node.credit).map(|(index, _)| index)
     }
 
     fn among_usable(&self, admit: impl Fn(&Node) -> bool) -> impl Iterator<Item = (usize, &Node)> {
-        self.nodes
-            .iter()
-            .enumerate()
-            .filter(move |(_, node)| node.usable && admit(node))
+        self.nodes.iter().enumerate().filter(move |(_, node)| node.usable && admit(node))
     }
 }
 
@@ -105,9 +92,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn picks(balancer: &mut Balancer, count: usize, usable: impl Fn(usize) -> bool) -> Vec<usize> {
-        (0..count)
-            .map(|_| balancer.pick(&usable).expect("a usable node"))
-            .collect()
+        (0..count).map(|_| balancer.pick(&usable).expect("a usable node")).collect()
     }
 
     fn share(picks: &[usize], node: usize) -> usize {

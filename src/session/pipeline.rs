@@ -22,17 +22,33 @@ pub struct Undo {
 #[derive(Debug)]
 pub enum Expect {
     /// A Parse that went to the server; not shown where pgweir prepares again on its own.
-    Parse { statement: Option<Arc<Statement>>, shown: bool, undo: Option<Undo> },
+    Parse {
+        statement: Option<Arc<Statement>>,
+        shown: bool,
+        undo: Option<Undo>,
+    },
     /// A Parse that pgweir answers: the server has the statement.
-    ParsedHere { undo: Option<Undo> },
+    ParsedHere {
+        undo: Option<Undo>,
+    },
     Bind,
     Describe,
-    Execute { plan: Option<Arc<Plan>> },
-    Close { shown: bool },
+    Execute {
+        plan: Option<Arc<Plan>>,
+    },
+    Close {
+        shown: bool,
+    },
     /// A Close of a statement: names are pgweir's own affair.
-    ClosedHere { undo: Option<Undo> },
-    Sync { shown: bool },
-    Query { plan: Option<Arc<Plan>> },
+    ClosedHere {
+        undo: Option<Undo>,
+    },
+    Sync {
+        shown: bool,
+    },
+    Query {
+        plan: Option<Arc<Plan>>,
+    },
     /// Statements of pgweir's own ahead of the client's (the parameters' difference).
     Replay,
     Function,
@@ -118,10 +134,9 @@ impl Pipeline {
                 self.copy_in_begins();
                 return Step::Forward;
             }
-            (
-                Expect::Execute { .. },
-                backend::COMMAND_COMPLETE | backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED,
-            ) => (true, true),
+            (Expect::Execute { .. }, backend::COMMAND_COMPLETE | backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED) => {
+                (true, true)
+            }
             (
                 Expect::Execute { .. },
                 backend::DATA_ROW | backend::COPY_DATA | backend::COPY_DONE | backend::COPY_OUT | backend::COPY_BOTH,
@@ -209,7 +224,9 @@ mod tests {
     #[test]
     fn an_extended_query_in_order() {
         let mut p = Pipeline::default();
-        for e in [parse(true), Expect::Bind, Expect::Describe, Expect::Execute { plan: None }, Expect::Sync { shown: true }] {
+        for e in
+            [parse(true), Expect::Bind, Expect::Describe, Expect::Execute { plan: None }, Expect::Sync { shown: true }]
+        {
             p.push(e);
         }
         assert_eq!(steps(&mut p, b"12TDDCZ"), [Forward; 7]);

@@ -74,6 +74,8 @@ mod tests {
         assert!(is_type("jsonb") && is_type("integer") && is_type("regclass") && !is_type("mood"));
         assert!(is_node_local("pg_stat_activity") && is_node_local("pg_locks") && !is_node_local("pg_class"));
         assert!(!is_node_local("pg_stats") && !is_node_local("pg_statistic"));
-        assert!(is_temporary_schema("pg_temp") && is_temporary_schema("pg_temp_3") && !is_temporary_schema("pg_temporal"));
+        assert!(
+            is_temporary_schema("pg_temp") && is_temporary_schema("pg_temp_3") && !is_temporary_schema("pg_temporal")
+        );
     }
 }

@@ -106,7 +106,11 @@ fn session(view: View, word: &str, notes: &mut Notes) {
         "discard" if view.is(1, "sequences") => Some(Effect::DiscardSequences),
         "deallocate" => {
             let at = 1 + usize::from(view.is(1, "prepare") && view.tokens.len() > 2);
-            if all(at) { Some(Effect::Deallocate(None)) } else { view.name(at).map(|name| Effect::Deallocate(Some(name))) }
+            if all(at) {
+                Some(Effect::Deallocate(None))
+            } else {
+                view.name(at).map(|name| Effect::Deallocate(Some(name)))
+            }
         }
         "close" if all(1) => Some(Effect::Close(None)),
         "close" => view.name(1).map(|name| Effect::Close(Some(name))),

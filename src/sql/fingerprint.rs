@@ -219,7 +219,10 @@ fn outer_comments(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 enum Piece {
     Token(Token),
     /// The inside of a list of constants that begins at `start`.
-    List { start: usize, many: bool },
+    List {
+        start: usize,
+        many: bool,
+    },
     /// Rows of VALUES that look like the one before.
     MoreRows,
 }

@@ -15,7 +15,8 @@ pub(super) fn set(view: View, notes: &mut Notes) {
     }
     let local = view.is(1, "local");
     // SET SESSION AUTHORIZATION and SET SESSION CHARACTERISTICS have the word for themselves
-    let scoped = local || (view.is(1, "session") && !view.is_any(2, &["authorization", "characteristics"]) && !assigns(view, 2));
+    let scoped =
+        local || (view.is(1, "session") && !view.is_any(2, &["authorization", "characteristics"]) && !assigns(view, 2));
     let view = view.from(1 + usize::from(scoped));
     if view.is(0, "transaction") && !assigns(view, 1) {
         let (read_only, serializable, _) = modes(view);

@@ -12,7 +12,17 @@ use super::{Effect, Name, Reason};
 
 /// Reads all tokens of `view` and notes what they mean.
 pub(super) fn scan(view: View, notes: &mut Notes) {
-    let mut scan = Scan { view, notes, depth: 0, opened: Vec::new(), closed: 0, casts: Vec::new(), definitions: Vec::new(), name_ends: 0, written: false };
+    let mut scan = Scan {
+        view,
+        notes,
+        depth: 0,
+        opened: Vec::new(),
+        closed: 0,
+        casts: Vec::new(),
+        definitions: Vec::new(),
+        name_ends: 0,
+        written: false,
+    };
     let mut at = 0;
     while at < view.tokens.len() {
         at = scan.token(at);
@@ -85,7 +95,8 @@ impl Scan<'_, '_> {
         let alias = |at| view.is(at, "as") || (view.name(at).is_some() && !is_keyword(view, at, &not_names));
         let behind_alias = open.checked_sub(1).is_some_and(alias);
         let clause = ["insert", "update", "delete", "merge", "partition"];
-        let clash = ["rows", "range", "groups", "is", "like", "ilike", "similar", "isnull", "notnull", "between", "operator"];
+        let clash =
+            ["rows", "range", "groups", "is", "like", "ilike", "similar", "isnull", "notnull", "between", "operator"];
         behind_alias
             && view.name(open + 1).is_some()
             && !is_keyword(view, open + 1, &[Keyword::Reserved, Keyword::Column])
@@ -134,10 +145,8 @@ impl Scan<'_, '_> {
         if builtins::is_sequence_column(&name) {
             self.notes.reason(Reason::Sequence);
         }
-        let typed = matches!(
-            self.view.kind(at + 1),
-            Some(Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar)
-        );
+        let typed =
+            matches!(self.view.kind(at + 1), Some(Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar));
         if typed && !self.precedes_strings(at) {
             let schema = if dotted { at.checked_sub(2).and_then(|at| self.view.name(at)) } else { None };
             self.type_use(Name { schema, name });
@@ -213,7 +222,9 @@ impl Scan<'_, '_> {
         let own = own_keyword(view, at);
         match own {
             Some(Keyword::Reserved | Keyword::Column) => return false,
-            Some(Keyword::Function) if !view.is_any(at, &["left", "right", "overlaps", "collation", "current_schema"]) => {
+            Some(Keyword::Function)
+                if !view.is_any(at, &["left", "right", "overlaps", "collation", "current_schema"]) =>
+            {
                 return self.opens_expression(before) && !view.is(before, "not");
             }
             _ => {}

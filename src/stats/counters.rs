@@ -177,14 +177,8 @@ impl Totals {
         let rates = gained.combine(gained, |n, _| per_second(n));
         Totals {
             xact_time: gained.xact_time.checked_div(gained.xact_count).unwrap_or(0),
-            query_time: gained
-                .query_time
-                .checked_div(gained.query_count)
-                .unwrap_or(0),
-            wait_time: gained
-                .wait_time
-                .checked_div(gained.server_assignment_count)
-                .unwrap_or(0),
+            query_time: gained.query_time.checked_div(gained.query_count).unwrap_or(0),
+            wait_time: gained.wait_time.checked_div(gained.server_assignment_count).unwrap_or(0),
             ..rates
         }
     }
@@ -207,10 +201,7 @@ struct Turns {
 impl Database {
     fn new(workers: usize) -> Database {
         let shards = (0..workers.max(1)).map(|_| Counters::default()).collect();
-        Database {
-            shards,
-            turns: Mutex::default(),
-        }
+        Database { shards, turns: Mutex::default() }
     }
 
     /// The counters to be used by a worker.
@@ -220,10 +211,7 @@ impl Database {
 
     /// The sum over the workers.
     pub fn totals(&self) -> Totals {
-        self.shards
-            .iter()
-            .map(Counters::totals)
-            .fold(Totals::default(), Totals::plus)
+        self.shards.iter().map(Counters::totals).fold(Totals::default(), Totals::plus)
     }
 
     fn turn(&self) {
@@ -260,15 +248,8 @@ struct Stamps {
 impl Databases {
     /// None yet; the first period begins at `now`.
     pub fn new(workers: usize, now: Instant) -> Databases {
-        let stamps = Mutex::new(Stamps {
-            newer: now,
-            older: None,
-        });
-        Databases {
-            workers,
-            databases: DashMap::new(),
-            stamps,
-        }
+        let stamps = Mutex::new(Stamps { newer: now, older: None });
+        Databases { workers, databases: DashMap::new(), stamps }
     }
 
     /// The counters of a database, made at first sight. To be asked for after a login has succeeded, as they
@@ -278,10 +259,7 @@ impl Databases {
             return found.clone();
         }
         let made = || Arc::new(Database::new(self.workers));
-        self.databases
-            .entry(name.clone())
-            .or_insert_with(made)
-            .clone()
+        self.databases.entry(name.clone()).or_insert_with(made).clone()
     }
 
     /// Turns the period where it has ended.
@@ -307,11 +285,7 @@ impl Databases {
                 let totals = entry.value().totals();
                 let older = entry.value().turns.lock().older;
                 let averages = totals.average_since(older, elapsed);
-                DatabaseStats {
-                    database: entry.key().clone(),
-                    totals,
-                    averages,
-                }
+                DatabaseStats { database: entry.key().clone(), totals, averages }
             })
             .collect();
         stats.sort_by(|a, b| a.database.cmp(&b.database));
@@ -321,10 +295,7 @@ impl Databases {
     /// Totals and averages over all databases, as SHOW TOTALS has them.
     pub fn overall(&self, now: Instant) -> (Totals, Totals) {
         let sum = |of: fn(&Database) -> Totals| {
-            self.databases
-                .iter()
-                .map(|e| of(e.value()))
-                .fold(Totals::default(), Totals::plus)
+            self.databases.iter().map(|e| of(e.value())).fold(Totals::default(), Totals::plus)
         };
         let totals = sum(Database::totals);
         let older = sum(|database| database.turns.lock().older);
@@ -354,10 +325,7 @@ mod tests {
         app.at(1).query(Duration::from_micros(20));
         app.at(7).sent(5); // beyond the workers known at the start
         let totals = databases.database(&"app".into()).totals();
-        assert_eq!(
-            (totals.query_count, totals.query_time, totals.sent),
-            (2, 30, 5)
-        );
+        assert_eq!((totals.query_count, totals.query_time, totals.sent), (2, 30, 5));
     }
 
     #[test]
@@ -376,21 +344,11 @@ mod tests {
         databases.tick(start + 59 * SECOND);
         databases.tick(start + 60 * SECOND);
         let first = average(start + 60 * SECOND);
-        assert_eq!(
-            (first.query_count, first.query_time, first.wait_time),
-            (10, 500, 100)
-        );
+        assert_eq!((first.query_count, first.query_time, first.wait_time), (10, 500, 100));
         assert_eq!(first.received, 10_000);
         databases.tick(start + 120 * SECOND);
-        assert_eq!(
-            average(start + 120 * SECOND).query_count,
-            0,
-            "idle for a whole period"
-        );
-        assert_eq!(
-            databases.stats(start + 120 * SECOND)[0].totals.query_count,
-            600
-        );
+        assert_eq!(average(start + 120 * SECOND).query_count, 0, "idle for a whole period");
+        assert_eq!(databases.stats(start + 120 * SECOND)[0].totals.query_count, 600);
     }
 
     #[test]
@@ -398,24 +356,15 @@ mod tests {
         let start = Instant::now();
         let databases = Databases::new(1, start);
         assert!(databases.stats(start).is_empty());
-        assert_eq!(
-            databases.overall(start),
-            (Totals::default(), Totals::default())
-        );
+        assert_eq!(databases.overall(start), (Totals::default(), Totals::default()));
     }
 
     #[test]
     fn overall_is_the_sum_of_the_databases() {
         let start = Instant::now();
         let databases = Databases::new(1, start);
-        databases
-            .database(&"a".into())
-            .at(0)
-            .transaction(Duration::from_micros(4));
-        databases
-            .database(&"b".into())
-            .at(0)
-            .transaction(Duration::from_micros(8));
+        databases.database(&"a".into()).at(0).transaction(Duration::from_micros(4));
+        databases.database(&"b".into()).at(0).transaction(Duration::from_micros(8));
         let (totals, averages) = databases.overall(start);
         assert_eq!((totals.xact_count, totals.xact_time), (2, 12));
         assert_eq!((averages.xact_count, averages.xact_time), (2, 6));

@@ -12,8 +12,8 @@ const HIGHEST: u64 = 60_000_000;
 /// Upper bounds of the buckets shown to people and to Prometheus, in microseconds. All are below the highest time
 /// told apart, so that what lies beyond that is in no bucket but `+Inf`.
 pub const BOUNDS: [u64; 16] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
-    1_000_000, 2_500_000, 10_000_000, 30_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    10_000_000, 30_000_000,
 ];
 
 /// Times of one kind. Its buckets (10 KiB with `u32` counts) are allocated at the first time of a microsecond or
@@ -29,12 +29,7 @@ pub struct Latency<C: Counter = u32> {
 
 impl<C: Counter> Default for Latency<C> {
     fn default() -> Self {
-        Latency {
-            histogram: None,
-            zeros: 0,
-            sum: 0,
-            max: 0,
-        }
+        Latency { histogram: None, zeros: 0, sum: 0, max: 0 }
     }
 }
 
@@ -59,9 +54,7 @@ impl<C: Counter> Latency<C> {
         if time == 0 {
             self.zeros += 1;
         } else {
-            self.histogram
-                .get_or_insert_with(new_histogram)
-                .saturating_record(time.min(HIGHEST));
+            self.histogram.get_or_insert_with(new_histogram).saturating_record(time.min(HIGHEST));
         }
     }
 
@@ -87,9 +80,7 @@ impl<C: Counter> Latency<C> {
 
     /// Bytes of the buckets.
     pub fn bytes(&self) -> usize {
-        self.histogram
-            .as_ref()
-            .map_or(0, |h| h.distinct_values() * size_of::<C>())
+        self.histogram.as_ref().map_or(0, |h| h.distinct_values() * size_of::<C>())
     }
 
     /// Number of times recorded.
@@ -105,11 +96,7 @@ impl<C: Counter> Latency<C> {
     /// The mean, in microseconds.
     pub fn mean(&self) -> f64 {
         let count = self.count();
-        if count == 0 {
-            0.0
-        } else {
-            self.sum as f64 / count as f64
-        }
+        if count == 0 { 0.0 } else { self.sum as f64 / count as f64 }
     }
 
     /// The time that the share `quantile` (0.0 ..= 1.0) of the times does not exceed, in microseconds, to 1 %.
@@ -121,8 +108,7 @@ impl<C: Counter> Latency<C> {
         if rank <= self.zeros as f64 {
             return 0;
         }
-        let value =
-            histogram.value_at_quantile((rank - self.zeros as f64) / histogram.len() as f64);
+        let value = histogram.value_at_quantile((rank - self.zeros as f64) / histogram.len() as f64);
         value.min(self.max)
     }
 
@@ -148,9 +134,7 @@ impl<C: Counter> Latency<C> {
         let mut below = self.zeros;
         let mut values = histogram.iter_recorded().peekable();
         for (bound, count) in BOUNDS.iter().zip(&mut counts) {
-            while let Some(value) =
-                values.next_if(|v| histogram.lowest_equivalent(v.value_iterated_to()) <= *bound)
-            {
+            while let Some(value) = values.next_if(|v| histogram.lowest_equivalent(v.value_iterated_to()) <= *bound) {
                 below += value.count_at_value().as_u64();
             }
             *count = below;
@@ -187,15 +171,8 @@ mod tests {
     fn percentiles_are_within_one_percent_of_the_exact_ones() {
         let times: Vec<u64> = (1..=10_000).collect();
         let summary = of(&times).summary();
-        assert_eq!(
-            (summary.count, summary.sum, summary.max),
-            (10_000, 50_005_000, 10_000)
-        );
-        for (got, exact) in [
-            (summary.p50, 5_000.0),
-            (summary.p95, 9_500.0),
-            (summary.p99, 9_900.0),
-        ] {
+        assert_eq!((summary.count, summary.sum, summary.max), (10_000, 50_005_000, 10_000));
+        for (got, exact) in [(summary.p50, 5_000.0), (summary.p95, 9_500.0), (summary.p99, 9_900.0)] {
             assert!((got as f64 / exact - 1.0).abs() < 0.01, "{got} for {exact}");
         }
     }
@@ -204,13 +181,7 @@ mod tests {
     fn zeros_count_in_percentiles_and_need_no_buckets() {
         let mut latency = of(&[0; 90]);
         assert!(latency.histogram.is_none());
-        assert_eq!(
-            latency.summary(),
-            Summary {
-                count: 90,
-                ..Summary::default()
-            }
-        );
+        assert_eq!(latency.summary(), Summary { count: 90, ..Summary::default() });
         for _ in 0..10 {
             latency.record(Duration::from_millis(1));
         }
@@ -224,11 +195,7 @@ mod tests {
         let latency = of(&[90_000_000]);
         let summary = latency.summary();
         assert_eq!((summary.max, summary.mean), (90_000_000, 90_000_000.0));
-        assert!(
-            summary.p50 >= 60_000_000 && summary.p50 < 61_000_000,
-            "{}",
-            summary.p50
-        );
+        assert!(summary.p50 >= 60_000_000 && summary.p50 < 61_000_000, "{}", summary.p50);
     }
 
     #[test]

@@ -104,8 +104,7 @@ impl Stats {
     /// The new log cannot be opened; the old one is kept then.
     pub fn reconfigure(&self, config: &config::Statements) -> io::Result<()> {
         self.statements.set_max(config.max);
-        self.slow_threshold
-            .store(micros(config.slow_threshold), Ordering::Relaxed);
+        self.slow_threshold.store(micros(config.slow_threshold), Ordering::Relaxed);
         self.slow.reconfigure(&config.slow_log)
     }
 
@@ -123,16 +122,7 @@ impl Stats {
         let slow = micros(elapsed) >= self.slow_threshold.load(Ordering::Relaxed);
         statement.observe(sample, slow);
         counters.query(sample.execute);
-        self.window.record(
-            worker,
-            now,
-            &Request {
-                elapsed,
-                outcome: sample.outcome,
-                cache: sample.cache,
-                slow,
-            },
-        );
+        self.window.record(worker, now, &Request { elapsed, outcome: sample.outcome, cache: sample.cache, slow });
         slow
     }
 
@@ -185,9 +175,7 @@ mod tests {
         };
         let stats = Stats::new(&config, 2, start).unwrap();
         let database: Arc<str> = "app".into();
-        let statement = stats
-            .statements
-            .record(Fingerprint(7), || "select ?".into(), &database);
+        let statement = stats.statements.record(Fingerprint(7), || "select ?".into(), &database);
         let counters = stats.databases.database(&database);
         let mut sample = Sample {
             wait: Duration::from_millis(1),
@@ -214,11 +202,7 @@ mod tests {
     #[test]
     fn long_texts_are_cut_between_characters() {
         let text = bounded_text("ä".repeat(MAX_TEXT));
-        assert!(
-            text.len() <= MAX_TEXT && text.ends_with('…'),
-            "{}",
-            text.len()
-        );
+        assert!(text.len() <= MAX_TEXT && text.ends_with('…'), "{}", text.len());
         assert_eq!(bounded_text("short".into()), "short");
     }
 }

@@ -63,26 +63,14 @@ impl Process {
     }
 
     fn under(proc: &Path, cgroup: &Path, now: Instant) -> Process {
-        let last = Last {
-            at: now,
-            ticks: cpu_ticks(proc),
-            usage: 0.0,
-        };
-        Process {
-            start: now,
-            proc: proc.into(),
-            cgroup: cgroup.into(),
-            last: Mutex::new(last),
-        }
+        let last = Last { at: now, ticks: cpu_ticks(proc), usage: 0.0 };
+        Process { start: now, proc: proc.into(), cgroup: cgroup.into(), last: Mutex::new(last) }
     }
 
     /// Reads a handful of small files.
     pub fn usage(&self, now: Instant) -> Usage {
         let group = Group::of(&self.proc, &self.cgroup);
-        let cpus = group
-            .cpus()
-            .unwrap_or_else(machine_cpus)
-            .min(machine_cpus());
+        let cpus = group.cpus().unwrap_or_else(machine_cpus).min(machine_cpus());
         let (machine_total, machine_used) = machine_memory(&self.proc);
         let limit = group.memory_limit().filter(|limit| *limit < machine_total);
         let (memory_total, memory_used) = match limit {
@@ -120,12 +108,7 @@ fn cpu_ticks(proc: &Path) -> u64 {
     let Some((_, fields)) = stat.rsplit_once(')') else {
         return 0;
     };
-    fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum()
+    fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
 fn load(proc: &Path) -> [f64; 3] {
@@ -168,33 +151,19 @@ impl Group {
     fn of(proc: &Path, root: &Path) -> Group {
         let text = fs::read_to_string(proc.join("self/cgroup")).unwrap_or_default();
         if root.join("cgroup.controllers").exists() {
-            let path = text
-                .lines()
-                .find_map(|line| line.strip_prefix("0::"))
-                .unwrap_or("/");
+            let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
             let dirs = ancestors(root, path);
-            return Group {
-                version2: true,
-                cpu: dirs.clone(),
-                memory: dirs,
-            };
+            return Group { version2: true, cpu: dirs.clone(), memory: dirs };
         }
         let of = |controller: &str| {
             let path = text.lines().find_map(|line| {
                 let (_, line) = line.split_once(':')?;
                 let (controllers, path) = line.split_once(':')?;
-                controllers
-                    .split(',')
-                    .any(|name| name == controller)
-                    .then_some(path)
+                controllers.split(',').any(|name| name == controller).then_some(path)
             });
             ancestors(&root.join(controller), path.unwrap_or("/"))
         };
-        Group {
-            version2: false,
-            cpu: of("cpu"),
-            memory: of("memory"),
-        }
+        Group { version2: false, cpu: of("cpu"), memory: of("memory") }
     }
 
     /// CPUs of the tightest quota; `None`: no quota.
@@ -205,10 +174,7 @@ impl Group {
                 let (quota, period) = text.trim().split_once(' ')?;
                 (quota.parse::<f64>().ok()?, period.parse::<f64>().ok()?)
             } else {
-                (
-                    number(&dir.join("cpu.cfs_quota_us"))?,
-                    number(&dir.join("cpu.cfs_period_us"))?,
-                )
+                (number(&dir.join("cpu.cfs_quota_us"))?, number(&dir.join("cpu.cfs_period_us"))?)
             };
             (quota > 0.0 && period > 0.0).then_some(quota / period)
         };
@@ -217,15 +183,8 @@ impl Group {
 
     /// Bytes of the tightest limit; `None`: no limit.
     fn memory_limit(&self) -> Option<u64> {
-        let file = if self.version2 {
-            "memory.max"
-        } else {
-            "memory.limit_in_bytes"
-        };
-        let limits = self
-            .memory
-            .iter()
-            .filter_map(|dir| number::<u64>(&dir.join(file)));
+        let file = if self.version2 { "memory.max" } else { "memory.limit_in_bytes" };
+        let limits = self.memory.iter().filter_map(|dir| number::<u64>(&dir.join(file)));
         limits.filter(|limit| *limit < UNLIMITED).min()
     }
 
@@ -239,9 +198,7 @@ impl Group {
         self.memory.iter().find_map(|dir| {
             let used: u64 = number(&dir.join(file))?;
             let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
-            let inactive = stat
-                .lines()
-                .find_map(|line| line.strip_prefix(inactive)?.trim().parse().ok());
+            let inactive = stat.lines().find_map(|line| line.strip_prefix(inactive)?.trim().parse().ok());
             Some(used.saturating_sub(inactive.unwrap_or(0)))
         })
     }
@@ -249,11 +206,7 @@ impl Group {
 
 fn ancestors(root: &Path, path: &str) -> Vec<PathBuf> {
     let innermost = root.join(path.trim_matches('/'));
-    innermost
-        .ancestors()
-        .take_while(|dir| dir.starts_with(root))
-        .map(Path::to_path_buf)
-        .collect()
+    innermost.ancestors().take_while(|dir| dir.starts_with(root)).map(Path::to_path_buf).collect()
 }
 
 fn number<N: std::str::FromStr>(file: &Path) -> Option<N> {
@@ -269,19 +222,12 @@ mod tests {
 
     impl System {
         fn new(name: &str) -> System {
-            let root =
-                std::env::temp_dir().join(format!("pgweir-proc-{}-{name}", std::process::id()));
+            let root = std::env::temp_dir().join(format!("pgweir-proc-{}-{name}", std::process::id()));
             let system = System(root);
-            system.write(
-                "proc/self/stat",
-                "42 (a b) c) S 1 1 1 0 -1 4194560 1 0 0 0 100 50 0 0 20 0 9",
-            );
+            system.write("proc/self/stat", "42 (a b) c) S 1 1 1 0 -1 4194560 1 0 0 0 100 50 0 0 20 0 9");
             system.write("proc/self/status", "Name:\tpgweir\nVmRSS:\t    2048 kB\n");
             system.write("proc/loadavg", "1.20 1.50 1.80 1/92 11963\n");
-            system.write(
-                "proc/meminfo",
-                "MemTotal: 4096 kB\nMemFree: 1 kB\nMemAvailable: 1024 kB\n",
-            );
+            system.write("proc/meminfo", "MemTotal: 4096 kB\nMemFree: 1 kB\nMemAvailable: 1024 kB\n");
             system
         }
 
@@ -311,23 +257,14 @@ mod tests {
         system.write("cgroup/pod/pgweir/cpu.max", "max 100000\n");
         system.write("cgroup/pod/pgweir/memory.max", "1048576\n");
         system.write("cgroup/pod/pgweir/memory.current", "700000\n");
-        system.write(
-            "cgroup/pod/pgweir/memory.stat",
-            "anon 1\ninactive_file 200000\n",
-        );
+        system.write("cgroup/pod/pgweir/memory.stat", "anon 1\ninactive_file 200000\n");
         let start = Instant::now();
         let process = system.process(start);
-        system.write(
-            "proc/self/stat",
-            "42 (a b) c) S 1 1 1 0 -1 4194560 1 0 0 0 120 55 0 0 20 0 9",
-        );
+        system.write("proc/self/stat", "42 (a b) c) S 1 1 1 0 -1 4194560 1 0 0 0 120 55 0 0 20 0 9");
         let usage = process.usage(start + Duration::from_secs(1));
         // 25 ticks are 0.25 s of the half second that half a CPU has
         assert_eq!((usage.cpus, usage.cpu), (0.5, 50.0));
-        assert_eq!(
-            (usage.memory_total, usage.memory_used),
-            (1_048_576, 500_000)
-        );
+        assert_eq!((usage.memory_total, usage.memory_used), (1_048_576, 500_000));
         assert_eq!((usage.memory_free(), usage.resident), (548_576, 2_097_152));
         assert_eq!(usage.load, [1.2, 1.5, 1.8]);
         assert_eq!(usage.uptime, Duration::from_secs(1));
@@ -339,41 +276,26 @@ mod tests {
         system.write("proc/self/cgroup", "4:memory:/docker/x\n2:cpu,cpuacct:/\n");
         system.write("cgroup/cpu/cpu.cfs_quota_us", "-1\n");
         system.write("cgroup/cpu/cpu.cfs_period_us", "100000\n");
-        system.write(
-            "cgroup/memory/memory.limit_in_bytes",
-            "9223372036854771712\n",
-        );
+        system.write("cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
         let start = Instant::now();
         let usage = system.process(start).usage(start);
         assert_eq!(usage.cpus, machine_cpus());
-        assert_eq!(
-            (usage.memory_total, usage.memory_used),
-            (4096 * 1024, 3072 * 1024)
-        );
+        assert_eq!((usage.memory_total, usage.memory_used), (4096 * 1024, 3072 * 1024));
     }
 
     #[test]
     fn version_1_limits_by_the_controllers_path() {
         let system = System::new("v1-limits");
-        system.write(
-            "proc/self/cgroup",
-            "4:memory:/docker/x\n2:cpu,cpuacct:/docker/x\n",
-        );
+        system.write("proc/self/cgroup", "4:memory:/docker/x\n2:cpu,cpuacct:/docker/x\n");
         system.write("cgroup/cpu/docker/x/cpu.cfs_quota_us", "25000\n");
         system.write("cgroup/cpu/docker/x/cpu.cfs_period_us", "100000\n");
         system.write("cgroup/memory/docker/x/memory.limit_in_bytes", "2097152\n");
         system.write("cgroup/memory/docker/x/memory.usage_in_bytes", "1000000\n");
-        system.write(
-            "cgroup/memory/docker/x/memory.stat",
-            "total_inactive_file 400000\n",
-        );
+        system.write("cgroup/memory/docker/x/memory.stat", "total_inactive_file 400000\n");
         let start = Instant::now();
         let usage = system.process(start).usage(start);
         assert_eq!(usage.cpus, 0.25);
-        assert_eq!(
-            (usage.memory_total, usage.memory_used),
-            (2_097_152, 600_000)
-        );
+        assert_eq!((usage.memory_total, usage.memory_used), (2_097_152, 600_000));
     }
 
     #[test]
@@ -381,17 +303,11 @@ mod tests {
         let system = System::new("shared");
         let start = Instant::now();
         let process = system.process(start);
-        system.write(
-            "proc/self/stat",
-            "42 (x) S 1 1 1 0 -1 4194560 1 0 0 0 200 50 0 0 20 0 9",
-        );
+        system.write("proc/self/stat", "42 (x) S 1 1 1 0 -1 4194560 1 0 0 0 200 50 0 0 20 0 9");
         assert_eq!(process.usage(start + Duration::from_millis(999)).cpu, 0.0);
         let figure = process.usage(start + Duration::from_secs(2)).cpu;
         assert!(figure > 0.0);
-        assert_eq!(
-            process.usage(start + Duration::from_millis(2_001)).cpu,
-            figure
-        );
+        assert_eq!(process.usage(start + Duration::from_millis(2_001)).cpu, figure);
     }
 
     #[test]
@@ -406,9 +322,6 @@ mod tests {
     fn the_real_system_is_read() {
         let start = Instant::now();
         let usage = Process::new(start).usage(start);
-        assert!(
-            usage.memory_total > 0 && usage.resident > 0 && usage.cpus > 0.0,
-            "{usage:?}"
-        );
+        assert!(usage.memory_total > 0 && usage.resident > 0 && usage.cpus > 0.0, "{usage:?}");
     }
 }

@@ -68,11 +68,7 @@ impl SlowLog {
     pub fn open(target: &config::SlowLog) -> io::Result<SlowLog> {
         let counts = Arc::<LogCounts>::default();
         let writer = start(target, &counts)?;
-        Ok(SlowLog {
-            ring: Mutex::default(),
-            writer: RwLock::new(writer),
-            counts,
-        })
+        Ok(SlowLog { ring: Mutex::default(), writer: RwLock::new(writer), counts })
     }
 
     /// Keeps and logs one statement; never waits for the disk.
@@ -144,12 +140,7 @@ impl SlowLog {
 
     /// Waits until all lines recorded so far are written, `limit` at most; true if they are.
     pub fn flush(&self, limit: Duration) -> bool {
-        let Some(queue) = self
-            .writer
-            .read()
-            .as_ref()
-            .map(|writer| writer.queue.clone())
-        else {
+        let Some(queue) = self.writer.read().as_ref().map(|writer| writer.queue.clone()) else {
             return true;
         };
         let deadline = Instant::now() + limit;
@@ -173,22 +164,13 @@ fn start(target: &config::SlowLog, counts: &Arc<LogCounts>) -> io::Result<Option
     let output = match target {
         config::SlowLog::Off => return Ok(None),
         config::SlowLog::Stderr => Output::Stderr,
-        config::SlowLog::File(path) => Output::File {
-            path: path.clone(),
-            file: append(path)?,
-        },
+        config::SlowLog::File(path) => Output::File { path: path.clone(), file: append(path)? },
     };
     let (queue, messages) = sync_channel(QUEUE);
     let reopen = Arc::new(AtomicBool::new(false));
     let (asked, counts) = (reopen.clone(), counts.clone());
-    thread::Builder::new()
-        .name("slow-log".into())
-        .spawn(move || write_lines(&messages, output, &asked, &counts))?;
-    Ok(Some(Writer {
-        target: target.clone(),
-        queue,
-        reopen,
-    }))
+    thread::Builder::new().name("slow-log".into()).spawn(move || write_lines(&messages, output, &asked, &counts))?;
+    Ok(Some(Writer { target: target.clone(), queue, reopen }))
 }
 
 fn append(path: &PathBuf) -> io::Result<File> {
@@ -196,12 +178,7 @@ fn append(path: &PathBuf) -> io::Result<File> {
 }
 
 /// The thread. It ends when the last sender is gone.
-fn write_lines(
-    messages: &Receiver<Message>,
-    mut output: Output,
-    reopen: &AtomicBool,
-    counts: &LogCounts,
-) {
+fn write_lines(messages: &Receiver<Message>, mut output: Output, reopen: &AtomicBool, counts: &LogCounts) {
     // one warning for each row of failures: a full disk is no reason to fill another log
     let mut failing = false;
     while let Ok(message) = messages.recv() {
@@ -264,8 +241,7 @@ mod tests {
 
     impl Dir {
         fn new(test: &str) -> Dir {
-            let dir =
-                std::env::temp_dir().join(format!("pgweir-slow-{}-{test}", std::process::id()));
+            let dir = std::env::temp_dir().join(format!("pgweir-slow-{}-{test}", std::process::id()));
             std::fs::create_dir_all(&dir).unwrap();
             Dir(dir)
         }
@@ -291,13 +267,7 @@ mod tests {
         }
         let last = log.last(usize::MAX);
         assert_eq!(last.len(), KEPT);
-        assert_eq!(
-            (
-                last[0].statement.as_str(),
-                last[KEPT - 1].statement.as_str()
-            ),
-            ("1004", "5")
-        );
+        assert_eq!((last[0].statement.as_str(), last[KEPT - 1].statement.as_str()), ("1004", "5"));
         assert_eq!(log.last(2).len(), 2);
         assert_eq!((log.entries(), log.written(), log.dropped()), (1_005, 0, 0));
     }
@@ -315,10 +285,7 @@ mod tests {
         log.record(entry("two"));
         assert!(log.flush(SOON));
         let old = std::fs::read_to_string(&rotated).unwrap();
-        assert!(
-            old.starts_with("kept\n") && old.contains("one") && !old.contains("two"),
-            "{old}"
-        );
+        assert!(old.starts_with("kept\n") && old.contains("one") && !old.contains("two"), "{old}");
         let new = std::fs::read_to_string(&file).unwrap();
         assert!(new.contains("two") && new.ends_with("}\n"), "{new}");
         assert_eq!((log.written(), log.dropped()), (2, 0));
@@ -329,23 +296,15 @@ mod tests {
         let dir = Dir::new("targets");
         let (first, second) = (dir.path("first"), dir.path("second"));
         let log = SlowLog::open(&config::SlowLog::File(first.clone())).unwrap();
-        assert!(
-            log.reconfigure(&config::SlowLog::File(dir.path("none/such")))
-                .is_err()
-        );
+        assert!(log.reconfigure(&config::SlowLog::File(dir.path("none/such"))).is_err());
         log.record(entry("one"));
         assert!(log.flush(SOON));
-        log.reconfigure(&config::SlowLog::File(second.clone()))
-            .unwrap();
+        log.reconfigure(&config::SlowLog::File(second.clone())).unwrap();
         log.record(entry("two"));
         assert!(log.flush(SOON));
         assert!(std::fs::read_to_string(first).unwrap().contains("one"));
         assert!(std::fs::read_to_string(second).unwrap().contains("two"));
-        assert_eq!(
-            log.last(10).len(),
-            2,
-            "the ring outlives a change of target"
-        );
+        assert_eq!(log.last(10).len(), 2, "the ring outlives a change of target");
     }
 
     #[test]
@@ -360,16 +319,8 @@ mod tests {
     fn a_stalled_writer_never_blocks_the_caller() {
         // a writer whose thread never takes anything off the queue
         let (queue, _stalled) = sync_channel(2);
-        let writer = Writer {
-            target: config::SlowLog::Stderr,
-            queue,
-            reopen: Arc::default(),
-        };
-        let log = SlowLog {
-            ring: Mutex::default(),
-            writer: RwLock::new(Some(writer)),
-            counts: Arc::default(),
-        };
+        let writer = Writer { target: config::SlowLog::Stderr, queue, reopen: Arc::default() };
+        let log = SlowLog { ring: Mutex::default(), writer: RwLock::new(Some(writer)), counts: Arc::default() };
         for _ in 0..10 {
             log.record(entry("q"));
         }

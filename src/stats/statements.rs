@@ -138,9 +138,7 @@ impl Statements {
     fn take_place(&self) -> bool {
         let max = self.max.load(Ordering::Relaxed);
         self.taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-                (taken < max).then_some(taken + 1)
-            })
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < max).then_some(taken + 1))
             .is_ok()
     }
 
@@ -177,15 +175,9 @@ impl Statements {
             .chain([self.other.clone()])
             .filter_map(|statement| statement.key(order).map(|key| (key, statement)))
             .collect();
-        keyed.sort_by(|(a, x), (b, y)| {
-            b.total_cmp(a)
-                .then_with(|| x.fingerprint.cmp(&y.fingerprint))
-        });
+        keyed.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.fingerprint.cmp(&y.fingerprint)));
         keyed.truncate(limit);
-        keyed
-            .into_iter()
-            .map(|(_, statement)| statement.snapshot())
-            .collect()
+        keyed.into_iter().map(|(_, statement)| statement.snapshot()).collect()
     }
 
     /// Sets all counts back to zero. Records stay, because plans hold them.
@@ -199,12 +191,7 @@ impl Statements {
 
 impl Statement {
     fn new(fingerprint: Option<Fingerprint>, database: Arc<str>, text: String) -> Statement {
-        Statement {
-            fingerprint,
-            database,
-            text,
-            counts: Mutex::new(Counts::default()),
-        }
+        Statement { fingerprint, database, text, counts: Mutex::new(Counts::default()) }
     }
 
     /// Counts one call.
@@ -255,10 +242,7 @@ impl Statement {
     fn bytes(&self) -> usize {
         let counts = self.counts.lock();
         let buckets = counts.execute.bytes() + counts.wait.bytes();
-        size_of::<Statement>()
-            + self.text.len()
-            + buckets
-            + counts.nodes.capacity() * size_of::<u64>()
+        size_of::<Statement>() + self.text.len() + buckets + counts.nodes.capacity() * size_of::<u64>()
     }
 
     /// `None`: never called.
@@ -302,27 +286,17 @@ mod tests {
         let statements = Statements::new(2);
         let db: Arc<str> = "app".into();
         for n in 0..5 {
-            statements
-                .record(Fingerprint(n), || format!("q{n}"), &db)
-                .observe(&sample(1), false);
+            statements.record(Fingerprint(n), || format!("q{n}"), &db).observe(&sample(1), false);
         }
         assert_eq!(statements.len(), 2);
         let top = statements.top(Order::Calls, 10);
         assert_eq!(top.len(), 3);
-        assert_eq!(
-            (top[0].text.as_str(), top[0].calls, top[0].fingerprint),
-            ("other", 3, None)
-        );
+        assert_eq!((top[0].text.as_str(), top[0].calls, top[0].fingerprint), ("other", 3, None));
         // a known one is found although the registry is full, and its text is not made again
         let again = statements.record(Fingerprint(1), || unreachable!(), &db);
         assert_eq!(again.fingerprint, Some(Fingerprint(1)));
         statements.set_max(3);
-        assert!(
-            statements
-                .record(Fingerprint(9), || "q9".into(), &db)
-                .fingerprint
-                .is_some()
-        );
+        assert!(statements.record(Fingerprint(9), || "q9".into(), &db).fingerprint.is_some());
     }
 
     #[test]
@@ -333,19 +307,13 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for n in 0..100 {
-                        statements
-                            .record(Fingerprint(n), String::new, &db)
-                            .observe(&sample(1), false);
+                        statements.record(Fingerprint(n), String::new, &db).observe(&sample(1), false);
                     }
                 });
             }
         });
         assert_eq!(statements.len(), 50);
-        let calls: u64 = statements
-            .top(Order::Calls, 100)
-            .iter()
-            .map(|s| s.calls)
-            .sum();
+        let calls: u64 = statements.top(Order::Calls, 100).iter().map(|s| s.calls).sum();
         assert_eq!(calls, 400);
     }
 
@@ -362,43 +330,17 @@ mod tests {
         let statements = Statements::new(10);
         let statement = statements.record(Fingerprint(1), || "q".into(), &"a".into());
         statement.observe(&sample(500), false);
-        statement.observe(
-            &Sample {
-                node: Some(2),
-                is_write: true,
-                ..sample(1_500)
-            },
-            true,
-        );
-        statement.observe(
-            &Sample {
-                outcome: Outcome::ClientFault,
-                ..sample(1_000)
-            },
-            false,
-        );
-        statement.observe(
-            &Sample {
-                cache: CacheUse::Hit,
-                node: None,
-                ..sample(3)
-            },
-            false,
-        );
+        statement.observe(&Sample { node: Some(2), is_write: true, ..sample(1_500) }, true);
+        statement.observe(&Sample { outcome: Outcome::ClientFault, ..sample(1_000) }, false);
+        statement.observe(&Sample { cache: CacheUse::Hit, node: None, ..sample(3) }, false);
         let s = statement.snapshot();
-        assert_eq!(
-            (s.calls, s.errors, s.cache_hits, s.writes, s.slow),
-            (4, 1, 1, 1, 1)
-        );
+        assert_eq!((s.calls, s.errors, s.cache_hits, s.writes, s.slow), (4, 1, 1, 1, 1));
         assert_eq!((s.rows, s.bytes), (4, 40));
         assert_eq!(s.nodes, [(0, 2), (2, 1)]);
         assert_eq!((s.execute.count(), s.execute.mean()), (3, 1_000.0));
         assert_eq!(s.wait.count(), 3);
         let bytes = statements.bytes();
-        assert!(
-            (10_000..12_000).contains(&bytes),
-            "one histogram alone: {bytes}"
-        );
+        assert!((10_000..12_000).contains(&bytes), "one histogram alone: {bytes}");
     }
 
     #[test]
@@ -408,13 +350,7 @@ mod tests {
         let add = |n, times: &[u64], rows| {
             let statement = statements.record(Fingerprint(n), || format!("q{n}"), &db);
             for time in times {
-                statement.observe(
-                    &Sample {
-                        rows,
-                        ..sample(*time)
-                    },
-                    false,
-                );
+                statement.observe(&Sample { rows, ..sample(*time) }, false);
             }
         };
         add(1, &[10; 100], 1);

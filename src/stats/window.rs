@@ -104,10 +104,7 @@ impl Counts {
 impl Window {
     /// An empty window of `workers` shards.
     pub fn new(workers: usize, start: Instant) -> Window {
-        Window {
-            start,
-            shards: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
-        }
+        Window { start, shards: (0..workers.max(1)).map(|_| Mutex::default()).collect() }
     }
 
     /// Counts a request that ended at `now`. The lock is the worker's own: only a reader ever contends.
@@ -134,11 +131,7 @@ impl Window {
         let mut latency = Latency::<u32>::default();
         for shard in &self.shards {
             let shard = shard.lock();
-            for slot in shard
-                .slots
-                .iter()
-                .filter(|slot| slot.second >= oldest && slot.second <= second)
-            {
+            for slot in shard.slots.iter().filter(|slot| slot.second >= oldest && slot.second <= second) {
                 counts.add(&slot.counts);
                 latency.add(&slot.latency);
             }
@@ -147,11 +140,7 @@ impl Window {
         let since_oldest = now.saturating_duration_since(self.start).as_secs_f64() - oldest as f64;
         let times = latency.summary();
         let percent = |part: u64, whole: u64| {
-            if whole == 0 {
-                0.0
-            } else {
-                100.0 * part as f64 / whole as f64
-            }
+            if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
         };
         Figures {
             requests: counts.requests,
@@ -190,12 +179,7 @@ mod tests {
 
     fn request(elapsed_ms: u64) -> Request {
         let elapsed = Duration::from_millis(elapsed_ms);
-        Request {
-            elapsed,
-            outcome: Outcome::Done,
-            cache: CacheUse::NotAsked,
-            slow: false,
-        }
+        Request { elapsed, outcome: Outcome::Done, cache: CacheUse::NotAsked, slow: false }
     }
 
     fn at(start: Instant, seconds: f64) -> Instant {
@@ -212,11 +196,7 @@ mod tests {
         // 20.0 s: seconds 11 … 20, of which the last has just begun
         let figures = window.figures(at(start, 19.95));
         assert_eq!(figures.requests, 100);
-        assert!(
-            (figures.throughput - 10.05).abs() < 0.01,
-            "{}",
-            figures.throughput
-        );
+        assert!((figures.throughput - 10.05).abs() < 0.01, "{}", figures.throughput);
         assert_eq!(figures.mean, 2.0);
     }
 
@@ -266,16 +246,7 @@ mod tests {
                 30..40 => CacheUse::Miss,
                 _ => CacheUse::NotAsked,
             };
-            window.record(
-                0,
-                start,
-                &Request {
-                    outcome,
-                    cache,
-                    slow: n < 3,
-                    ..request(n + 1)
-                },
-            );
+            window.record(0, start, &Request { outcome, cache, slow: n < 3, ..request(n + 1) });
         }
         let figures = window.figures(start);
         assert_eq!((figures.error_rate, figures.availability), (5.0, 99.0));
@@ -287,10 +258,7 @@ mod tests {
     fn without_requests_nothing_has_failed() {
         let start = Instant::now();
         let figures = Window::new(1, start).figures(start);
-        assert_eq!(
-            (figures.availability, figures.error_rate, figures.p99),
-            (100.0, 0.0, 0.0)
-        );
+        assert_eq!((figures.availability, figures.error_rate, figures.p99), (100.0, 0.0, 0.0));
         assert_eq!(figures.cache_hit_rate, 0.0);
     }
 }

@@ -187,7 +187,7 @@ mod tests {
         assert!(parse(b"s1\0select 1\0\0\x01").is_err());
         assert!(parse(b"s1\0select 1\0\0\0extra").is_err());
         assert!(query(b"select 1").is_err());
-        assert!(query(b"select\01\0").is_err());
+        assert!(query(b"select\x001\0").is_err());
         assert!(query(b"").is_err());
         assert!(kind_and_name(b"S").is_err());
     }

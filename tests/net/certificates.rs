@@ -12,11 +12,7 @@ pub struct Directory(PathBuf);
 impl Directory {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "pgweir-net-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("pgweir-net-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).unwrap();
         Directory(path)
@@ -55,10 +51,7 @@ impl Authority {
         let params = ca_params(name, &[]);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().pem();
-        Authority {
-            issuer: Issuer::new(params, key),
-            certificate,
-        }
+        Authority { issuer: Issuer::new(params, key), certificate }
     }
 
     pub fn issue(&self, name: &str, alternatives: &[&str]) -> Pair {
@@ -75,67 +68,39 @@ impl Authority {
     fn sign(&self, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Pair {
-            certificate,
-            key: key.serialize_pem(),
-        }
+        Pair { certificate, key: key.serialize_pem() }
     }
 
     /// Version 1, without extensions, signed with this authority's key: what `openssl x509 -req` made for decades.
     pub fn issue_version_1(&self, name: &str) -> Pair {
         let key = KeyPair::generate().unwrap();
-        let modern = params(name, &["ignored"])
-            .signed_by(&key, &self.issuer)
-            .unwrap();
+        let modern = params(name, &["ignored"]).signed_by(&key, &self.issuer).unwrap();
         let outer = values(values(modern.der())[0].1);
         let fields = values(outer[0].1);
         // without the version in front and the extensions behind
-        let old: Vec<u8> = fields[1..fields.len() - 1]
-            .iter()
-            .flat_map(|field| field.0)
-            .copied()
-            .collect();
+        let old: Vec<u8> = fields[1..fields.len() - 1].iter().flat_map(|field| field.0).copied().collect();
         let signed = wrap(0x30, &old);
-        let signature = wrap(
-            0x03,
-            &[&[0][..], &self.issuer.key().sign(&signed).unwrap()].concat(),
-        );
+        let signature = wrap(0x03, &[&[0][..], &self.issuer.key().sign(&signed).unwrap()].concat());
         let der = wrap(0x30, &[&signed, outer[1].0, &signature].concat());
         let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
-        let certificate =
-            format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n");
-        Pair {
-            certificate,
-            key: key.serialize_pem(),
-        }
+        let certificate = format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n");
+        Pair { certificate, key: key.serialize_pem() }
     }
 }
 
 /// As `openssl req -x509` makes it: its own authority.
 pub fn self_signed(alternatives: &[&str]) -> Pair {
     let key = KeyPair::generate().unwrap();
-    let certificate = ca_params("self", alternatives)
-        .self_signed(&key)
-        .unwrap()
-        .pem();
-    Pair {
-        certificate,
-        key: key.serialize_pem(),
-    }
+    let certificate = ca_params("self", alternatives).self_signed(&key).unwrap().pem();
+    Pair { certificate, key: key.serialize_pem() }
 }
 
 /// Signed with Ed25519, for which no channel binding is defined.
 pub fn ed25519() -> Pair {
     let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     assert_eq!(key.algorithm(), &rcgen::PKCS_ED25519);
-    let certificate = params("ed", &["localhost"])
-        .self_signed(&key)
-        .unwrap()
-        .pem();
-    Pair {
-        certificate,
-        key: key.serialize_pem(),
-    }
+    let certificate = params("ed", &["localhost"]).self_signed(&key).unwrap().pem();
+    Pair { certificate, key: key.serialize_pem() }
 }
 
 fn params(name: &str, alternatives: &[&str]) -> CertificateParams {

@@ -12,11 +12,7 @@ use crate::certificates::{Directory, Pair};
 /// Nothing on loopback takes this long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-pub fn acceptor(
-    mode: TlsMode,
-    pair: &Pair,
-    client_ca: Option<PathBuf>,
-) -> Result<Acceptor, TlsError> {
+pub fn acceptor(mode: TlsMode, pair: &Pair, client_ca: Option<PathBuf>) -> Result<Acceptor, TlsError> {
     let files = Directory::new();
     Acceptor::new(&ListenTls {
         mode,
@@ -41,11 +37,7 @@ pub async fn welcome(mut stream: Stream, acceptor: &Acceptor) -> Result<Stream, 
     assert_eq!(request, [0, 0, 0, 8, 4, 210, 22, 47]);
     let answer = acceptor.answer(&stream);
     stream.write_all(&[answer]).await.unwrap();
-    if answer == b'S' {
-        acceptor.accept(stream).await
-    } else {
-        Ok(stream)
-    }
+    if answer == b'S' { acceptor.accept(stream).await } else { Ok(stream) }
 }
 
 pub async fn echo(mut stream: Stream) {
@@ -82,12 +74,7 @@ pub async fn say(stream: &mut Stream, text: &[u8]) {
 }
 
 /// Connects in `mode`, and has a word echoed.
-pub async fn reach(
-    host: &str,
-    port: u16,
-    mode: TlsMode,
-    ca: Option<&Path>,
-) -> Result<Stream, ConnectError> {
+pub async fn reach(host: &str, port: u16, mode: TlsMode, ca: Option<&Path>) -> Result<Stream, ConnectError> {
     let connector = Connector::new(mode, ca).unwrap();
     let mut stream = connect(host, port, &connector, PATIENCE).await?;
     if mode != TlsMode::Disable {

@@ -29,30 +29,16 @@ async fn plain_server() {
     assert!(!stream.is_tls() && stream.tls_info().is_none());
     let why = tls_error(reach("127.0.0.1", port, Require, None).await);
     assert!(why.contains("does not offer"), "{why}");
-    assert!(
-        !reach("127.0.0.1", port, Disable, None)
-            .await
-            .unwrap()
-            .is_tls()
-    );
+    assert!(!reach("127.0.0.1", port, Disable, None).await.unwrap().is_tls());
 }
 
 #[test]
 fn a_key_must_be_the_certificates() {
     let [one, two] = [self_signed(&["localhost"]), self_signed(&["localhost"])];
-    let mixed = Pair {
-        certificate: one.certificate,
-        key: two.key,
-    };
+    let mixed = Pair { certificate: one.certificate, key: two.key };
     let error = acceptor(Prefer, &mixed, None).unwrap_err().to_string();
-    assert!(
-        error.contains("server.key") && error.contains("not the certificate's"),
-        "{error}"
-    );
-    let swapped = Pair {
-        certificate: mixed.key,
-        key: mixed.certificate,
-    };
+    assert!(error.contains("server.key") && error.contains("not the certificate's"), "{error}");
+    let swapped = Pair { certificate: mixed.key, key: mixed.certificate };
     assert!(acceptor(Prefer, &swapped, None).is_err());
 }
 
@@ -81,23 +67,11 @@ async fn verify_ca_wants_the_chain_alone() {
     let files = Directory::new();
     let ca = files.write("ca.crt", &authority.certificate);
     let wrong = files.write("wrong.crt", &other.certificate);
-    let both = files.write(
-        "both.crt",
-        &format!("{}{}", other.certificate, authority.certificate),
-    );
-    for pair in [
-        authority.issue("x", &["elsewhere"]),
-        authority.issue("x", &[]),
-        authority.issue_version_1("x"),
-    ] {
+    let both = files.write("both.crt", &format!("{}{}", other.certificate, authority.certificate));
+    for pair in [authority.issue("x", &["elsewhere"]), authority.issue("x", &[]), authority.issue_version_1("x")] {
         let port = serve_pair(&pair).await;
         for good in [&ca, &both] {
-            assert!(
-                reach("127.0.0.1", port, VerifyCa, Some(good))
-                    .await
-                    .unwrap()
-                    .is_tls()
-            );
+            assert!(reach("127.0.0.1", port, VerifyCa, Some(good)).await.unwrap().is_tls());
         }
         let why = tls_error(reach("127.0.0.1", port, VerifyCa, Some(&wrong)).await);
         assert!(why.contains("not signed by a trusted authority"), "{why}");
@@ -112,10 +86,7 @@ async fn an_authority_of_the_same_name_is_not_the_same() {
     let (authority, forger) = (Authority::new("ca"), Authority::new("ca"));
     let files = Directory::new();
     let ca = files.write("ca.crt", &authority.certificate);
-    for pair in [
-        forger.issue("localhost", &["localhost"]),
-        forger.issue_version_1("localhost"),
-    ] {
+    for pair in [forger.issue("localhost", &["localhost"]), forger.issue_version_1("localhost")] {
         let port = serve_pair(&pair).await;
         tls_error(reach("localhost", port, VerifyCa, Some(&ca)).await);
     }
@@ -128,11 +99,7 @@ async fn a_self_signed_certificate_is_its_own_authority() {
     let ca = files.write("ca.crt", &pair.certificate);
     let port = serve_pair(&pair).await;
     assert!(reach("127.0.0.1", port, VerifyCa, Some(&ca)).await.is_ok());
-    assert!(
-        reach("localhost", port, VerifyFull, Some(&ca))
-            .await
-            .is_ok()
-    );
+    assert!(reach("localhost", port, VerifyFull, Some(&ca)).await.is_ok());
     tls_error(reach("127.0.0.1", port, VerifyFull, Some(&ca)).await);
     let port = serve_pair(&other).await;
     let why = tls_error(reach("localhost", port, VerifyCa, Some(&ca)).await);
@@ -144,10 +111,7 @@ async fn older_tls_and_older_certificates_go_together() {
     let authority = Authority::new("ca");
     let files = Directory::new();
     let ca = files.write("ca.crt", &authority.certificate);
-    for pair in [
-        authority.issue("localhost", &[]),
-        authority.issue_version_1("localhost"),
-    ] {
+    for pair in [authority.issue("localhost", &[]), authority.issue_version_1("localhost")] {
         let (listener, port) = listen().await;
         let server = server_of(&pair, &TLS12);
         let serving = async {
@@ -157,8 +121,7 @@ async fn older_tls_and_older_certificates_go_together() {
             server.accept(raw).await.unwrap()
         };
         let connector = Connector::new(VerifyFull, Some(&ca)).unwrap();
-        let (_server, client) =
-            tokio::join!(serving, connect("localhost", port, &connector, PATIENCE));
+        let (_server, client) = tokio::join!(serving, connect("localhost", port, &connector, PATIENCE));
         assert_eq!(client.unwrap().tls_info().unwrap().version, "TLSv1.2");
     }
 }
@@ -167,10 +130,7 @@ async fn older_tls_and_older_certificates_go_together() {
 async fn a_certificate_that_is_not_checked_must_still_be_the_servers_own() {
     let authority = Authority::new("ca");
     for pair in [authority.issue("x", &[]), authority.issue_version_1("x")] {
-        let stolen = Pair {
-            certificate: pair.certificate,
-            key: self_signed(&[]).key,
-        };
+        let stolen = Pair { certificate: pair.certificate, key: self_signed(&[]).key };
         for version in [&TLS12, &TLS13] {
             let (listener, port) = listen().await;
             let server = server_of(&stolen, version);
@@ -181,18 +141,14 @@ async fn a_certificate_that_is_not_checked_must_still_be_the_servers_own() {
                 server.accept(raw).await
             };
             let connector = Connector::new(Require, None).unwrap();
-            let (_, client) =
-                tokio::join!(serving, connect("localhost", port, &connector, PATIENCE));
+            let (_, client) = tokio::join!(serving, connect("localhost", port, &connector, PATIENCE));
             tls_error(client);
         }
     }
 }
 
 /// A server that does not care whether its key fits its certificate.
-fn server_of(
-    pair: &Pair,
-    version: &'static rustls::SupportedProtocolVersion,
-) -> tokio_rustls::TlsAcceptor {
+fn server_of(pair: &Pair, version: &'static rustls::SupportedProtocolVersion) -> tokio_rustls::TlsAcceptor {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
@@ -201,9 +157,7 @@ fn server_of(
         .with_protocol_versions(&[version])
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(
-            chain, key,
-        ))));
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))));
     Arc::new(config).into()
 }
 
@@ -222,11 +176,7 @@ async fn verify_full_wants_the_name_too() {
     ];
     for pair in &good {
         let port = serve_pair(pair).await;
-        assert!(
-            reach("localhost", port, VerifyFull, Some(&ca))
-                .await
-                .is_ok()
-        );
+        assert!(reach("localhost", port, VerifyFull, Some(&ca)).await.is_ok());
     }
     let bad = [
         authority.issue("x", &["elsewhere"]),
@@ -241,11 +191,7 @@ async fn verify_full_wants_the_name_too() {
         assert!(why.contains("not for host localhost"), "{why}");
     }
     let port = serve_pair(&authority.issue("x", &["127.0.0.1"])).await;
-    assert!(
-        reach("127.0.0.1", port, VerifyFull, Some(&ca))
-            .await
-            .is_ok()
-    );
+    assert!(reach("127.0.0.1", port, VerifyFull, Some(&ca)).await.is_ok());
 }
 
 #[tokio::test]
@@ -253,46 +199,26 @@ async fn both_ends_bind_to_the_servers_certificate() {
     let pair = self_signed(&["localhost"]);
     let acceptor = acceptor(Require, &pair, None).unwrap();
     let (listener, port) = listen().await;
-    let serving = async {
-        welcome(listener.accept().await.unwrap(), &acceptor)
-            .await
-            .unwrap()
-    };
+    let serving = async { welcome(listener.accept().await.unwrap(), &acceptor).await.unwrap() };
     let connector = Connector::new(Require, None).unwrap();
     let (server, client) = tokio::join!(serving, connect("127.0.0.1", port, &connector, PATIENCE));
     // rcgen signs with ECDSA and SHA-256
     let der = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der)
-        .as_ref()
-        .to_vec();
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der).as_ref().to_vec();
     let client = client.unwrap();
     let end_point = |stream: &Stream| stream.tls_info().unwrap().end_point.clone();
-    assert_eq!(
-        (end_point(&client), end_point(&server)),
-        (Some(hash.clone()), Some(hash))
-    );
-    assert!(
-        client
-            .tls_info()
-            .unwrap()
-            .to_string()
-            .starts_with("TLSv1.3/TLS_")
-    );
+    assert_eq!((end_point(&client), end_point(&server)), (Some(hash.clone()), Some(hash)));
+    assert!(client.tls_info().unwrap().to_string().starts_with("TLSv1.3/TLS_"));
 
     let port = serve_pair(&ed25519()).await;
-    assert_eq!(
-        end_point(&reach("127.0.0.1", port, Require, None).await.unwrap()),
-        None
-    );
+    assert_eq!(end_point(&reach("127.0.0.1", port, Require, None).await.unwrap()), None);
 }
 
 #[tokio::test]
 async fn clients_are_answered_by_mode() {
     let pair = self_signed(&["localhost"]);
     let (listener, port) = listen().await;
-    let raw = tokio::net::TcpStream::connect(("127.0.0.1", port))
-        .await
-        .unwrap();
+    let raw = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let stream = listener.accept().await.unwrap();
     let unix = Stream::unix(tokio::net::UnixStream::pair().unwrap().0);
     let files = Directory::new();
@@ -306,24 +232,11 @@ async fn clients_are_answered_by_mode() {
         (VerifyFull, b'S', true),
     ] {
         let acceptor = acceptor(mode, &pair, Some(client_ca.clone())).unwrap();
-        assert_eq!(
-            (acceptor.answer(&stream), acceptor.refuses(&stream)),
-            (answer, refuses),
-            "{mode:?}"
-        );
-        assert_eq!(
-            (acceptor.answer(&unix), acceptor.refuses(&unix)),
-            (b'N', false),
-            "{mode:?}"
-        );
+        assert_eq!((acceptor.answer(&stream), acceptor.refuses(&stream)), (answer, refuses), "{mode:?}");
+        assert_eq!((acceptor.answer(&unix), acceptor.refuses(&unix)), (b'N', false), "{mode:?}");
     }
     drop(raw);
-    assert!(
-        acceptor(VerifyCa, &pair, None)
-            .unwrap_err()
-            .to_string()
-            .contains("client_ca")
-    );
+    assert!(acceptor(VerifyCa, &pair, None).unwrap_err().to_string().contains("client_ca"));
 }
 
 #[tokio::test]
@@ -345,9 +258,7 @@ async fn tls_without_a_question_needs_alpn() {
     let acceptor = acceptor(Prefer, &self_signed(&["localhost"]), None).unwrap();
     let (listener, port) = listen().await;
     for (alpn, welcome) in [(true, true), (false, false)] {
-        let raw = tokio::net::TcpStream::connect(("127.0.0.1", port))
-            .await
-            .unwrap();
+        let raw = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let stream = listener.accept().await.unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
@@ -355,14 +266,8 @@ async fn tls_without_a_question_needs_alpn() {
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        config.alpn_protocols = if alpn {
-            vec![b"postgresql".to_vec()]
-        } else {
-            Vec::new()
-        };
-        config
-            .dangerous()
-            .set_certificate_verifier(Arc::new(Anyone));
+        config.alpn_protocols = if alpn { vec![b"postgresql".to_vec()] } else { Vec::new() };
+        config.dangerous().set_certificate_verifier(Arc::new(Anyone));
         let client = tokio_rustls::TlsConnector::from(Arc::new(config));
         let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
         let serving = async {
@@ -372,9 +277,7 @@ async fn tls_without_a_question_needs_alpn() {
         let (server, _client) = tokio::join!(serving, client.connect(name, raw));
         assert_eq!(server.is_ok(), welcome, "alpn {alpn}");
     }
-    let mut raw = tokio::net::TcpStream::connect(("127.0.0.1", port))
-        .await
-        .unwrap();
+    let mut raw = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let mut stream = listener.accept().await.unwrap();
     raw.write_all(&[0, 0, 0, 8]).await.unwrap();
     assert!(!acceptor.is_direct(&stream).await.unwrap());
@@ -399,8 +302,7 @@ async fn odd_answers_to_the_question() {
             stream.write_all(answer).await.unwrap();
             stream
         };
-        let (_server, client) =
-            tokio::join!(serving, connect("127.0.0.1", port, &connector, PATIENCE));
+        let (_server, client) = tokio::join!(serving, connect("127.0.0.1", port, &connector, PATIENCE));
         match client {
             Err(ConnectError::Protocol(text)) => assert!(text.contains(why), "{text}"),
             other => panic!("{other:?}"),

@@ -27,19 +27,12 @@ async fn pair(tls: bool) -> (Stream, Stream) {
     let (listener, port) = listen().await;
     if !tls {
         let connector = plain();
-        let (server, client) = tokio::join!(
-            listener.accept(),
-            connect("127.0.0.1", port, &connector, PATIENCE)
-        );
+        let (server, client) = tokio::join!(listener.accept(), connect("127.0.0.1", port, &connector, PATIENCE));
         return (server.unwrap(), client.unwrap());
     }
     let acceptor = acceptor(Require, &self_signed(&["localhost"]), None).unwrap();
     let connector = Connector::new(Require, None).unwrap();
-    let serving = async {
-        welcome(listener.accept().await.unwrap(), &acceptor)
-            .await
-            .unwrap()
-    };
+    let serving = async { welcome(listener.accept().await.unwrap(), &acceptor).await.unwrap() };
     let (server, client) = tokio::join!(serving, connect("127.0.0.1", port, &connector, PATIENCE));
     (server, client.unwrap())
 }
@@ -156,10 +149,7 @@ fn idle_connections_tell_what_became_of_them() {
         });
         assert_eq!(ask(&mut client, &mut buf).unwrap(), 6, "{kind}");
         assert_eq!(&buf[..6], b"notice");
-        assert!(
-            client.try_read_now(&mut buf).is_none(),
-            "{kind}: alive again"
-        );
+        assert!(client.try_read_now(&mut buf).is_none(), "{kind}: alive again");
 
         // asking behind the reactor's back does not confuse it
         runtime.block_on(async {
@@ -191,10 +181,7 @@ fn a_reset_connection_is_an_error() {
 #[tokio::test]
 async fn tcp_sockets_are_set_up_and_named() {
     let (server, client) = pair(false).await;
-    assert_eq!(
-        (server.peer(), server.local()),
-        (client.local(), client.peer())
-    );
+    assert_eq!((server.peer(), server.local()), (client.local(), client.peer()));
     assert!(matches!(client.peer(), Peer::Tcp(address) if address.ip().is_loopback()));
     assert!(!client.is_unix());
     assert_eq!(unix_pair().await.0.peer().to_string(), "unix");
@@ -219,21 +206,11 @@ async fn unix_sockets_are_found_by_directory_and_need_no_tls() {
     let directory = Directory::new();
     let listener = Listener::bind_unix(directory.path(), 6432).unwrap();
     let file = directory.path().join(".s.PGSQL.6432");
-    assert_eq!(
-        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-        0o777
-    );
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o777);
     let host = directory.path().to_str().unwrap().to_owned();
     let serving = async { echo(listener.accept().await.unwrap()).await };
     let client = async {
-        let mut stream = connect(
-            &host,
-            6432,
-            &Connector::new(Require, None).unwrap(),
-            PATIENCE,
-        )
-        .await
-        .unwrap();
+        let mut stream = connect(&host, 6432, &Connector::new(Require, None).unwrap(), PATIENCE).await.unwrap();
         assert!(stream.is_unix() && !stream.is_tls());
         say(&mut stream, b"hello").await;
     };
@@ -268,18 +245,13 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 #[tokio::test]
 async fn listening_addresses() {
     for address in ["localhost:0", "*:0"] {
-        assert!(
-            !Listener::bind_tcp(address).await.unwrap().is_empty(),
-            "{address}"
-        );
+        assert!(!Listener::bind_tcp(address).await.unwrap().is_empty(), "{address}");
     }
     for address in ["127.0.0.1", "127.0.0.1:x", "*:x", "203.0.113.1:0"] {
         assert!(Listener::bind_tcp(address).await.is_err(), "{address}");
     }
     let (_taken, port) = listen().await;
-    let error = Listener::bind_tcp(&format!("127.0.0.1:{port}"))
-        .await
-        .unwrap_err();
+    let error = Listener::bind_tcp(&format!("127.0.0.1:{port}")).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains(&port.to_string()), "{error}");
 }
@@ -289,24 +261,12 @@ async fn failures_have_their_names() {
     let (listener, port) = listen().await;
     drop(listener);
     let refused = connect("127.0.0.1", port, &plain(), PATIENCE).await;
-    assert!(
-        matches!(refused, Err(ConnectError::Refused(_))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(ConnectError::Refused(_))), "{refused:?}");
     let unknown = connect("no.such.host.invalid", port, &plain(), PATIENCE).await;
-    assert!(
-        matches!(
-            unknown,
-            Err(ConnectError::Resolve(_) | ConnectError::Timeout)
-        ),
-        "{unknown:?}"
-    );
+    assert!(matches!(unknown, Err(ConnectError::Resolve(_) | ConnectError::Timeout)), "{unknown:?}");
     let directory = Directory::new();
     let absent = connect(directory.path().to_str().unwrap(), 1, &plain(), PATIENCE).await;
-    assert!(
-        matches!(absent, Err(ConnectError::Refused(_))),
-        "{absent:?}"
-    );
+    assert!(matches!(absent, Err(ConnectError::Refused(_))), "{absent:?}");
 }
 
 #[tokio::test]

@@ -21,11 +21,7 @@ impl<'a> Attributes<'a> {
     pub(super) fn value(&mut self, name: u8) -> Result<&'a [u8], String> {
         match self.0.first() {
             Some(&found) if found == name => self.any().map(|(_, value)| value),
-            found => Err(format!(
-                "Attribute \"{}\" is expected, not {}.",
-                char::from(name),
-                shown(found)
-            )),
+            found => Err(format!("Attribute \"{}\" is expected, not {}.", char::from(name), shown(found))),
         }
     }
 
@@ -38,11 +34,7 @@ impl<'a> Attributes<'a> {
         match self.0.get(1) {
             Some(b'=') => {}
             found => {
-                return Err(format!(
-                    "\"=\" is expected behind \"{}\", not {}.",
-                    char::from(name),
-                    shown(found)
-                ));
+                return Err(format!("\"=\" is expected behind \"{}\", not {}.", char::from(name), shown(found)));
             }
         }
         let value = &self.0[2..];
@@ -58,11 +50,7 @@ impl<'a> Attributes<'a> {
                 self.0 = rest;
                 Ok(())
             }
-            _ => Err(format!(
-                "\"{}\" is expected, not {}.",
-                char::from(byte),
-                shown(self.0.first())
-            )),
+            _ => Err(format!("\"{}\" is expected, not {}.", char::from(byte), shown(self.0.first()))),
         }
     }
 }

@@ -47,19 +47,8 @@ enum State {
 
 impl ClientExchange {
     /// Keys are used where they fit the server's salt; otherwise they are made from the password, which costs PBKDF2.
-    pub fn new(
-        password: Option<Password>,
-        keys: Option<ScramKeys>,
-        nonce: Nonce,
-        binding: ClientBinding,
-    ) -> Self {
-        ClientExchange {
-            password,
-            keys,
-            nonce,
-            binding,
-            state: State::First,
-        }
+    pub fn new(password: Option<Password>, keys: Option<ScramKeys>, nonce: Nonce, binding: ClientBinding) -> Self {
+        ClientExchange { password, keys, nonce, binding, state: State::First }
     }
 
     /// The client-first-message.
@@ -105,28 +94,22 @@ impl ClientExchange {
     /// # Errors
     /// The message is malformed, is an error, or the proof is wrong.
     pub fn finish(&mut self, server_final: &[u8]) -> Result<(), LoginError> {
-        let (State::Final { signed }, Some(keys)) = (
-            std::mem::replace(&mut self.state, State::Broken),
-            &self.keys,
-        ) else {
+        let (State::Final { signed }, Some(keys)) = (std::mem::replace(&mut self.state, State::Broken), &self.keys)
+        else {
             return Err(LoginError::Malformed("SCRAM message out of order"));
         };
         let mut rest = Attributes::new(server_final);
         if server_final.first() == Some(&b'e') {
             let error = rest.value(b'e').unwrap_or_default();
-            return Err(LoginError::Server(
-                String::from_utf8_lossy(error).into_owned(),
-            ));
+            return Err(LoginError::Server(String::from_utf8_lossy(error).into_owned()));
         }
-        let signature = rest
-            .value(b'v')
-            .map_err(|_| LoginError::Malformed("server-final-message without signature"))?;
+        let signature =
+            rest.value(b'v').map_err(|_| LoginError::Malformed("server-final-message without signature"))?;
         if !rest.is_empty() {
             return Err(LoginError::Malformed("bytes behind the server's signature"));
         }
-        let signature = BASE64
-            .decode(signature)
-            .map_err(|_| LoginError::Malformed("server's signature is not base64"))?;
+        let signature =
+            BASE64.decode(signature).map_err(|_| LoginError::Malformed("server's signature is not base64"))?;
         verify_slices_are_equal(&signature, &hmac_sha256(&keys.server_key, &[&signed]))
             .map_err(|_| LoginError::ServerSignature)?;
         self.state = State::Done;
@@ -143,10 +126,7 @@ impl ClientExchange {
         self.keys.as_ref()
     }
 
-    fn read_first<'a>(
-        &self,
-        message: &'a [u8],
-    ) -> Result<(&'a [u8], Vec<u8>, NonZeroU32), LoginError> {
+    fn read_first<'a>(&self, message: &'a [u8]) -> Result<(&'a [u8], Vec<u8>, NonZeroU32), LoginError> {
         let malformed = |_| LoginError::Malformed("server-first-message");
         let mut rest = Attributes::new(message);
         let nonce = rest.value(b'r').map_err(malformed)?;
@@ -156,9 +136,7 @@ impl ClientExchange {
         let salt = BASE64.decode(rest.value(b's').map_err(malformed)?);
         let salt = salt.map_err(|_| LoginError::Malformed("the salt is not base64"))?;
         let iterations = rest.value(b'i').map_err(malformed)?;
-        let iterations = std::str::from_utf8(iterations)
-            .ok()
-            .and_then(|text| text.parse::<NonZeroU32>().ok());
+        let iterations = std::str::from_utf8(iterations).ok().and_then(|text| text.parse::<NonZeroU32>().ok());
         let iterations = iterations.ok_or(LoginError::Malformed("the number of iterations"))?;
         if !rest.is_empty() {
             return Err(LoginError::Malformed("bytes behind server-first-message"));
@@ -169,15 +147,8 @@ impl ClientExchange {
         Ok((nonce, salt, iterations))
     }
 
-    fn fitting_keys(
-        &mut self,
-        salt: Vec<u8>,
-        iterations: NonZeroU32,
-    ) -> Result<&ScramKeys, LoginError> {
-        let keys = match (
-            self.keys.take().filter(|keys| keys.fit(&salt, iterations)),
-            &self.password,
-        ) {
+    fn fitting_keys(&mut self, salt: Vec<u8>, iterations: NonZeroU32) -> Result<&ScramKeys, LoginError> {
+        let keys = match (self.keys.take().filter(|keys| keys.fit(&salt, iterations)), &self.password) {
             (Some(keys), _) => keys,
             (None, Some(password)) => ScramKeys::derive(password.as_bytes(), salt, iterations),
             (None, None) => {

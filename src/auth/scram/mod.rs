@@ -53,11 +53,7 @@ fn binding_attribute(header: &[u8], data: &[u8]) -> Vec<u8> {
 }
 
 /// The three messages that both signatures cover, joined by commas.
-fn auth_message(
-    client_first_bare: &[u8],
-    server_first: &[u8],
-    client_final_without_proof: &[u8],
-) -> Vec<u8> {
+fn auth_message(client_first_bare: &[u8], server_first: &[u8], client_final_without_proof: &[u8]) -> Vec<u8> {
     [client_first_bare, server_first, client_final_without_proof].join(&b","[..])
 }
 
@@ -69,10 +65,7 @@ fn xor(mut a: Key, b: &Key) -> Key {
 impl ScramKeys {
     /// ClientProof: ClientKey XOR ClientSignature.
     fn proof(&self, auth_message: &[u8]) -> Key {
-        xor(
-            self.client_key,
-            &hmac_sha256(&self.verifier().stored_key, &[auth_message]),
-        )
+        xor(self.client_key, &hmac_sha256(&self.verifier().stored_key, &[auth_message]))
     }
 }
 

@@ -8,9 +8,7 @@ use base64::Engine as _;
 use super::attributes::{Attributes, shown};
 use super::{BASE64, END_POINT_HEADER, Nonce, auth_message, binding_attribute, xor};
 use crate::auth::AuthError;
-use crate::auth::secret::{
-    DEFAULT_ITERATIONS, KEY_LEN, Key, SALT_LEN, ScramKeys, Verifier, hmac_sha256, sha256,
-};
+use crate::auth::secret::{DEFAULT_ITERATIONS, KEY_LEN, Key, SALT_LEN, ScramKeys, Verifier, hmac_sha256, sha256};
 
 /// One login of one client.
 #[derive(Debug)]
@@ -55,36 +53,15 @@ pub enum ServerStep {
 
 impl ServerExchange {
     /// `plus` is whether the client chose the -PLUS mechanism, which needs `end_point`.
-    pub fn new(
-        verifier: Arc<Verifier>,
-        nonce: Nonce,
-        end_point: Option<Vec<u8>>,
-        plus: bool,
-    ) -> Self {
-        ServerExchange {
-            verifier,
-            doomed: false,
-            nonce,
-            end_point,
-            plus,
-            state: State::First,
-        }
+    pub fn new(verifier: Arc<Verifier>, nonce: Nonce, end_point: Option<Vec<u8>>, plus: bool) -> Self {
+        ServerExchange { verifier, doomed: false, nonce, end_point, plus, state: State::First }
     }
 
     /// An exchange that cannot succeed, for a user who does not exist or has no verifier. `mock_nonce` must be the same
     /// as long as possible, else a user's salt changes from login to login and betrays that there is none.
-    pub fn mock(
-        user: &str,
-        mock_nonce: &[u8; 32],
-        nonce: Nonce,
-        end_point: Option<Vec<u8>>,
-        plus: bool,
-    ) -> Self {
+    pub fn mock(user: &str, mock_nonce: &[u8; 32], nonce: Nonce, end_point: Option<Vec<u8>>, plus: bool) -> Self {
         let verifier = Arc::new(mock_verifier(user, mock_nonce));
-        ServerExchange {
-            doomed: true,
-            ..Self::new(verifier, nonce, end_point, plus)
-        }
+        ServerExchange { doomed: true, ..Self::new(verifier, nonce, end_point, plus) }
     }
 
     /// Takes the next message of the client.
@@ -106,9 +83,7 @@ impl ServerExchange {
                 Ok(ServerStep::Continue(reply))
             }
             State::Final(sent) => self.last(message, &sent),
-            State::Over => Err(AuthError::protocol(
-                "SCRAM message after the end of the exchange",
-            )),
+            State::Over => Err(AuthError::protocol("SCRAM message after the end of the exchange")),
         }
     }
 
@@ -118,89 +93,57 @@ impl ServerExchange {
         let binding = self.read_binding_flag(&mut rest)?;
         rest.expect(b',').map_err(AuthError::malformed)?;
         if rest.rest().first() == Some(&b'a') {
-            return Err(AuthError::Unsupported(
-                "client uses authorization identity, but it is not supported",
-            ));
+            return Err(AuthError::Unsupported("client uses authorization identity, but it is not supported"));
         }
         rest.expect(b',').map_err(AuthError::malformed)?;
 
         let client_first_bare = rest.rest().to_vec();
         if client_first_bare.first() == Some(&b'm') {
-            return Err(AuthError::Unsupported(
-                "client requires an unsupported SCRAM extension",
-            ));
+            return Err(AuthError::Unsupported("client requires an unsupported SCRAM extension"));
         }
         // the user is the one of the startup packet; libpq leaves this one empty
         rest.value(b'n').map_err(AuthError::malformed)?;
         let client_nonce = rest.value(b'r').map_err(AuthError::malformed)?;
         // RFC 5802's "printable": 0x21 to 0x7e without the comma
         if !client_nonce.iter().all(u8::is_ascii_graphic) {
-            return Err(AuthError::protocol(
-                "non-printable characters in SCRAM nonce",
-            ));
+            return Err(AuthError::protocol("non-printable characters in SCRAM nonce"));
         }
         while !rest.is_empty() {
             rest.any().map_err(AuthError::malformed)?;
         }
 
         let nonce = [client_nonce, &self.nonce.0].concat();
-        let tail = format!(
-            ",s={},i={}",
-            BASE64.encode(&self.verifier.salt),
-            self.verifier.iterations
-        );
+        let tail = format!(",s={},i={}", BASE64.encode(&self.verifier.salt), self.verifier.iterations);
         let server_first = [b"r=", &nonce[..], tail.as_bytes()].concat();
-        Ok(Sent {
-            client_first_bare,
-            server_first,
-            nonce,
-            binding,
-        })
+        Ok(Sent { client_first_bare, server_first, nonce, binding })
     }
 
     /// The GS2 flag at the head of the message; gives the value that `c=` must have later.
     fn read_binding_flag(&self, rest: &mut Attributes<'_>) -> Result<Vec<u8>, AuthError> {
         let flag = rest.rest().first().copied();
         match flag {
-            Some(b'n' | b'y') if self.plus => Err(AuthError::malformed(
-                "The client chose SCRAM-SHA-256-PLUS, but sends no channel binding data.",
-            )),
+            Some(b'n' | b'y') if self.plus => {
+                Err(AuthError::malformed("The client chose SCRAM-SHA-256-PLUS, but sends no channel binding data."))
+            }
             Some(b'y') if self.end_point.is_some() => Err(AuthError::ChannelBinding {
                 message: "SCRAM channel binding negotiation error",
-                detail: Some(
-                    "The client does not know that channel binding is offered: the offer was tampered with.",
-                ),
+                detail: Some("The client does not know that channel binding is offered: the offer was tampered with."),
             }),
-            Some(b'n') => rest
-                .expect(b'n')
-                .map(|()| binding_attribute(b"n,,", b""))
-                .map_err(AuthError::malformed),
-            Some(b'y') => rest
-                .expect(b'y')
-                .map(|()| binding_attribute(b"y,,", b""))
-                .map_err(AuthError::malformed),
+            Some(b'n') => rest.expect(b'n').map(|()| binding_attribute(b"n,,", b"")).map_err(AuthError::malformed),
+            Some(b'y') => rest.expect(b'y').map(|()| binding_attribute(b"y,,", b"")).map_err(AuthError::malformed),
             Some(b'p') => self.read_binding_type(rest),
-            other => Err(AuthError::malformed(format!(
-                "Unexpected channel binding flag: {}.",
-                shown(other.as_ref())
-            ))),
+            other => Err(AuthError::malformed(format!("Unexpected channel binding flag: {}.", shown(other.as_ref())))),
         }
     }
 
     fn read_binding_type(&self, rest: &mut Attributes<'_>) -> Result<Vec<u8>, AuthError> {
         let (true, Some(end_point)) = (self.plus, &self.end_point) else {
-            return Err(AuthError::malformed(
-                "The client chose SCRAM-SHA-256, but sends channel binding data.",
-            ));
+            return Err(AuthError::malformed("The client chose SCRAM-SHA-256, but sends channel binding data."));
         };
         // the comma behind the type stays, for the caller to expect
-        let (kind, behind) = rest
-            .rest()
-            .split_at(memchr::memchr(b',', rest.rest()).unwrap_or(rest.rest().len()));
+        let (kind, behind) = rest.rest().split_at(memchr::memchr(b',', rest.rest()).unwrap_or(rest.rest().len()));
         if kind != b"p=tls-server-end-point" {
-            return Err(AuthError::protocol(
-                "unsupported SCRAM channel-binding type",
-            ));
+            return Err(AuthError::protocol("unsupported SCRAM channel-binding type"));
         }
         *rest = Attributes::new(behind);
         Ok(binding_attribute(END_POINT_HEADER, end_point))
@@ -211,13 +154,8 @@ impl ServerExchange {
         let last = ClientFinal::read(message)?;
         if last.binding != sent.binding {
             return Err(match self.plus {
-                true => AuthError::ChannelBinding {
-                    message: "SCRAM channel binding check failed",
-                    detail: None,
-                },
-                false => AuthError::protocol(
-                    "unexpected SCRAM channel-binding attribute in client-final-message",
-                ),
+                true => AuthError::ChannelBinding { message: "SCRAM channel binding check failed", detail: None },
+                false => AuthError::protocol("unexpected SCRAM channel-binding attribute in client-final-message"),
             });
         }
         if last.nonce != sent.nonce {
@@ -226,17 +164,9 @@ impl ServerExchange {
                 detail: Some("Nonce does not match.".into()),
             });
         }
-        let signed = auth_message(
-            &sent.client_first_bare,
-            &sent.server_first,
-            last.without_proof,
-        );
-        let client_key = xor(
-            last.proof,
-            &hmac_sha256(&self.verifier.stored_key, &[&signed]),
-        );
-        let known =
-            verify_slices_are_equal(&sha256(&[&client_key]), &self.verifier.stored_key).is_ok();
+        let signed = auth_message(&sent.client_first_bare, &sent.server_first, last.without_proof);
+        let client_key = xor(last.proof, &hmac_sha256(&self.verifier.stored_key, &[&signed]));
+        let known = verify_slices_are_equal(&sha256(&[&client_key]), &self.verifier.stored_key).is_ok();
         if !known || self.doomed {
             return Err(AuthError::Password);
         }
@@ -247,10 +177,7 @@ impl ServerExchange {
             salt: self.verifier.salt.clone(),
             iterations: self.verifier.iterations,
         };
-        Ok(ServerStep::Done {
-            message: format!("v={}", BASE64.encode(signature)).into_bytes(),
-            keys,
-        })
+        Ok(ServerStep::Done { message: format!("v={}", BASE64.encode(signature)).into_bytes(), keys })
     }
 }
 
@@ -273,35 +200,18 @@ impl<'a> ClientFinal<'a> {
                 break (message.get(..before - 1).unwrap_or_default(), value);
             }
         };
-        let proof: Option<Key> = BASE64
-            .decode(proof)
-            .ok()
-            .filter(|p| p.len() == KEY_LEN)
-            .and_then(|p| p.try_into().ok());
-        let proof = proof.ok_or_else(|| {
-            AuthError::malformed("The proof in client-final-message is malformed.")
-        })?;
+        let proof: Option<Key> =
+            BASE64.decode(proof).ok().filter(|p| p.len() == KEY_LEN).and_then(|p| p.try_into().ok());
+        let proof = proof.ok_or_else(|| AuthError::malformed("The proof in client-final-message is malformed."))?;
         if !rest.is_empty() {
-            return Err(AuthError::malformed(
-                "There is something behind the proof in client-final-message.",
-            ));
+            return Err(AuthError::malformed("There is something behind the proof in client-final-message."));
         }
-        Ok(ClientFinal {
-            binding,
-            nonce,
-            proof,
-            without_proof,
-        })
+        Ok(ClientFinal { binding, nonce, proof, without_proof })
     }
 }
 
 /// `mock_scram_secret`: looks like any verifier with Postgres's defaults; no proof matches it.
 fn mock_verifier(user: &str, mock_nonce: &[u8; 32]) -> Verifier {
     let salt = sha256(&[user.as_bytes(), mock_nonce])[..SALT_LEN].to_vec();
-    Verifier {
-        iterations: DEFAULT_ITERATIONS,
-        salt,
-        stored_key: [0; KEY_LEN],
-        server_key: [0; KEY_LEN],
-    }
+    Verifier { iterations: DEFAULT_ITERATIONS, salt, stored_key: [0; KEY_LEN], server_key: [0; KEY_LEN] }
 }

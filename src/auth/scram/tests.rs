@@ -7,8 +7,7 @@ use crate::auth::{AuthError, LoginError};
 
 // RFC 7677 section 3
 const FIRST: &[u8] = b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO";
-const SERVER_FIRST: &[u8] =
-    b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+const SERVER_FIRST: &[u8] = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
 const FINAL_HEAD: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
 const PROOF: &str = "dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
 const SERVER_FINAL: &[u8] = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
@@ -28,21 +27,11 @@ fn cheap_verifier() -> Arc<Verifier> {
 }
 
 fn server(end_point: Option<&[u8]>, plus: bool) -> ServerExchange {
-    ServerExchange::new(
-        cheap_verifier(),
-        Nonce::new([1; 18]),
-        end_point.map(<[u8]>::to_vec),
-        plus,
-    )
+    ServerExchange::new(cheap_verifier(), Nonce::new([1; 18]), end_point.map(<[u8]>::to_vec), plus)
 }
 
 fn client(password: &str, binding: ClientBinding) -> ClientExchange {
-    ClientExchange::new(
-        Some(Password::new(password)),
-        None,
-        Nonce::new([2; 18]),
-        binding,
-    )
+    ClientExchange::new(Some(Password::new(password)), None, Nonce::new([2; 18]), binding)
 }
 
 fn go_on(step: Result<ServerStep, AuthError>) -> Vec<u8> {
@@ -90,11 +79,7 @@ fn sides_meet_with_and_without_binding() {
         (None, false, ClientBinding::Unable),
         (None, false, ClientBinding::NotOffered),
         (Some(&b"hash"[..]), false, ClientBinding::Unable),
-        (
-            Some(b"hash"),
-            true,
-            ClientBinding::EndPoint(b"hash".to_vec()),
-        ),
+        (Some(b"hash"), true, ClientBinding::EndPoint(b"hash".to_vec())),
     ] {
         let mut client = client("secret", binding.clone());
         assert!(client.keys().is_none());
@@ -106,13 +91,8 @@ fn sides_meet_with_and_without_binding() {
 
 #[test]
 fn learned_keys_log_in_without_the_password() {
-    let keys = meet(
-        &mut client("secret", ClientBinding::Unable),
-        &mut server(None, false),
-    )
-    .unwrap();
-    let mut passthrough =
-        ClientExchange::new(None, Some(keys), Nonce::new([3; 18]), ClientBinding::Unable);
+    let keys = meet(&mut client("secret", ClientBinding::Unable), &mut server(None, false)).unwrap();
+    let mut passthrough = ClientExchange::new(None, Some(keys), Nonce::new([3; 18]), ClientBinding::Unable);
     assert!(meet(&mut passthrough, &mut server(None, false)).is_ok());
 }
 
@@ -122,10 +102,7 @@ fn keys_that_do_not_fit_are_said_to_unless_a_password_is_there() {
     let reply = go_on(server(None, false).step(&client("", ClientBinding::Unable).first()));
     let nonce = || Nonce::new([2; 18]);
     let mut alone = ClientExchange::new(None, Some(keys.clone()), nonce(), ClientBinding::Unable);
-    assert!(matches!(
-        alone.step(&reply),
-        Err(LoginError::Credentials(_))
-    ));
+    assert!(matches!(alone.step(&reply), Err(LoginError::Credentials(_))));
     let password = Some(Password::new("secret"));
     let mut both = ClientExchange::new(password, Some(keys), nonce(), ClientBinding::Unable);
     assert!(meet(&mut both, &mut server(None, false)).is_ok());
@@ -133,11 +110,7 @@ fn keys_that_do_not_fit_are_said_to_unless_a_password_is_there() {
 
 #[test]
 fn wrong_password_and_unknown_user_fail_alike_at_the_end() {
-    let wrong = meet(
-        &mut client("Secret", ClientBinding::Unable),
-        &mut server(None, false),
-    )
-    .unwrap_err();
+    let wrong = meet(&mut client("Secret", ClientBinding::Unable), &mut server(None, false)).unwrap_err();
     let mut mock = ServerExchange::mock("nobody", &[5; 32], Nonce::new([1; 18]), None, false);
     let unknown = meet(&mut client("secret", ClientBinding::Unable), &mut mock).unwrap_err();
     assert_eq!((wrong, unknown), (AuthError::Password, AuthError::Password));
@@ -180,22 +153,11 @@ fn first_messages_are_refused_as_postgres_refuses_them() {
         (b"y,,n=,r=a", true, false, "28000"),
     ];
     for (message, tls, plus, sqlstate) in cases {
-        let error = server(tls.then_some(b"hash"), plus)
-            .step(message)
-            .unwrap_err();
-        assert_eq!(
-            error.sqlstate(),
-            sqlstate,
-            "{} {error}",
-            message.escape_ascii()
-        );
+        let error = server(tls.then_some(b"hash"), plus).step(message).unwrap_err();
+        assert_eq!(error.sqlstate(), sqlstate, "{} {error}", message.escape_ascii());
     }
     for message in [&b"n,,n=,r="[..], b"n,,n=,r=a,x=y", b"n,,n=,r=a,"] {
-        assert!(
-            server(None, false).step(message).is_ok(),
-            "{}",
-            message.escape_ascii()
-        );
+        assert!(server(None, false).step(message).is_ok(), "{}", message.escape_ascii());
     }
 }
 
@@ -250,22 +212,12 @@ fn client_refuses_bad_servers() {
 
 #[test]
 fn client_demands_the_servers_proof() {
-    for message in [
-        &b""[..],
-        b"e=other-error",
-        SERVER_FINAL,
-        b"v=",
-        b"v=!",
-        b"x=1",
-    ] {
+    for message in [&b""[..], b"e=other-error", SERVER_FINAL, b"v=", b"v=!", b"x=1"] {
         let mut exchange = client("secret", ClientBinding::Unable);
         let reply = go_on(server(None, false).step(&exchange.first()));
         exchange.step(&reply).unwrap();
         let error = exchange.finish(message).unwrap_err();
-        assert_eq!(
-            message == b"e=other-error",
-            error == LoginError::Server("other-error".into())
-        );
+        assert_eq!(message == b"e=other-error", error == LoginError::Server("other-error".into()));
         assert!(!exchange.is_done());
     }
 }

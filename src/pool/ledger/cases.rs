@@ -16,11 +16,7 @@ struct Pool {
 
 impl Pool {
     fn new(min: usize, max: usize) -> Self {
-        Self {
-            ledger: Ledger::new(limits(min, max)),
-            now: Instant::now(),
-            made: 0,
-        }
+        Self { ledger: Ledger::new(limits(min, max)), now: Instant::now(), made: 0 }
     }
 
     /// Makes connections for all permits, and for those that follow from them.
@@ -62,12 +58,7 @@ impl Pool {
 
     fn figures(&self) -> (usize, usize, usize, usize) {
         let figures = self.ledger.snapshot(self.now);
-        (
-            figures.active,
-            figures.idle,
-            figures.creating,
-            figures.waiting,
-        )
+        (figures.active, figures.idle, figures.creating, figures.waiting)
     }
 }
 
@@ -123,11 +114,7 @@ fn a_waiter_that_gives_up_at_the_hand_over_passes_the_connection_on() {
     pool.wait("second").1.for_each(drop);
     let (waiter, held) = handed(pool.give_back(held));
     assert_eq!(waiter, "first");
-    assert_eq!(
-        pool.ledger.cancel_wait(first),
-        None,
-        "too late: it was served"
-    );
+    assert_eq!(pool.ledger.cancel_wait(first), None, "too late: it was served");
     assert_eq!(handed(pool.give_back(held)).0, "second");
 }
 
@@ -168,10 +155,7 @@ fn failures_are_paused_between_and_then_tried_one_at_a_time() {
             failed = Some(pool.ledger.create_failed(pool.now, permit));
         }
         let failed = failed.expect("a permit");
-        assert_eq!(
-            (failed.retry_at - pool.now, failed.waiting),
-            (pause * MS, 6)
-        );
+        assert_eq!((failed.retry_at - pool.now, failed.waiting), (pause * MS, 6));
         pool.now = failed.retry_at - MS;
         assert_eq!(pool.ledger.retry(pool.now).len(), 0);
         assert_eq!(pool.ledger.reap(pool.now).create.len(), 0);
@@ -182,11 +166,7 @@ fn failures_are_paused_between_and_then_tried_one_at_a_time() {
     }
     let success = pool.ledger.created(pool.now, permits.remove(0), 1, 0, 0.0);
     assert_eq!(handed(success.place).0, "a");
-    assert_eq!(
-        success.create.len(),
-        4,
-        "the server is back: the others too"
-    );
+    assert_eq!(success.create.len(), 4, "the server is back: the others too");
 }
 
 #[test]
@@ -229,20 +209,11 @@ fn a_successor_comes_before_the_old_one_goes() {
     pool.now += 3590 * SECOND;
     let sweep = pool.ledger.reap(pool.now);
     assert_eq!((sweep.close, sweep.create.len()), (vec![], 1));
-    assert!(
-        pool.ledger.reap(pool.now).create.next().is_none(),
-        "asked for once"
-    );
+    assert!(pool.ledger.reap(pool.now).create.next().is_none(), "asked for once");
     let old = pool.idle(0);
-    assert!(
-        matches!(pool.give_back(old), Place::Idle),
-        "no successor yet"
-    );
+    assert!(matches!(pool.give_back(old), Place::Idle), "no successor yet");
     let permit = Permit { generation: 0 };
-    pool.ledger
-        .created(pool.now, permit, 2, 0, 0.0)
-        .create
-        .for_each(drop);
+    pool.ledger.created(pool.now, permit, 2, 0, 0.0).create.for_each(drop);
     assert_eq!(pool.reap(), [1]);
     assert_eq!(pool.figures(), (0, 1, 0, 0));
 }
@@ -291,16 +262,9 @@ fn a_lowered_max_is_reached_as_connections_come_back() {
     pool.reap();
     let [a, b, c] = [0; 3].map(|_| pool.idle(0));
     let sweep = pool.ledger.reconfigure(pool.now, limits(4, 2));
-    assert_eq!(
-        (sweep.close.len(), sweep.create.len()),
-        (1, 0),
-        "the idle one at once"
-    );
+    assert_eq!((sweep.close.len(), sweep.create.len()), (1, 0), "the idle one at once");
     pool.wait("y").1.for_each(drop);
-    assert!(
-        matches!(pool.give_back(a), Place::Close(_)),
-        "y has to wait"
-    );
+    assert!(matches!(pool.give_back(a), Place::Close(_)), "y has to wait");
     assert_eq!(handed(pool.give_back(b)).0, "y");
     assert!(matches!(pool.give_back(c), Place::Idle));
     assert_eq!(pool.figures(), (1, 1, 0, 0));
@@ -329,11 +293,7 @@ fn pause_lets_go_of_everything_and_resume_serves_in_order() {
     assert!(pool.ledger.is_empty());
     assert!(pool.reap().is_empty() && pool.ledger.is_empty());
     let create = pool.ledger.resume(pool.now);
-    let names: Vec<_> = pool
-        .make(create)
-        .into_iter()
-        .map(|place| handed(place).0)
-        .collect();
+    let names: Vec<_> = pool.make(create).into_iter().map(|place| handed(place).0).collect();
     assert_eq!(names, ["a", "b"]);
 }
 
@@ -361,10 +321,7 @@ fn a_closed_pool_refuses_everyone() {
     assert_eq!((closed.close.len(), closed.refuse), (0, vec!["a"]));
     assert!(matches!(pool.make(create)[..], [Place::Close(_)]));
     assert!(matches!(pool.give_back(busy), Place::Close(_)));
-    assert!(matches!(
-        pool.ledger.checkout(pool.now, 0, || "b"),
-        Checkout::Closed
-    ));
+    assert!(matches!(pool.ledger.checkout(pool.now, 0, || "b"), Checkout::Closed));
     assert_eq!(pool.ledger.resume(pool.now).len(), 0, "for good");
     assert!(pool.ledger.is_empty());
 }

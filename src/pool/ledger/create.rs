@@ -32,9 +32,7 @@ impl Iterator for Creates {
 
     fn next(&mut self) -> Option<Permit> {
         self.count = self.count.checked_sub(1)?;
-        Some(Permit {
-            generation: self.generation,
-        })
+        Some(Permit { generation: self.generation })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -55,10 +53,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) fn new(interval: Duration) -> Self {
-        let mut backoff = Self {
-            interval,
-            pause: None,
-        };
+        let mut backoff = Self { interval, pause: None };
         backoff.set_interval(interval);
         backoff
     }

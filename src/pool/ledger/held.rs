@@ -48,23 +48,12 @@ pub(super) struct Life {
 
 impl Life {
     /// `jitter` from 0.0 (lives for all of `max_lifetime`) to 1.0 (for 90 % of it).
-    pub(super) fn new(
-        id: u64,
-        generation: u64,
-        born: Instant,
-        max_lifetime: Duration,
-        jitter: f64,
-    ) -> Self {
+    pub(super) fn new(id: u64, generation: u64, born: Instant, max_lifetime: Duration, jitter: f64) -> Self {
         // Not `clamp`, which lets a NaN through.
         let jitter = if jitter > 0.0 { jitter.min(1.0) } else { 0.0 };
         let lifetime = max_lifetime - (max_lifetime / JITTER_SHARE).mul_f64(jitter);
         let renewal = (lifetime / RENEWAL_SHARE).min(LONGEST_RENEWAL);
-        Self {
-            id,
-            generation,
-            renew_at: born.checked_add(lifetime - renewal),
-            retire_at: born.checked_add(lifetime),
-        }
+        Self { id, generation, renew_at: born.checked_add(lifetime - renewal), retire_at: born.checked_add(lifetime) }
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
@@ -89,14 +78,7 @@ mod tests {
 
     #[test]
     fn jitter_takes_off_a_tenth_at_most() {
-        for (jitter, seconds) in [
-            (0.0, 3600),
-            (0.5, 3420),
-            (1.0, 3240),
-            (7.0, 3240),
-            (-1.0, 3600),
-            (f64::NAN, 3600),
-        ] {
+        for (jitter, seconds) in [(0.0, 3600), (0.5, 3420), (1.0, 3240), (7.0, 3240), (-1.0, 3600), (f64::NAN, 3600)] {
             let (born, life) = life(HOUR, jitter);
             let end = born + Duration::from_secs(seconds);
             let moment = Duration::from_millis(1);

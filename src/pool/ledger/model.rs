@@ -16,41 +16,21 @@ const CAP: usize = 3;
 /// Numbers choose among what there is, modulo its count.
 #[derive(Debug, Clone)]
 enum Step {
-    Checkout {
-        worker: usize,
-    },
-    Checkin {
-        which: usize,
-        discard: bool,
-        moved_to: usize,
-    },
-    Created {
-        which: usize,
-        home: usize,
-    },
-    CreateFailed {
-        which: usize,
-    },
-    Cancel {
-        which: usize,
-    },
+    Checkout { worker: usize },
+    Checkin { which: usize, discard: bool, moved_to: usize },
+    Created { which: usize, home: usize },
+    CreateFailed { which: usize },
+    Cancel { which: usize },
     Dismiss,
-    Advance {
-        ms: u32,
-    },
+    Advance { ms: u32 },
     Reap,
     Retry,
-    Lost {
-        which: usize,
-    },
+    Lost { which: usize },
     Trim,
     Reconnect,
     Pause,
     Resume,
-    Reconfigure {
-        min: usize,
-        max: usize,
-    },
+    Reconfigure { min: usize, max: usize },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -179,10 +159,7 @@ impl World {
     }
 
     fn close(&mut self, connection: u32) {
-        assert!(
-            self.alive.remove(&connection).is_some(),
-            "{connection} is not alive"
-        );
+        assert!(self.alive.remove(&connection).is_some(), "{connection} is not alive");
         assert!(self.closed.insert(connection), "{connection} closed twice");
         self.idle.retain(|&(idle, _, _)| idle != connection);
     }
@@ -199,10 +176,7 @@ impl World {
                 assert_eq!(closed, connection);
                 self.close(connection);
             }
-            Place::Handed {
-                waiter,
-                connection: held,
-            } => {
+            Place::Handed { waiter, connection: held } => {
                 assert!(!close, "{connection} should be closed");
                 assert_eq!((*held, waiter), (connection, self.queue.remove(0).0));
                 self.held.push(held);
@@ -218,11 +192,7 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Checkout { worker } => self.checkout(worker),
-            Step::Checkin {
-                which,
-                discard,
-                moved_to,
-            } => self.checkin(which, discard, moved_to),
+            Step::Checkin { which, discard, moved_to } => self.checkin(which, discard, moved_to),
             Step::Created { which, home } => self.created(which, home),
             Step::CreateFailed { which } => self.create_failed(which),
             Step::Cancel { which } => self.cancel(which),
@@ -254,9 +224,7 @@ impl World {
                 let mut expected: Vec<u32> = self.idle.iter().map(|idle| idle.0).collect();
                 expected.sort_unstable();
                 assert_eq!(closed, expected);
-                closed
-                    .into_iter()
-                    .for_each(|connection| self.close(connection));
+                closed.into_iter().for_each(|connection| self.close(connection));
             }
             Step::Resume => {
                 self.paused = false;
@@ -302,13 +270,8 @@ impl World {
         let alive = self.alive[&connection];
         let successor = self.idle.iter().any(|idle| !self.alive[&idle.0].due(now))
             && self.count(|alive| !alive.due(now)) >= self.floor();
-        let close =
-            discard || self.unwanted(&alive) || alive.over(now) || (alive.due(now) && successor);
-        let verdict = if discard {
-            Verdict::Discard
-        } else {
-            Verdict::Clean
-        };
+        let close = discard || self.unwanted(&alive) || alive.over(now) || (alive.due(now) && successor);
+        let verdict = if discard { Verdict::Discard } else { Verdict::Clean };
         let Placement { place, create } = self.ledger.checkin(now, held, verdict);
         self.place(connection, moved_to, place, close);
         if close {
@@ -325,15 +288,11 @@ impl World {
         let permit = self.permits.swap_remove(which % self.permits.len());
         self.next += 1;
         let connection = self.next;
-        let alive = Alive {
-            born: self.now,
-            generation: permit.generation,
-        };
+        let alive = Alive { born: self.now, generation: permit.generation };
         self.alive.insert(connection, alive);
         self.pause = None;
         let close = self.unwanted(&alive);
-        let Placement { place, create } =
-            self.ledger.created(self.now, permit, connection, home, 0.0);
+        let Placement { place, create } = self.ledger.created(self.now, permit, connection, home, 0.0);
         self.place(connection, home, place, close);
         self.grant_min(create);
     }
@@ -353,10 +312,7 @@ impl World {
             None => (RETRY, self.now + RETRY),
         };
         self.pause = Some((delay, until));
-        let expected = CreateFailed {
-            retry_at: until,
-            waiting: self.queue.len(),
-        };
+        let expected = CreateFailed { retry_at: until, waiting: self.queue.len() };
         assert_eq!(failed, expected);
     }
 
@@ -388,40 +344,26 @@ impl World {
         aged.iter().for_each(|idle| self.close(idle.0));
         let expected: Vec<u32> = ended.iter().chain(&aged).map(|idle| idle.0).collect();
         assert_eq!(close, expected);
-        assert!(
-            aged.is_empty() || self.alive.len() >= self.floor(),
-            "reaped below min"
-        );
+        assert!(aged.is_empty() || self.alive.len() >= self.floor(), "reaped below min");
         let staying = self.count(|alive| !alive.due(now) || alive.over(now));
         let wanted = self.floor().max(self.held.len());
         self.grant(create, wanted.saturating_sub(staying + self.permits.len()));
     }
 
     fn trim(&mut self) {
-        let spare = self
-            .alive
-            .len()
-            .saturating_sub(self.floor())
-            .min(self.idle.len());
+        let spare = self.alive.len().saturating_sub(self.floor()).min(self.idle.len());
         let expected: Vec<u32> = self.idle[..spare].iter().map(|idle| idle.0).collect();
         let closed = self.ledger.trim();
         assert_eq!(closed, expected);
-        closed
-            .into_iter()
-            .for_each(|connection| self.close(connection));
+        closed.into_iter().for_each(|connection| self.close(connection));
     }
 
     /// `goes` tells by position among the idle ones and by name which are to be closed.
     fn swept(&mut self, sweep: Sweep<u32>, goes: impl Fn(usize, u32) -> bool) {
         let idle = self.idle.iter().enumerate();
-        let expected: Vec<u32> = idle
-            .filter(|(at, idle)| goes(*at, idle.0))
-            .map(|(_, idle)| idle.0)
-            .collect();
+        let expected: Vec<u32> = idle.filter(|(at, idle)| goes(*at, idle.0)).map(|(_, idle)| idle.0).collect();
         assert_eq!(sweep.close, expected);
-        expected
-            .into_iter()
-            .for_each(|connection| self.close(connection));
+        expected.into_iter().for_each(|connection| self.close(connection));
         self.grant_min(sweep.create);
     }
 
@@ -433,40 +375,23 @@ impl World {
         assert_eq!(figures.creating, self.permits.len());
         assert_eq!(figures.waiting, self.queue.len());
         assert_eq!(figures.paused, self.paused);
-        assert_eq!(
-            figures.stale,
-            self.count(|alive| alive.generation != self.generation)
-        );
+        assert_eq!(figures.stale, self.count(|alive| alive.generation != self.generation));
         assert_eq!(self.ledger.is_empty(), self.total() == 0);
 
         assert!(self.total() <= self.max.max(before), "more than max");
-        assert!(
-            self.permits.len() <= CAP,
-            "more connects at once than the cap"
-        );
-        assert!(
-            self.queue.is_empty() || self.idle.is_empty(),
-            "waits beside an idle connection"
-        );
+        assert!(self.permits.len() <= CAP, "more connects at once than the cap");
+        assert!(self.queue.is_empty() || self.idle.is_empty(), "waits beside an idle connection");
 
         let idle: Vec<u32> = self.ledger.idle.iter().map(|idle| *idle.held).collect();
         let expected: Vec<u32> = self.idle.iter().map(|idle| idle.0).collect();
         assert_eq!(idle, expected);
-        let queue: Vec<u32> = self
-            .ledger
-            .waiters
-            .iter()
-            .map(|waiter| waiter.waiter)
-            .collect();
+        let queue: Vec<u32> = self.ledger.waiters.iter().map(|waiter| waiter.waiter).collect();
         let expected: Vec<u32> = self.queue.iter().map(|waiter| waiter.0).collect();
         assert_eq!(queue, expected);
         let mut places: Vec<u32> = idle;
         places.extend(self.held.iter().map(|held| **held));
         places.sort_unstable();
-        assert!(
-            places.iter().eq(self.alive.keys()),
-            "each living connection is in one place"
-        );
+        assert!(places.iter().eq(self.alive.keys()), "each living connection is in one place");
         assert!(places.iter().all(|place| !self.closed.contains(place)));
     }
 
@@ -480,11 +405,7 @@ impl World {
             self.now += Duration::from_secs(5);
             self.take(Step::Retry);
             self.take(Step::Created { which: 0, home: 0 });
-            self.take(Step::Checkin {
-                which: 0,
-                discard: rounds % 3 == 0,
-                moved_to: 0,
-            });
+            self.take(Step::Checkin { which: 0, discard: rounds % 3 == 0, moved_to: 0 });
         }
     }
 }

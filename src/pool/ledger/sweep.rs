@@ -50,7 +50,7 @@ impl<C, W> Ledger<C, W> {
 
     /// Removes the idle connections that `dead` recognises: the server closed them, or their node is gone.
     pub fn lost(&mut self, now: Instant, mut dead: impl FnMut(&mut C) -> bool) -> Sweep<C> {
-        let close = self.remove_idle(|idle| dead(&idle.held.connection));
+        let close = self.remove_idle(|idle| dead(&mut idle.held.connection));
         let create = self.ask(now, self.below_min());
         Sweep { close, create }
     }
@@ -98,10 +98,7 @@ impl<C, W> Ledger<C, W> {
     /// Ends the pool for good. Connections in use are closed when they are given back.
     pub fn close(&mut self) -> Closed<C, W> {
         self.state = State::Closed;
-        Closed {
-            close: self.remove_idle(|_| true),
-            refuse: self.dismiss_waiters(),
-        }
+        Closed { close: self.remove_idle(|_| true), refuse: self.dismiss_waiters() }
     }
 
     /// True if no connection is open and none is being made.
@@ -112,10 +109,7 @@ impl<C, W> Ledger<C, W> {
     /// Those that need no successor: far from their end, or past it and in use, where one made in advance could wait for
     /// hours (a client in session mode keeps its connection as long as it likes).
     fn staying(&self, now: Instant) -> usize {
-        self.lives
-            .iter()
-            .filter(|life| !life.is_due(now) || life.is_over(now))
-            .count()
+        self.lives.iter().filter(|life| !life.is_due(now) || life.is_over(now)).count()
     }
 
     fn remove_coldest(&mut self, count: &mut usize) -> Vec<C> {
@@ -127,10 +121,10 @@ impl<C, W> Ledger<C, W> {
     }
 
     /// Takes idle connections out of the books, coldest first.
-    fn remove_idle(&mut self, mut remove: impl FnMut(&Idle<C>) -> bool) -> Vec<C> {
+    fn remove_idle(&mut self, mut remove: impl FnMut(&mut Idle<C>) -> bool) -> Vec<C> {
         let mut removed = Vec::new();
         let mut index = 0;
-        while let Some(idle) = self.idle.get(index) {
+        while let Some(idle) = self.idle.get_mut(index) {
             if !remove(idle) {
                 index += 1;
             } else if let Some(Idle { held, .. }) = self.idle.remove(index) {

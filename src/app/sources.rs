@@ -1,0 +1,323 @@
+//! The rows behind SHOW, the endpoints and the metrics, read off the running parts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::mpsc;
+
+use super::{Order, commands};
+use crate::admin::Sources;
+use crate::admin::rows::{
+    ConfigRow, DatabaseRow, Lists, NodeRow, NodeStatus, PoolRow, Side, SocketRow, State, UserRow,
+};
+use crate::cluster::node::{Node, Role};
+use crate::config::NodeRole;
+use crate::frontend::client::{Activity, Client};
+use crate::frontend::database::Database;
+use crate::frontend::proxy::Proxy;
+use crate::net::Peer;
+use crate::pool::checkout::Pool;
+use crate::session::pins::Pins;
+
+pub(super) fn sources(proxy: &Arc<Proxy>, orders: mpsc::UnboundedSender<Order>) -> Sources {
+    let with = |f: fn(&Proxy) -> Vec<PoolRow>| of(proxy, f);
+    Sources {
+        pools: with(pools),
+        clients: of(proxy, clients),
+        servers: of(proxy, servers),
+        databases: of(proxy, databases),
+        nodes: of(proxy, nodes),
+        users: of(proxy, users),
+        lists: of(proxy, lists),
+        config: of(proxy, config),
+        state: of(proxy, |_| State::Active),
+        ready: of(proxy, Proxy::ready),
+        command: commands::commands(proxy, orders),
+        ..Sources::none()
+    }
+}
+
+fn of<T: 'static>(proxy: &Arc<Proxy>, rows: fn(&Proxy) -> T) -> Box<dyn Fn() -> T + Send + Sync> {
+    let proxy = proxy.clone();
+    Box::new(move || rows(&proxy))
+}
+
+/// All databases, by name.
+pub(super) fn all(proxy: &Proxy) -> Vec<Arc<Database>> {
+    let mut all: Vec<_> = proxy.databases.iter().map(|entry| entry.value().clone()).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// One row for each pool, and one for each database and user with its clients.
+fn pools(proxy: &Proxy) -> Vec<PoolRow> {
+    let mut rows = Vec::new();
+    for database in all(proxy) {
+        let mut by_user = BTreeMap::<Arc<str>, (u32, u32)>::new();
+        for client in proxy.clients.all().iter().filter(|c| c.database == database.name) {
+            let counts = by_user.entry(client.user.clone()).or_default();
+            match client.activity().0 {
+                Activity::Waiting => counts.1 += 1,
+                _ => counts.0 += 1,
+            }
+        }
+        for pool in database.pools.all() {
+            by_user.entry(pool.login.user.clone()).or_default();
+            rows.push(pool_row(&pool));
+        }
+        let mode = database.pools.config().mode;
+        rows.extend(by_user.into_iter().map(|(user, (active, waiting))| PoolRow {
+            cl_active: active,
+            cl_waiting: waiting,
+            ..empty_pool(&database.name, &user, mode)
+        }));
+    }
+    rows
+}
+
+fn empty_pool(database: &str, user: &str, pool_mode: crate::config::PoolMode) -> PoolRow {
+    PoolRow {
+        database: database.to_owned(),
+        user: user.to_owned(),
+        cl_active: 0,
+        cl_waiting: 0,
+        cl_active_cancel_req: 0,
+        cl_waiting_cancel_req: 0,
+        sv_active: 0,
+        sv_active_cancel: 0,
+        sv_being_canceled: 0,
+        sv_idle: 0,
+        sv_used: 0,
+        sv_tested: 0,
+        sv_login: 0,
+        max_wait: Duration::ZERO,
+        pool_mode,
+        node: None,
+        max: 0,
+    }
+}
+
+fn pool_row(pool: &Pool) -> PoolRow {
+    let snapshot = pool.snapshot();
+    let config = pool.config.load();
+    PoolRow {
+        sv_active: count(snapshot.active),
+        sv_idle: count(snapshot.idle),
+        sv_login: count(snapshot.creating),
+        max_wait: snapshot.oldest_wait,
+        node: Some(pool.node.name.to_string()),
+        max: count(config.max),
+        ..empty_pool(&pool.database, &pool.login.user, config.mode)
+    }
+}
+
+/// Wall-clock time of a past instant.
+fn time_of(instant: Instant) -> Timestamp {
+    let ago = SignedDuration::try_from(instant.elapsed()).unwrap_or_default();
+    Timestamp::now().checked_sub(ago).unwrap_or_default()
+}
+
+fn address(peer: &Peer) -> (String, u16) {
+    match peer {
+        Peer::Tcp(address) => (address.ip().to_string(), address.port()),
+        Peer::Unix => ("unix".to_owned(), 0),
+    }
+}
+
+fn clients(proxy: &Proxy) -> Vec<SocketRow> {
+    proxy.clients.all().iter().map(|client| client_row(client)).collect()
+}
+
+fn client_row(client: &Client) -> SocketRow {
+    let (activity, since) = client.activity();
+    let pins = Pins::from_bits(client.pins.load(Ordering::Relaxed));
+    let waiting = activity == Activity::Waiting;
+    let (addr, port) = address(&client.peer);
+    let (local_addr, local_port) = address(&client.local);
+    SocketRow {
+        side: Side::Client,
+        user: Some(client.user.to_string()),
+        database: Some(client.database.to_string()),
+        state: if waiting { "waiting" } else { "active" },
+        addr,
+        port,
+        local_addr,
+        local_port,
+        connect_time: time_of(client.connected),
+        request_time: time_of(since),
+        wait: if waiting { since.elapsed() } else { Duration::ZERO },
+        close_needed: false,
+        id: client.id,
+        link: client.target().map(|server| server.id.load(Ordering::Relaxed)),
+        remote_pid: 0,
+        tls: client.tls.clone(),
+        application_name: client.application_name.lock().clone(),
+        prepared_statements: count(client.prepared.load(Ordering::Relaxed)),
+        pinned_by: (!pins.is_empty()).then(|| pins.causes()),
+        node: None,
+    }
+}
+
+fn servers(proxy: &Proxy) -> Vec<SocketRow> {
+    let mut rows = Vec::new();
+    for pool in all(proxy).iter().flat_map(|d| d.pools.all()) {
+        for server in pool.servers() {
+            let serves = server.serves.load(Ordering::Relaxed);
+            let (addr, port) = address(&server.peer);
+            let (local_addr, local_port) = address(&server.local);
+            rows.push(SocketRow {
+                side: Side::Server,
+                user: Some(pool.login.user.to_string()),
+                database: Some(pool.database.to_string()),
+                state: match (server.is_settled(), serves) {
+                    (false, _) => "being_canceled",
+                    (true, 0) => "idle",
+                    (true, _) => "active",
+                },
+                addr,
+                port,
+                local_addr,
+                local_port,
+                connect_time: time_of(server.created),
+                request_time: time_of(server.created),
+                wait: Duration::ZERO,
+                close_needed: false,
+                id: server.id.load(Ordering::Relaxed),
+                link: Some(serves).filter(|&id| id != 0),
+                remote_pid: server.pid,
+                tls: server.tls_version.to_owned(),
+                application_name: String::new(),
+                prepared_statements: 0,
+                pinned_by: None,
+                node: Some(pool.node.name.to_string()),
+            });
+        }
+    }
+    rows
+}
+
+fn databases(proxy: &Proxy) -> Vec<DatabaseRow> {
+    let clients = proxy.clients.all();
+    let row = |database: Arc<Database>| {
+        let config = database.pools.config();
+        let primary = database.cluster.primary();
+        let connections: usize = database.pools.all().iter().map(|p| p.snapshot()).map(|s| s.active + s.idle).sum();
+        DatabaseRow {
+            name: database.name.to_string(),
+            host: primary.map(|node| node.config.host.clone()),
+            port: primary.map_or(5432, |node| node.config.port),
+            database: database.dbname.to_string(),
+            force_user: None,
+            pool_size: count(config.max),
+            min_pool_size: count(config.min),
+            server_lifetime: config.max_lifetime,
+            pool_mode: config.mode,
+            max_connections: 0,
+            current_connections: count(connections),
+            max_client_connections: 0,
+            current_client_connections: count(clients.iter().filter(|c| c.database == database.name).count()),
+            paused: database.pools.all().iter().any(|p| p.snapshot().paused),
+            disabled: false,
+        }
+    };
+    all(proxy).into_iter().map(row).collect()
+}
+
+fn nodes(proxy: &Proxy) -> Vec<NodeRow> {
+    all(proxy).iter().flat_map(|d| d.cluster.nodes.iter().map(|n| node_row(d, n)).collect::<Vec<_>>()).collect()
+}
+
+fn node_row(database: &Database, node: &Node) -> NodeRow {
+    let snapshots: Vec<_> =
+        database.pools.all().iter().filter(|p| p.node.index == node.index).map(|p| p.snapshot()).collect();
+    let lagging = node.lag().is_some_and(|lag| lag > database.cluster.routing.max_lag);
+    NodeRow {
+        index: node.index,
+        database: database.name.to_string(),
+        name: node.name.to_string(),
+        role: match node.role() {
+            Role::Primary => NodeRole::Primary,
+            Role::Replica => NodeRole::Replica,
+            Role::Unknown => NodeRole::Auto,
+        },
+        status: match (node.is_up(), lagging) {
+            (false, _) => NodeStatus::Down,
+            (true, true) => NodeStatus::Lagging,
+            (true, false) => NodeStatus::Up,
+        },
+        weight: node.config.weight,
+        lag: node.lag().filter(|_| node.role() == Role::Replica),
+        lag_bytes: None,
+        lsn: None,
+        connections: count(snapshots.iter().map(|s| s.active + s.idle).sum()),
+        active: count(snapshots.iter().map(|s| s.active).sum()),
+        queries: node.reads.load(Ordering::Relaxed) + node.writes.load(Ordering::Relaxed),
+        errors: node.failures.load(Ordering::Relaxed),
+        probe: None,
+        reason: node.fault(),
+    }
+}
+
+fn users(proxy: &Proxy) -> Vec<UserRow> {
+    let clients = proxy.clients.all();
+    let pools: Vec<_> = all(proxy).iter().flat_map(|d| d.pools.all()).collect();
+    let row = |user: Arc<crate::frontend::proxy::User>| {
+        let own = pools.iter().filter(|p| p.login.user == user.name);
+        UserRow {
+            name: user.name.to_string(),
+            pool_size: None,
+            pool_mode: None,
+            max_user_connections: 0,
+            current_connections: count(own.map(|p| p.snapshot()).map(|s| s.active + s.idle).sum()),
+            max_user_client_connections: 0,
+            current_client_connections: count(clients.iter().filter(|c| c.user == user.name).count()),
+        }
+    };
+    proxy.users().into_iter().map(row).collect()
+}
+
+fn lists(proxy: &Proxy) -> Lists {
+    let databases = all(proxy);
+    let pools: Vec<_> = databases.iter().flat_map(|d| d.pools.all()).collect();
+    let snapshots: Vec<_> = pools.iter().map(|p| p.snapshot()).collect();
+    let used: usize = snapshots.iter().map(|s| s.active).sum();
+    let max: usize = pools.iter().map(|p| p.config.load().max).sum();
+    let open = proxy.clients.connections.load(Ordering::Relaxed);
+    let logged_in = proxy.clients.len();
+    Lists {
+        databases: databases.len() as u64,
+        users: proxy.users().len() as u64,
+        pools: pools.len() as u64,
+        free_clients: proxy.config.load().listen.max_clients.saturating_sub(open) as u64,
+        used_clients: logged_in as u64,
+        login_clients: open.saturating_sub(logged_in) as u64,
+        free_servers: max.saturating_sub(used) as u64,
+        used_servers: used as u64,
+    }
+}
+
+/// PgBouncer's names where its exporter asks for them, then pgweir's own.
+fn config(proxy: &Proxy) -> Vec<ConfigRow> {
+    let config = proxy.config.load();
+    let row = |key: &str, value: String, default: &str, changeable| ConfigRow {
+        key: key.to_owned(),
+        value,
+        default: default.to_owned(),
+        changeable,
+    };
+    vec![
+        row("max_client_conn", config.listen.max_clients.to_string(), "10000", false),
+        row("max_user_connections", "0".to_owned(), "0", false),
+        row("listen.address", config.listen.address.clone(), "127.0.0.1:6432", false),
+        row("listen.workers", config.listen.workers.to_string(), "auto", false),
+        row("statements.max", config.statements.max.to_string(), "1000", true),
+        row("statements.slow_threshold", format!("{:?}", config.statements.slow_threshold), "100ms", true),
+    ]
+}

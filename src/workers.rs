@@ -1,0 +1,99 @@
+//! The threads that serve clients: each a runtime of its own, so that a client never changes its thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::BytesMut;
+use tokio::sync::mpsc;
+
+use crate::frontend::console;
+use crate::frontend::login::{Opened, Opening};
+use crate::frontend::proxy::Proxy;
+use crate::frontend::session::Worker;
+use crate::net::Stream;
+
+/// Above `max_clients`, so many more may be told so; others are closed at once.
+const TOLD: usize = 100;
+
+/// The worker threads, as the acceptor sees them.
+#[derive(Debug)]
+pub struct Workers {
+    proxy: Arc<Proxy>,
+    workers: Vec<(mpsc::UnboundedSender<Stream>, Arc<AtomicUsize>)>,
+}
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// The system does not give a thread or a reactor.
+    pub fn start(proxy: &Arc<Proxy>, count: usize) -> std::io::Result<Workers> {
+        let mut workers = Vec::new();
+        for index in 0..count {
+            let (sender, accepted) = mpsc::unbounded_channel();
+            let load = Arc::new(AtomicUsize::new(0));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let work = work(proxy.clone(), index, accepted, load.clone());
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || runtime.block_on(work))?;
+            workers.push((sender, load));
+        }
+        Ok(Workers { proxy: proxy.clone(), workers })
+    }
+
+    /// Deals a client to the least loaded worker.
+    pub fn deal(&self, stream: Stream) {
+        let connections = &self.proxy.clients.connections;
+        let max = self.proxy.config.load().listen.max_clients;
+        if connections.load(Ordering::Relaxed) >= max + TOLD {
+            return;
+        }
+        let Some((sender, load)) = self.workers.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed)) else {
+            return;
+        };
+        connections.fetch_add(1, Ordering::Relaxed);
+        load.fetch_add(1, Ordering::Relaxed);
+        if sender.send(stream).is_err() {
+            connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn work(proxy: Arc<Proxy>, index: usize, mut accepted: mpsc::UnboundedReceiver<Stream>, load: Arc<AtomicUsize>) {
+    let worker = Arc::new(Worker { index, buffers: Default::default() });
+    while let Some(stream) = accepted.recv().await {
+        let counted = Counted { proxy: proxy.clone(), load: load.clone() };
+        tokio::spawn(client(counted, worker.clone(), stream));
+    }
+}
+
+/// One client, from its socket to its end. A panic in it ends this client alone.
+async fn client(counted: Counted, worker: Arc<Worker>, mut stream: Stream) {
+    let proxy = counted.proxy.clone();
+    if stream.rehome().is_err() {
+        return;
+    }
+    let timeout = proxy.config.load().listen.login_timeout;
+    let opening = Opening { proxy, worker, stream, inbox: BytesMut::new(), outbox: BytesMut::new() };
+    // Boxed: a login is large and short, a session small and long.
+    let opened = tokio::time::timeout(timeout, Box::pin(opening.open())).await;
+    match opened {
+        Ok(Opened::Session(session)) => session.serve().await,
+        Ok(Opened::Console(opening)) => Box::pin(console::serve(*opening)).await,
+        Ok(Opened::Nothing) => {}
+        Err(_) => tracing::info!("a client did not log in within login_timeout"),
+    }
+    drop(counted);
+}
+
+/// Counts a client as long as it lasts.
+struct Counted {
+    proxy: Arc<Proxy>,
+    load: Arc<AtomicUsize>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.proxy.clients.connections.fetch_sub(1, Ordering::Relaxed);
+        self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
