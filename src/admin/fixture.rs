@@ -50,6 +50,8 @@ pub fn node(index: u16, name: &str, role: NodeRole, queries: u64) -> NodeRow {
         connections: 9,
         active: 3,
         queries,
+        reads: queries,
+        writes: 0,
         errors: 1,
         probe: Some(Duration::from_micros(750)),
         reason: (queries == 0).then(|| "connection refused".into()),
@@ -166,6 +168,6 @@ pub fn admin_of(start: Instant, sources: Sources) -> Admin {
             stats.slow.record(entry("select \"a\" from t where b = $1"));
         }
     }
-    let settings = config::Admin { http: None, users: vec!["dba".into()], token: Some(TOKEN.into()) };
+    let settings = config::Admin { http: None, users: vec!["dba".into()], token: Some(config::Secret(TOKEN.into())) };
     Admin::new(Arc::new(stats), sources, settings, start)
 }

@@ -190,6 +190,10 @@ pub struct NodeRow {
     pub active: u32,
     /// Statements run since the start.
     pub queries: u64,
+    /// Of these, plain reads.
+    pub reads: u64,
+    /// Of these, all others.
+    pub writes: u64,
     /// Connection and probe failures since the start.
     pub errors: u64,
     /// Time of the last probe.

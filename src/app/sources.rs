@@ -259,6 +259,8 @@ fn node_row(database: &Database, node: &Node) -> NodeRow {
         connections: count(snapshots.iter().map(|s| s.active + s.idle).sum()),
         active: count(snapshots.iter().map(|s| s.active).sum()),
         queries: node.reads.load(Ordering::Relaxed) + node.writes.load(Ordering::Relaxed),
+        reads: node.reads.load(Ordering::Relaxed),
+        writes: node.writes.load(Ordering::Relaxed),
         errors: node.failures.load(Ordering::Relaxed),
         probe: None,
         reason: node.fault(),

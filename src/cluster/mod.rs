@@ -86,11 +86,9 @@ impl Cluster {
             usable & (1 << i) != 0
                 || (with_primary && i < 64 && self.nodes[i].role() == Role::Primary && self.nodes[i].is_up())
         };
-        if usable != 0 || with_primary {
-            if let Some(i) = self.balancer.lock().pick(may_pick) {
-                let node = &self.nodes[i];
-                return Some((node, if node.role() == Role::Primary { Why::PrimaryTurn } else { Why::Read }));
-            }
+        if let Some(i) = self.balancer.lock().pick(may_pick) {
+            let node = &self.nodes[i];
+            return Some((node, if node.role() == Role::Primary { Why::PrimaryTurn } else { Why::Read }));
         }
         let why = match (tried.is_empty(), stale) {
             (false, _) => Why::Retry,

@@ -93,9 +93,9 @@ impl Reading {
                 out,
                 &format!(
                     "{:<24} {:<8} {:<6} {:>6}  {:>5.1}% {:<BAR$}  {:>7} {:>6} {:>8}",
-                    text(&node["node"]),
+                    text(&node["name"]),
                     text(&node["role"]),
-                    text(&node["state"]),
+                    text(&node["status"]),
                     number(&node["weight"]),
                     share,
                     "#".repeat(filled),
@@ -140,7 +140,7 @@ impl Reading {
         let reads = |node: &Value| node["reads"].as_f64().unwrap_or(0.0).max(0.0);
         let all: f64 = nodes.iter().map(reads).sum();
         let share = |node| if all > 0.0 { reads(node) / all * 100.0 } else { 0.0 };
-        nodes.iter().map(|node| (text(&node["node"]), share(node))).collect()
+        nodes.iter().map(|node| (text(&node["name"]), share(node))).collect()
     }
 
     fn application(&self, key: &str) -> String {
@@ -193,9 +193,9 @@ mod tests {
                 "application": {"p50": 0.9, "p95": 4.13, "p99": 9.0, "throughput": 1000.04, "errorRate": 0.0, "activeUsers": 16}
             }),
             nodes: json!([
-                {"node": "primary", "role": "primary", "state": "up", "weight": 1, "reads": 0, "writes": 20},
-                {"node": "a", "role": "replica", "state": "up", "weight": 1, "reads": 25},
-                {"node": "b", "role": "replica", "state": "up", "weight": 2, "reads": 75, "lag_ms": 1.5}
+                {"name": "primary", "role": "primary", "status": "up", "weight": 1, "reads": 0, "writes": 20},
+                {"name": "a", "role": "replica", "status": "up", "weight": 1, "reads": 25},
+                {"name": "b", "role": "replica", "status": "up", "weight": 2, "reads": 75, "lag_ms": 1.5}
             ]),
             slow: json!([{"duration_ms": 150.3, "wait_ms": 0.0, "node": "primary", "statement": "SELECT\n\u{1b}[2J  pg_sleep($1)"}]),
             statements: json!({"statements": [{"fingerprint": "00ff", "text": "SELECT 1", "calls": 3, "exec": {"mean": 1.0, "p95": 2.0}}]}),
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn arrays_may_be_wrapped() {
-        let wrapped = Reading { nodes: json!({"nodes": [{"node": "a", "reads": 1}]}), ..Reading::default() };
+        let wrapped = Reading { nodes: json!({"nodes": [{"name": "a", "reads": 1}]}), ..Reading::default() };
         assert_eq!(wrapped.shares(), [("a", 100.0)]);
     }
 }

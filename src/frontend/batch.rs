@@ -51,7 +51,8 @@ impl Session {
                 return Ok(Head::Here(head.total));
             }
             let complete = self.inbox.len() - at >= head.total;
-            if !complete && !(head.tag == frontend::COPY_DATA && at == 0) {
+            let dropped = head.tag == frontend::COPY_DATA && at == 0;
+            if !complete && !dropped {
                 return Ok(self.cut_short(at, head.total, batch));
             }
             let next = at + head.total;
@@ -103,10 +104,8 @@ impl Session {
             }
             frontend::DESCRIBE | frontend::CLOSE => {
                 let (kind, name) = read::kind_and_name(body)?;
-                if tag == frontend::DESCRIBE && kind == b'S' {
-                    if let Some(statement) = self.names.find(name) {
-                        batch.take(&statement.plan);
-                    }
+                if let (frontend::DESCRIBE, b'S', Some(statement)) = (tag, kind, self.names.find(name)) {
+                    batch.take(&statement.plan);
                 }
                 batch.prepares_only &= kind == b'S';
             }

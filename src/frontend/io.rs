@@ -103,15 +103,13 @@ impl Session {
                 false
             }
         };
-        if !client_full {
-            if let Some(leased) = &mut self.leased {
-                let server = &mut *leased.lease;
-                match poll_receive(&mut server.stream, &mut server.inbox, &self.worker.buffers, cx) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Event::ServerGone(io::ErrorKind::UnexpectedEof.into())),
-                    Poll::Ready(Ok(_)) => return Poll::Ready(Event::Server),
-                    Poll::Ready(Err(e)) => return Poll::Ready(Event::ServerGone(e)),
-                    Poll::Pending => {}
-                }
+        if let (false, Some(leased)) = (client_full, &mut self.leased) {
+            let server = &mut *leased.lease;
+            match poll_receive(&mut server.stream, &mut server.inbox, &self.worker.buffers, cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Event::ServerGone(io::ErrorKind::UnexpectedEof.into())),
+                Poll::Ready(Ok(_)) => return Poll::Ready(Event::Server),
+                Poll::Ready(Err(e)) => return Poll::Ready(Event::ServerGone(e)),
+                Poll::Pending => {}
             }
         }
         if server_full || self.inbox.len() >= MAX_WAITING.max(need) {

@@ -409,8 +409,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn into_session(self: Box<Self>, opening: Opening) -> Session {
-        let Parts { client, database, login, pools, base, readable } = *self;
+    fn into_session(self, opening: Opening) -> Session {
+        let Parts { client, database, login, pools, base, readable } = self;
         let now = client.connected;
         let route = match base.value("pgweir.route") {
             Some(Value::Flat(route)) if route == "primary" => Some(RouteHint::Primary),

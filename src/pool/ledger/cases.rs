@@ -330,7 +330,7 @@ fn a_closed_pool_refuses_everyone() {
 fn a_dead_idle_connection_is_removed_and_replaced() {
     let mut pool = Pool::new(2, 2);
     pool.reap();
-    let sweep = pool.ledger.lost(pool.now, |&connection| connection == 1);
+    let sweep = pool.ledger.lost(pool.now, |connection| *connection == 1);
     assert_eq!((sweep.close, sweep.create.len()), (vec![1], 1));
 }
 

@@ -207,9 +207,9 @@ impl World {
                 self.grant_min(creates);
             }
             Step::Lost { which } => {
-                let dead = |&connection: &u32| connection as usize % 7 == which % 7;
+                let dead = |connection: &mut u32| *connection as usize % 7 == which % 7;
                 let sweep = self.ledger.lost(self.now, dead);
-                self.swept(sweep, |_, connection| dead(&connection));
+                self.swept(sweep, |_, mut connection| dead(&mut connection));
             }
             Step::Trim => self.trim(),
             Step::Reconnect => {
