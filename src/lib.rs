@@ -1,4 +1,36 @@
-//! pgweir: a PostgreSQL proxy that runs beside an application. (The architecture text comes with its rooms.)
+//! pgweir: a PostgreSQL proxy that runs beside an application.
+//!
+//! # The way of a query
+//!
+//! A client's socket is accepted on the control runtime ([`app`]) and dealt to a worker thread ([`workers`]), where it stays.
+//! [`frontend::login`] takes it through TLS and authentication ([`auth`], [`net`]) and makes a
+//! [`frontend::session::Session`] of it. From there the loop of [`frontend::serve`] is five steps:
+//!
+//! 1. [`frontend::batch`] looks at the client's messages up to a Query, Sync or Flush. Each text is looked up in
+//!    [`route::plan`], which knows its facts (from [`sql`]), its fingerprint and its statistics record.
+//! 2. [`route::decide`] says primary or any replica, with the reason; [`cluster`] names the node, by weight, health and
+//!    freshness.
+//! 3. [`pool::checkout`] leases a connection to it: an idle one, or the next in turn.
+//! 4. [`frontend::requests`] passes the messages on. Names of prepared statements are replaced by names that servers know
+//!    ([`session::prepared`]); settings that differ from what the connection has are said first
+//!    ([`session::parameters`]). Each message leaves an entry in the [`session::pipeline`]: what the client is owed for it.
+//! 5. [`frontend::replies`] passes the server's frames back as raw runs. What pgweir asked itself is left out, what it answers
+//!    itself is put in where its turn is. At rest, outside any transaction and with nothing that pins the session,
+//!    the lease goes back.
+//!
+//! # The layers
+//!
+//! A module imports only from layers below it, or from lines above it in its own layer; `tests/layers.rs` holds that.
+//! L0 and L1 are pure: no sockets, no tokio, time and randomness are arguments. There is no global state: each part is
+//! handed its settings when it is built.
+//!
+//! # What holds it together
+//!
+//! - **Right answers first.** A statement that cannot be classified runs on the primary; a connection whose state may have
+//!   changed out of sight is reset before the next client has it; one that is not at rest is closed.
+//! - **Everything finds its way back.** A [`pool::lease::Lease`] checks its connection in on every path, panics included. A client
+//!   that leaves the [`session::pipeline`] unfinished never has a Sync said for it, which would commit.
+//! - **Probes and admin work never run on a worker.** They live on the control runtime.
 #![forbid(unsafe_code)]
 
 // L0 values
