@@ -5,7 +5,7 @@ use crate::frontend::io::MAX_WAITING;
 use crate::frontend::session::{Scanned, Session};
 use crate::route::decide::Demand;
 use crate::route::plan::Plan;
-use crate::sql::Control;
+use crate::sql::{Control, Reason};
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan};
 
@@ -70,7 +70,8 @@ impl Session {
                     return Ok(Head::Batch(Batch { end: next, ..batch }));
                 }
                 frontend::FUNCTION_CALL => {
-                    batch.demand.open = true;
+                    // By OID, so of unknown effect.
+                    batch.demand.add(Some(Reason::UnknownFunction), None);
                     return Ok(Head::Batch(Batch { end: next, prepares_only: false, ..batch }));
                 }
                 frontend::QUERY => {

@@ -88,6 +88,8 @@ impl Session {
 
     fn relay_frames(&mut self, copy: &mut Copy) -> Result<Relayed, Malformed> {
         self.relay_rest(copy);
+        // Held back so far, while the request could still be said again elsewhere.
+        self.emit_local();
         while let Some(head) = scan::head(&copy.inbox[copy.at..])? {
             let available = (copy.inbox.len() - copy.at).min(head.total);
             match head.tag {
@@ -204,7 +206,7 @@ impl Session {
     /// An ErrorResponse; `Some` where the way ends here.
     fn on_error(&mut self, head: scan::Head, copy: &mut Copy) -> Result<Option<Relayed>, Malformed> {
         let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
-        let untouched = self.request.kept > 0 && copy.before == 0 && self.outbox.is_empty();
+        let untouched = self.request.kept > 0;
         let standby = !fields.is_fatal() && is_of_standby(fields.code);
         if untouched && (fields.is_fatal() || standby) {
             return Ok(Some(Relayed::Retry { why: fields.message(), standby }));
@@ -288,6 +290,7 @@ impl Session {
         if self.request.kept > 0 {
             self.inbox.advance(self.request.kept.min(self.inbox.len()));
             self.request.kept = 0;
+            self.request.undo.clear();
         }
     }
 }

@@ -45,7 +45,9 @@ impl Session {
         }
         self.inbox = inbox;
         self.leased = Some(leased);
-        self.emit_local();
+        if self.request.kept == 0 {
+            self.emit_local();
+        }
         forwarded.map(|(_, forwarded)| forwarded)
     }
 
@@ -139,7 +141,7 @@ impl Session {
         let previous = self.names.replace(parse.name, Some(statement.clone()));
         // A Parse drops the unnamed statement before it may fail.
         let previous = previous.filter(|_| !parse.name.is_empty());
-        let undo = Some(Undo { name: parse.name.into(), previous });
+        let undo = Some(self.keep_undo(parse.name, previous));
         if parse.name.is_empty() && self.forwards_unnamed() {
             leased.lease.unnamed = Some(statement.id);
             write::parse(&mut leased.lease.outbox, b"", parse.text, parse.types);
@@ -152,6 +154,15 @@ impl Session {
         } else {
             self.prepare(&statement, true, undo, leased);
         }
+    }
+
+    /// What an error takes back; kept apart as well while the whole batch may be said again.
+    fn keep_undo(&mut self, name: &[u8], previous: Option<Arc<Statement>>) -> Undo {
+        let undo = Undo { name: name.into(), previous };
+        if self.request.kept > 0 {
+            self.request.undo.push(undo.clone());
+        }
+        undo
     }
 
     /// The name is taken: the server itself is to say so (42P05), in its place in the order.
@@ -234,7 +245,8 @@ impl Session {
         let (kind, name) = read::kind_and_name(&frame[scan::HEADER..])?;
         if kind == b'S' {
             let previous = self.names.replace(name, None);
-            self.pipeline.push(Expect::ClosedHere { undo: Some(Undo { name: name.into(), previous }) });
+            let undo = Some(self.keep_undo(name, previous));
+            self.pipeline.push(Expect::ClosedHere { undo });
         } else {
             leased.lease.outbox.put_slice(frame);
             self.pipeline.push(Expect::Close { shown: true });

@@ -20,7 +20,7 @@ use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::{self, Target, Why};
 use crate::session::pins::Pin;
-use crate::session::pipeline::Expect;
+use crate::session::pipeline::{Expect, Undo};
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
 
@@ -70,7 +70,7 @@ impl Session {
     async fn advance(&mut self) -> Result<Option<usize>, End> {
         loop {
             if let Some(leased) = &self.leased {
-                if leased.replica || self.terminating {
+                if leased.replica || self.terminating || self.pipeline.ends_in_own_sync() {
                     // What follows is decided when this is done.
                     return Ok((!self.terminating || self.pipeline.owes_ready()).then_some(0));
                 }
@@ -282,8 +282,11 @@ impl Session {
             self.tried = Tried::all();
             self.remember_refusal();
         }
-        let dropped = self.pipeline.abandon();
-        self.undo(dropped);
+        // Names that the batch has bound or closed are bound and closed again.
+        self.pipeline.abandon();
+        for Undo { name, previous } in self.request.undo.drain(..).rev() {
+            self.names.replace(&name, previous);
+        }
         self.drop_lease();
         self.failed = false;
         self.request.kept = 0;

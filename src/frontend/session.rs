@@ -20,7 +20,7 @@ use crate::route::decide::Why;
 use crate::route::plan::Plan;
 use crate::session::parameters::{Parameters, Settings};
 use crate::session::pins::Pins;
-use crate::session::pipeline::Pipeline;
+use crate::session::pipeline::{Pipeline, Undo};
 use crate::session::prepared::{Names, Statement};
 use crate::sql::RouteHint;
 use crate::stats::counters::Counters;
@@ -64,6 +64,8 @@ pub struct Request {
     pub mark: Instant,
     /// Bytes of the client's messages kept at the head of the inbox, to be said again elsewhere. Zero: no retry.
     pub kept: usize,
+    /// The names it has changed, for as long as it is kept.
+    pub undo: Vec<Undo>,
     pub why: Why,
     /// Of the statement now running.
     pub rows: u64,
@@ -73,7 +75,17 @@ pub struct Request {
 
 impl Request {
     pub fn new(now: Instant, why: Why) -> Request {
-        Request { started: now, wait: Duration::ZERO, mark: now, kept: 0, why, rows: 0, bytes: 0, error: None }
+        Request {
+            started: now,
+            wait: Duration::ZERO,
+            mark: now,
+            kept: 0,
+            undo: Vec::new(),
+            why,
+            rows: 0,
+            bytes: 0,
+            error: None,
+        }
     }
 }
 

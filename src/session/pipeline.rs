@@ -12,7 +12,7 @@ use crate::session::prepared::Statement;
 use crate::wire::tag::backend;
 
 /// A change of a client's statement names that an error takes back.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Undo {
     pub name: Box<[u8]>,
     pub previous: Option<Arc<Statement>>,
@@ -88,6 +88,11 @@ impl Pipeline {
     pub fn owes_ready(&self) -> bool {
         let owes = |e: &Expect| matches!(e, Expect::Query { .. } | Expect::Function | Expect::Sync { shown: true });
         self.queue.iter().any(owes)
+    }
+
+    /// pgweir has ended a segment with a Sync of its own, and its outcome is not known yet.
+    pub fn ends_in_own_sync(&self) -> bool {
+        matches!(self.queue.back(), Some(Expect::Sync { shown: false }))
     }
 
     pub fn front(&self) -> Option<&Expect> {
