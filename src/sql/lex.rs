@@ -52,10 +52,7 @@ pub enum Kind {
 impl Kind {
     /// A constant whose value the fingerprint leaves out.
     pub fn is_literal(self) -> bool {
-        matches!(
-            self,
-            Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar | Kind::Bits | Kind::Number
-        )
+        matches!(self, Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar | Kind::Bits | Kind::Number)
     }
 }
 

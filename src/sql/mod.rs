@@ -131,11 +131,22 @@ impl Reason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Control {
     /// BEGIN, START TRANSACTION; `None`: not said.
-    Begin { read_only: Option<bool>, serializable: Option<bool>, deferrable: Option<bool> },
+    Begin {
+        read_only: Option<bool>,
+        serializable: Option<bool>,
+        deferrable: Option<bool>,
+    },
     /// SET TRANSACTION.
-    SetTransaction { read_only: Option<bool>, serializable: Option<bool> },
-    Commit { chain: bool },
-    Rollback { chain: bool },
+    SetTransaction {
+        read_only: Option<bool>,
+        serializable: Option<bool>,
+    },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
     Savepoint(String),
     RollbackTo(String),
     Release(String),
@@ -149,13 +160,21 @@ pub enum Control {
 pub enum Effect {
     /// SET [SESSION | LOCAL] name = value; also SET TIME ZONE (`timezone`), SET NAMES (`client_encoding`),
     /// and set_config with literal arguments as the whole select list.
-    Set { name: String, value: SetValue, local: bool },
+    Set {
+        name: String,
+        value: SetValue,
+        local: bool,
+    },
     /// RESET ALL.
     ResetAll,
     /// SET SESSION CHARACTERISTICS AS TRANSACTION.
     SessionCharacteristics,
     /// SET ROLE, RESET ROLE, SET SESSION AUTHORIZATION …: raw text of the value; `None` = NONE / DEFAULT / RESET.
-    Role { session_authorization: bool, value: Option<String>, local: bool },
+    Role {
+        session_authorization: bool,
+        value: Option<String>,
+        local: bool,
+    },
     DiscardAll,
     DiscardPlans,
     DiscardTemp,
@@ -167,7 +186,10 @@ pub enum Effect {
     Listen(String),
     /// `None` = `*`.
     Unlisten(Option<String>),
-    Declare { name: String, hold: bool },
+    Declare {
+        name: String,
+        hold: bool,
+    },
     /// CLOSE; `None` = ALL.
     Close(Option<String>),
     /// CREATE TEMP …, SELECT INTO TEMP, or a name in pg_temp.

@@ -15,7 +15,8 @@ pub(super) fn set(view: View, notes: &mut Notes) {
     }
     let local = view.is(1, "local");
     // SET SESSION AUTHORIZATION and SET SESSION CHARACTERISTICS have the word for themselves
-    let scoped = local || (view.is(1, "session") && !view.is_any(2, &["authorization", "characteristics"]) && !assigns(view, 2));
+    let scoped =
+        local || (view.is(1, "session") && !view.is_any(2, &["authorization", "characteristics"]) && !assigns(view, 2));
     let view = view.from(1 + usize::from(scoped));
     if view.is(0, "transaction") && !assigns(view, 1) {
         let (read_only, serializable, _) = modes(view);
@@ -175,7 +176,6 @@ pub(super) fn set_config(view: View, notes: &mut Notes) -> bool {
     notes.reason(Reason::Session);
     notes.facts.by_literal = true;
     notes.facts.transient = true;
-    notes.facts.relations_exact = true;
     notes.function(Name { schema: None, name: "set_config".to_owned() });
     effects.into_iter().for_each(|effect| notes.effect(effect));
     true

@@ -12,7 +12,17 @@ use super::{Effect, Name, Reason};
 
 /// Reads all tokens of `view` and notes what they mean.
 pub(super) fn scan(view: View, notes: &mut Notes) {
-    let mut scan = Scan { view, notes, depth: 0, opened: Vec::new(), closed: 0, casts: Vec::new(), definitions: Vec::new(), name_ends: 0, written: false };
+    let mut scan = Scan {
+        view,
+        notes,
+        depth: 0,
+        opened: Vec::new(),
+        closed: 0,
+        casts: Vec::new(),
+        definitions: Vec::new(),
+        name_ends: 0,
+        written: false,
+    };
     let mut at = 0;
     while at < view.tokens.len() {
         at = scan.token(at);
@@ -85,7 +95,8 @@ impl Scan<'_, '_> {
         let alias = |at| view.is(at, "as") || (view.name(at).is_some() && !is_keyword(view, at, &not_names));
         let behind_alias = open.checked_sub(1).is_some_and(alias);
         let clause = ["insert", "update", "delete", "merge", "partition"];
-        let clash = ["rows", "range", "groups", "is", "like", "ilike", "similar", "isnull", "notnull", "between", "operator"];
+        let clash =
+            ["rows", "range", "groups", "is", "like", "ilike", "similar", "isnull", "notnull", "between", "operator"];
         behind_alias
             && view.name(open + 1).is_some()
             && !is_keyword(view, open + 1, &[Keyword::Reserved, Keyword::Column])
@@ -134,16 +145,30 @@ impl Scan<'_, '_> {
         if builtins::is_sequence_column(&name) {
             self.notes.reason(Reason::Sequence);
         }
-        let typed = matches!(
-            self.view.kind(at + 1),
-            Some(Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar)
-        );
+        let typed =
+            matches!(self.view.kind(at + 1), Some(Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar));
         if typed && !self.precedes_strings(at) {
             let schema = if dotted { at.checked_sub(2).and_then(|at| self.view.name(at)) } else { None };
             self.type_use(Name { schema, name });
         } else if dotted {
-            self.notes.attribute(name);
+            self.attribute(at, name);
         }
+    }
+
+    /// `value.name` calls a function of one argument where the value has no such field: Postgres's
+    /// `ParseFuncOrColumn` for any expression in brackets, and for the alias of a row.
+    fn attribute(&mut self, at: usize, name: String) {
+        let of_alias = at.checked_sub(2).is_some_and(|before| self.view.name(before).is_some());
+        match functions::class(&name) {
+            Some(class) if !class.is_harmless() => self.class(class),
+            Some(class) if !of_alias => self.class(class),
+            None if !of_alias => {
+                self.notes.function(Name { schema: None, name: name.clone() });
+                self.notes.unknown_name(Reason::UnknownFunction);
+            }
+            _ => {}
+        }
+        self.notes.attribute(name);
     }
 
     /// A word of the grammar behind which a string constant may stand.
@@ -170,13 +195,15 @@ impl Scan<'_, '_> {
             }
             "update" if !(at_least(at, 1) && view.is(at - 1, "do")) => self.writes(at + 1),
             "for" if view.is_any(at + 1, &["update", "share", "no", "key"]) => self.notes.reason(Reason::Locking),
-            "operator" if view.punct(at + 1, b'(') && !view.is(at + 2, "pg_catalog") => {
-                if view.kind(at + 2) != Some(Kind::Operator) {
-                    self.notes.operator(view.slice(at, at + 6));
-                }
+            "operator"
+                if view.punct(at + 1, b'(')
+                    && !view.is(at + 2, "pg_catalog")
+                    && view.kind(at + 2) != Some(Kind::Operator) =>
+            {
+                self.notes.operator(view.slice(at, at + 6));
             }
             // their columns have types in places of their own
-            "xmltable" | "json_table" if view.punct(at + 1, b'(') => self.notes.reason(Reason::UnknownOperator),
+            "xmltable" | "json_table" if view.punct(at + 1, b'(') => self.notes.unreadable(),
             "current_date" | "current_time" | "current_timestamp" | "localtime" | "localtimestamp" | "current_role"
             | "current_user" | "session_user" | "system_user" | "user" | "current_catalog" | "current_schema"
             | "tablesample" => self.notes.facts.transient = true,
@@ -213,7 +240,9 @@ impl Scan<'_, '_> {
         let own = own_keyword(view, at);
         match own {
             Some(Keyword::Reserved | Keyword::Column) => return false,
-            Some(Keyword::Function) if !view.is_any(at, &["left", "right", "overlaps", "collation", "current_schema"]) => {
+            Some(Keyword::Function)
+                if !view.is_any(at, &["left", "right", "overlaps", "collation", "current_schema"]) =>
+            {
                 return self.opens_expression(before) && !view.is(before, "not");
             }
             _ => {}
@@ -309,6 +338,10 @@ impl Scan<'_, '_> {
             self.notes.unknown_name(Reason::UnknownFunction);
             return;
         };
+        self.class(class);
+    }
+
+    fn class(&mut self, class: Class) {
         self.notes.facts.transient |= !class.is_cacheable();
         match class {
             Class::Immutable | Class::Stable | Class::Transient | Class::VolatileHarmless => {}

@@ -21,16 +21,27 @@ const STACK_BASE: usize = 512 * 1024;
 const STACK_PER_TOKEN: usize = 4 * 1024;
 const STACK_PER_JOIN: usize = 64 * 1024;
 
-/// Calls `found` with each relation that the statement names; false, and nothing found, where it does not parse or
-/// is too long or too deep to try.
-pub(super) fn relations(view: View, found: impl FnMut(Name)) -> bool {
+/// What the tree of one statement says.
+#[derive(Default)]
+pub(super) struct Relations {
+    /// Sorted, without the common tables.
+    pub(super) names: Vec<Name>,
+    /// Sorted names of common tables, wherever they are known.
+    pub(super) common_tables: Vec<String>,
+    scopes: Vec<Scope>,
+    /// The next relation visited is the name of a function in FROM.
+    function: bool,
+}
+
+/// The relations that the statement names; `None` where it does not parse or is too long or too deep to try.
+pub(super) fn relations(view: View) -> Option<Relations> {
     let text = view.source();
-    let Some(joins) = shape(view) else { return false };
+    let joins = shape(view)?;
     if text.len() > TEXT_LENGTH {
-        return false;
+        return None;
     }
     let stack = STACK_BASE + view.tokens.len() * STACK_PER_TOKEN + joins * STACK_PER_JOIN;
-    stacker::maybe_grow(stack, stack, || parse(text, found))
+    stacker::maybe_grow(stack, stack, || parse(text))
 }
 
 /// The number of JOINs; `None` beyond the bounds.
@@ -49,18 +60,20 @@ fn shape(view: View) -> Option<usize> {
     (joins <= JOINS && deepest <= DEPTH).then_some(joins)
 }
 
-fn parse(text: &str, mut found: impl FnMut(Name)) -> bool {
-    let Ok(statements) = Parser::parse_sql(&PostgreSqlDialect {}, text) else { return false };
-    let [statement] = statements.as_slice() else { return false };
+fn parse(text: &str) -> Option<Relations> {
+    let statements = Parser::parse_sql(&PostgreSqlDialect {}, text).ok()?;
+    let [statement] = statements.as_slice() else { return None };
     if !is_query_or_change(statement) {
-        return false;
+        return None;
     }
     let mut relations = Relations::default();
-    let whole = statement.visit(&mut relations).is_continue();
-    if whole {
-        relations.names.into_iter().for_each(&mut found);
+    if statement.visit(&mut relations).is_break() {
+        return None;
     }
-    whole
+    relations.names.sort_unstable();
+    relations.names.dedup();
+    relations.common_tables.sort_unstable();
+    Some(relations)
 }
 
 fn is_query_or_change(statement: &Statement) -> bool {
@@ -77,14 +90,6 @@ struct Scope {
     visible: usize,
     query: usize,
     recursive: bool,
-}
-
-#[derive(Default)]
-struct Relations {
-    names: Vec<Name>,
-    scopes: Vec<Scope>,
-    /// The next relation visited is the name of a function in FROM.
-    function: bool,
 }
 
 fn address(query: &Query) -> usize {
@@ -131,6 +136,7 @@ impl Visitor for Relations {
         if let Some(with) = &query.with {
             let tables: Vec<_> =
                 with.cte_tables.iter().map(|table| (folded(&table.alias.name), address(&table.query))).collect();
+            self.common_tables.extend(tables.iter().map(|(name, _)| name.clone()));
             let visible = if with.recursive { tables.len() } else { 0 };
             self.scopes.push(Scope { tables, visible, query: here, recursive: with.recursive });
         }
@@ -144,7 +150,7 @@ impl Visitor for Relations {
     fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         let here = address(query);
         self.scopes.pop_if(|scope| scope.query == here);
-        if let Some(scope) = self.scopes.last_mut() {
+        for scope in &mut self.scopes {
             if let Some(at) = scope.tables.iter().position(|(_, query)| *query == here) {
                 scope.visible = scope.visible.max(at + 1);
             }
