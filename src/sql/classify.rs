@@ -29,7 +29,7 @@ pub fn classify(text: &str) -> Facts {
         notes.too_long();
         notes.unknown();
     }
-    let Notes { mut facts, unknown, inexact } = notes;
+    let Notes { mut facts, unknown, inexact, .. } = notes;
     facts.relations_exact = !inexact;
     // the catalog may clear unknown names of one statement; several stay together
     let open = matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator));
@@ -38,8 +38,8 @@ pub fn classify(text: &str) -> Facts {
     }
     facts.unknown_by_name = facts.effects.contains(&Effect::Unknown) && !unknown;
     facts.hints = hints(text);
-    facts.by_literal |= facts.hints != super::Hints::default();
     facts.backslash = lexer.backslash();
+    facts.by_literal |= facts.backslash || lexer.unsure().is_some() || facts.hints != super::Hints::default();
     facts
 }
 
@@ -117,6 +117,8 @@ pub(super) struct Notes {
     pub(super) facts: Facts,
     /// The state of the session is unknown whatever the catalog says.
     unknown: bool,
+    /// A name of which only the catalog may know something.
+    pub(super) named: bool,
     /// Some relations may be missing, or more are there than are meant.
     pub(super) inexact: bool,
 }
@@ -163,6 +165,7 @@ impl Notes {
             self.reason(reason);
         }
         self.unknown |= inside.unknown;
+        self.named |= inside.named;
         for effect in facts.effects {
             match effect {
                 Effect::Unknown => self.push_unknown(),
@@ -185,6 +188,7 @@ impl Notes {
     /// A name of which only the catalog may know something.
     pub(super) fn unknown_name(&mut self, reason: Reason) {
         self.reason(reason);
+        self.named = true;
         self.push_unknown();
     }
 

@@ -194,8 +194,8 @@ fn explain(view: View, notes: &mut Notes, depth: usize) {
     statement(view.from(at), &mut inside, depth + 1);
     // a plan is made of catalogs and statistics
     inside.facts.transient = true;
-    let named = matches!(inside.facts.primary, Some(Reason::UnknownFunction | Reason::UnknownOperator));
     if !runs && inside.facts.primary != Some(Reason::Unparsable) {
+        let named = inside.named;
         // planning runs what is labelled immutable, so unknown names stay
         inside.facts.effects.retain(|effect| named && *effect == Effect::Unknown);
         inside.known();

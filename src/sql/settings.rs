@@ -126,7 +126,6 @@ fn assignment(name: String, value: SetValue, local: bool) -> Effect {
 
 /// `RESET …` (`VariableResetStmt`).
 pub(super) fn reset(view: View, notes: &mut Notes) {
-    notes.facts.by_literal = true;
     notes.reason(Reason::Session);
     let view = view.from(1);
     let default = |name: &str| Effect::Set { name: name.to_owned(), value: SetValue::Default, local: false };

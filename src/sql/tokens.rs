@@ -63,6 +63,7 @@ impl Scan<'_, '_> {
                 if date_word(self.view.raw(at).as_bytes()) =>
             {
                 self.notes.facts.transient = true;
+                self.notes.facts.by_literal = true;
             }
             _ => {}
         }

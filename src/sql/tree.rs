@@ -41,7 +41,8 @@ pub(super) fn relations(view: View) -> Option<Relations> {
         return None;
     }
     let stack = STACK_BASE + view.tokens.len() * STACK_PER_TOKEN + joins * STACK_PER_JOIN;
-    stacker::maybe_grow(stack, stack, || parse(text))
+    // a fault of the parser costs the tree, not the client
+    stacker::maybe_grow(stack, stack, || std::panic::catch_unwind(|| parse(text)).ok().flatten())
 }
 
 /// The number of JOINs; `None` beyond the bounds.
@@ -89,7 +90,6 @@ struct Scope {
     /// How many of them can be named here.
     visible: usize,
     query: usize,
-    recursive: bool,
 }
 
 fn address(query: &Query) -> usize {
@@ -127,18 +127,13 @@ impl Visitor for Relations {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         let here = address(query);
-        // in the WITH itself a common table is known from the next one on
-        for scope in &mut self.scopes {
-            if let Some(at) = scope.tables.iter().position(|(_, query)| *query == here) {
-                scope.visible = if scope.recursive { scope.tables.len() } else { at };
-            }
-        }
         if let Some(with) = &query.with {
             let tables: Vec<_> =
                 with.cte_tables.iter().map(|table| (folded(&table.alias.name), address(&table.query))).collect();
             self.common_tables.extend(tables.iter().map(|(name, _)| name.clone()));
+            // without RECURSIVE, one is known from the next on
             let visible = if with.recursive { tables.len() } else { 0 };
-            self.scopes.push(Scope { tables, visible, query: here, recursive: with.recursive });
+            self.scopes.push(Scope { tables, visible, query: here });
         }
         match *query.body {
             // its name comes without its quotes, so its case is lost

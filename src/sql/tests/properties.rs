@@ -180,6 +180,26 @@ proptest! {
         everything(&text);
     }
 
+    /// What a fingerprint may be shared for is what the facts of one text may be.
+    #[test]
+    fn both_know_what_literals_decide(text in text()) {
+        prop_assert!(fingerprint(&text).by_literal || !classify(&text).by_literal, "{text}");
+    }
+
+    /// Texts of one fingerprint have one verdict.
+    #[test]
+    fn fingerprint_decides(text in text(), literal in "[a-z0-9 ]{0,6}") {
+        let text = text.replace("'x'", "'").replace('\'', " ");
+        let other = |literal: &str| format!("{text} 1 '{literal}' {text}");
+        let (one, two) = (other("a"), other(&literal));
+        let prints = (fingerprint(&one), fingerprint(&two));
+        // a quote in the text may have taken the literal in
+        if prints.0 == prints.1 && !prints.0.by_literal {
+            let (one, two) = (classify(&one), classify(&two));
+            prop_assert_eq!((one.primary, one.effects, one.transient), (two.primary, two.effects, two.transient));
+        }
+    }
+
     #[test]
     fn tokens_are_in_order_and_apart(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         for strings in [Strings::Standard, Strings::Escapes] {
