@@ -111,7 +111,7 @@ impl Scan<'_, '_> {
     fn word(&mut self, at: usize) -> usize {
         let view = self.view;
         let unquoted = view.kind(at) == Some(Kind::Word);
-        let dotted = at_least(at, 1) && view.punct(at - 1, b'.');
+        let dotted = at > 0 && view.punct(at - 1, b'.');
         let Some(name) = view.name(at) else { return at + 1 };
         if unquoted && !dotted {
             self.clause(at, &name);
@@ -191,10 +191,10 @@ impl Scan<'_, '_> {
             }
             "insert" | "merge" if view.is(at + 1, "into") => self.writes(at + 2),
             "delete" if view.is(at + 1, "from") => self.writes(at + 2),
-            "update" if at_least(at, 1) && view.is_any(at - 1, &["for", "key"]) => {
+            "update" if at > 0 && view.is_any(at - 1, &["for", "key"]) => {
                 self.notes.reason(Reason::Locking);
             }
-            "update" if !(at_least(at, 1) && view.is(at - 1, "do")) => self.writes(at + 1),
+            "update" if !(at > 0 && view.is(at - 1, "do")) => self.writes(at + 1),
             "for" if view.is_any(at + 1, &["update", "share", "no", "key"]) => self.notes.reason(Reason::Locking),
             "operator"
                 if view.punct(at + 1, b'(')
@@ -387,10 +387,6 @@ impl Scan<'_, '_> {
             self.notes.type_use(name);
         }
     }
-}
-
-fn at_least(at: usize, least: usize) -> bool {
-    at >= least
 }
 
 fn is_hazard(name: &str) -> bool {

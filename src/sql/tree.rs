@@ -1,8 +1,8 @@
 //! The relations of a statement by its syntax tree: exact, with the names of common tables left out by their scope.
 //!
-//! sqlparser recurses: about 30 KiB of stack for each JOIN without ON and 1 KiB for each term of a chain, in
-//! parsing, visiting and dropping alike. So the tree is built, read and dropped on a stack that is sized by the
-//! number of tokens, and is never cloned.
+//! sqlparser recurses: in a debug build a JOIN without ON takes up to 8 KiB of stack, a term of a chain under 512
+//! bytes, in parsing, visiting and dropping together. So the tree is built, read and dropped on a stack that is sized
+//! well above that by the number of tokens, and is never cloned.
 
 use super::Name;
 use super::view::View;
