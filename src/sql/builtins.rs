@@ -5,9 +5,10 @@ pub(super) fn is_operator(name: &str) -> bool {
     OPERATORS.binary_search(&name).is_ok()
 }
 
-/// True for a type of pg_catalog, or the first word of the SQL standard's spelling of one.
+/// True for a type of pg_catalog, or the first word of the SQL standard's spelling of one, or the array of one.
 pub(super) fn is_type(name: &str) -> bool {
-    TYPES.binary_search(&name).is_ok()
+    let element = name.strip_prefix('_').unwrap_or(name);
+    TYPES.binary_search(&element).is_ok()
 }
 
 /// True for a system view or table whose rows are one node's or one session's own.

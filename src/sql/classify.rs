@@ -29,16 +29,17 @@ pub fn classify(text: &str) -> Facts {
         notes.too_long();
         notes.unknown();
     }
-    let mut facts = notes.facts;
+    let Notes { mut facts, unknown, inexact, .. } = notes;
+    facts.relations_exact = !inexact;
     // the catalog may clear unknown names of one statement; several stay together
     let open = matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator));
     if facts.statements > 1 && open {
         facts.primary = Some(Reason::MultiStatement);
     }
-    facts.unknown_by_name = facts.effects.contains(&Effect::Unknown) && !notes.unknown;
+    facts.unknown_by_name = facts.effects.contains(&Effect::Unknown) && !unknown;
     facts.hints = hints(text);
-    facts.by_literal |= facts.hints != super::Hints::default();
     facts.backslash = lexer.backslash();
+    facts.by_literal |= facts.backslash || lexer.unsure().is_some() || facts.hints != super::Hints::default();
     facts
 }
 
@@ -52,9 +53,9 @@ fn split<'a>(whole: View<'a>) -> Vec<View<'a>> {
             depth += 1;
         } else if whole.punct(at, b')') {
             depth = depth.saturating_sub(1);
-        } else if whole.is(start, "create") && whole.are(at, &["begin", "atomic"]) {
-            blocks += 1;
-        } else if blocks > 0 && whole.is(at, "case") {
+        } else if (whole.is(start, "create") && whole.are(at, &["begin", "atomic"]))
+            || (blocks > 0 && whole.is(at, "case"))
+        {
             blocks += 1;
         } else if blocks > 0 && whole.is(at, "end") {
             blocks -= 1;
@@ -78,8 +79,7 @@ pub(super) fn statement(view: View, notes: &mut Notes, depth: usize) {
     if query || view.is_any(0, &["insert", "update", "delete", "merge"]) {
         self::query(view, notes);
     } else if depth > 2 || !commands::command(view, notes, depth) {
-        notes.reason(Reason::Unparsable);
-        notes.unknown();
+        notes.unreadable();
     }
 }
 
@@ -90,13 +90,25 @@ pub(super) fn query(view: View, notes: &mut Notes) {
         notes.too_long();
     }
     let mut names = Vec::new();
-    let exact = tree::relations(view, |name| names.push(name));
-    if !exact {
-        relations::relations(view, |name| names.push(name));
+    relations::relations(view, |name| names.push(name));
+    names.sort_unstable();
+    names.dedup();
+    match tree::relations(view) {
+        // two readers that agree: sqlparser takes ONLY for a table, tokens take a common table for one
+        Some(tree) if agree(&tree, &names, &notes.facts.written) => names = tree.names,
+        tree => {
+            notes.inexact = true;
+            names.extend(tree.map(|tree| tree.names).unwrap_or_default());
+        }
     }
-    let first = notes.facts.relations.is_empty();
-    notes.facts.relations_exact = exact && (first || notes.facts.relations_exact);
     names.into_iter().for_each(|name| notes.relation(name));
+}
+
+/// Compares what the tree names with the sorted `tokens` and the tables written to.
+fn agree(tree: &tree::Relations, tokens: &[Name], written: &[Name]) -> bool {
+    let common = |name: &Name| name.schema.is_none() && tree.common_tables.binary_search(&name.name).is_ok();
+    tree.names.iter().all(|name| tokens.binary_search(name).is_ok() || written.contains(name))
+        && tokens.iter().all(|name| tree.names.binary_search(name).is_ok() || common(name))
 }
 
 /// Facts in the making.
@@ -105,6 +117,10 @@ pub(super) struct Notes {
     pub(super) facts: Facts,
     /// The state of the session is unknown whatever the catalog says.
     unknown: bool,
+    /// A name of which only the catalog may know something.
+    pub(super) named: bool,
+    /// Some relations may be missing, or more are there than are meant.
+    pub(super) inexact: bool,
 }
 
 impl Notes {
@@ -149,6 +165,7 @@ impl Notes {
             self.reason(reason);
         }
         self.unknown |= inside.unknown;
+        self.named |= inside.named;
         for effect in facts.effects {
             match effect {
                 Effect::Unknown => self.push_unknown(),
@@ -165,23 +182,25 @@ impl Notes {
         self.facts.types.extend(facts.types);
         self.facts.transient |= facts.transient;
         self.facts.by_literal |= facts.by_literal;
-        self.facts.relations_exact = facts.relations_exact;
+        self.inexact |= inside.inexact;
     }
 
     /// A name of which only the catalog may know something.
     pub(super) fn unknown_name(&mut self, reason: Reason) {
         self.reason(reason);
+        self.named = true;
         self.push_unknown();
     }
 
     pub(super) fn unreadable(&mut self) {
         self.reason(Reason::Unparsable);
+        self.inexact = true;
         self.unknown();
     }
 
     pub(super) fn too_long(&mut self) {
         self.reason(Reason::TooLong);
-        self.facts.relations_exact = false;
+        self.inexact = true;
     }
 
     pub(super) fn function(&mut self, name: Name) {

@@ -21,7 +21,10 @@ pub(super) fn command(view: View, notes: &mut Notes, depth: usize) -> bool {
         "discard" | "deallocate" | "listen" | "unlisten" | "close" | "execute" => session(view, &word, notes),
         "prepare" => prepare(view, notes, depth),
         "declare" => declare(view, notes, depth),
-        "fetch" | "move" => notes.reason(Reason::Session),
+        "fetch" | "move" => {
+            notes.reason(Reason::Session);
+            notes.inexact = true;
+        }
         "notify" => notes.reason(Reason::SideEffect),
         "load" => {
             notes.reason(Reason::Utility);
@@ -30,17 +33,22 @@ pub(super) fn command(view: View, notes: &mut Notes, depth: usize) -> bool {
         "lock" => notes.reason(Reason::Lock),
         "do" | "call" => {
             notes.reason(Reason::Utility);
+            notes.inexact = true;
             notes.unknown();
         }
         "vacuum" | "analyze" | "analyse" | "checkpoint" | "cluster" | "reindex" | "refresh" | "repack" | "wait" => {
             notes.reason(Reason::Utility);
+            notes.inexact = true;
         }
         "explain" => explain(view, notes, depth),
         "copy" => copy(view, notes, depth),
         "truncate" => truncate(view, notes),
         "create" => create(view, notes),
         "alter" => alter(view, notes),
-        "drop" | "grant" | "revoke" | "comment" | "security" | "reassign" | "import" => notes.reason(Reason::Ddl),
+        "drop" | "grant" | "revoke" | "comment" | "security" | "reassign" | "import" => {
+            notes.reason(Reason::Ddl);
+            notes.inexact = true;
+        }
         _ => return false,
     }
     true
@@ -120,6 +128,7 @@ fn session(view: View, word: &str, notes: &mut Notes) {
         "execute" => {
             // its arguments are expressions of their own
             super::tokens::scan(view.from(2), notes);
+            notes.inexact = true;
             view.name(1).map(Effect::Execute)
         }
         _ => None,
@@ -185,8 +194,8 @@ fn explain(view: View, notes: &mut Notes, depth: usize) {
     statement(view.from(at), &mut inside, depth + 1);
     // a plan is made of catalogs and statistics
     inside.facts.transient = true;
-    let named = matches!(inside.facts.primary, Some(Reason::UnknownFunction | Reason::UnknownOperator));
     if !runs && inside.facts.primary != Some(Reason::Unparsable) {
+        let named = inside.named;
         // planning runs what is labelled immutable, so unknown names stay
         inside.facts.effects.retain(|effect| named && *effect == Effect::Unknown);
         inside.known();
@@ -216,7 +225,6 @@ fn copy(view: View, notes: &mut Notes, depth: usize) {
         notes.reason(Reason::Utility);
         notes.relation(name);
     }
-    notes.facts.relations_exact = true;
 }
 
 fn truncate(view: View, notes: &mut Notes) {
@@ -233,11 +241,16 @@ fn truncate(view: View, notes: &mut Notes) {
         at += 1;
     }
     // with CASCADE other tables too
-    notes.facts.relations_exact = at == view.tokens.len();
+    notes.inexact |= at < view.tokens.len();
 }
 
 /// Only what is made with rows runs functions now; and temporary things stay with the session.
 fn create(view: View, notes: &mut Notes) {
+    notes.inexact = true;
+    // `begin` may be a column and `atomic` its alias, and what follows a `;` then a statement of its own
+    if (1..view.tokens.len()).any(|at| view.are(at, &["begin", "atomic"])) {
+        notes.unknown();
+    }
     let head = view.tokens.len().min(6);
     let mut kind = 1 + 2 * usize::from(view.are(1, &["or", "replace"]));
     kind += usize::from(view.is_any(kind, &["global", "local"]));
@@ -277,6 +290,7 @@ fn create(view: View, notes: &mut Notes) {
 
 /// ALTER TABLE may compute each row anew, by functions.
 fn alter(view: View, notes: &mut Notes) {
+    notes.inexact = true;
     notes.reason(Reason::Ddl);
     let computes = ["default", "using", "check", "generated", "expression"];
     if view.is(1, "table") && (2..view.tokens.len()).any(|at| view.is_any(at, &computes)) {

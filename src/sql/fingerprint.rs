@@ -104,8 +104,7 @@ pub fn normalize(text: &str) -> String {
                 end = token.end;
                 continue;
             }
-            Piece::Token(token) => (token.start, Some(token)),
-            Piece::List { start, .. } => (start, None),
+            Piece::Token(token) | Piece::List { first: token, .. } => (token.start, token),
             Piece::MoreRows => {
                 out.push_str(", ...");
                 end = folds.end;
@@ -117,12 +116,11 @@ pub fn normalize(text: &str) -> String {
         } else if start > end && !out.is_empty() {
             out.push(' ');
         }
-        match shown {
-            Some(token) if !token.kind.is_literal() => out.push_str(text.get(token.start..token.end).unwrap_or("?")),
-            _ => {
-                out.push_str(&format!("${next}"));
-                next += 1;
-            }
+        if shown.kind.is_literal() {
+            out.push_str(&format!("${next}"));
+            next += 1;
+        } else {
+            out.push_str(text.get(shown.start..shown.end).unwrap_or("?"));
         }
         if let Piece::List { many: true, .. } = piece {
             out.push_str(", ...");
@@ -218,9 +216,15 @@ fn outer_comments(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[derive(Clone, Copy)]
 enum Piece {
     Token(Token),
+<<<<<<< HEAD
     /// The inside of a list of constants that begins at `start`.
     List {
         start: usize,
+=======
+    /// The inside of a list of constants.
+    List {
+        first: Token,
+>>>>>>> sql
         many: bool,
     },
     /// Rows of VALUES that look like the one before.
@@ -297,11 +301,10 @@ impl<'a> Folds<'a> {
     /// Constants and commas up to `close`, which stays.
     fn constants(&mut self, close: u8) -> Option<Piece> {
         let mut ahead = self.lexer;
-        let mut start = None;
+        let mut first = None;
         let mut many = false;
         loop {
             let mut token = ahead.next()?;
-            start.get_or_insert(token.start);
             if token.kind == Kind::Operator && matches!(token.bytes(self.text), b"-" | b"+") {
                 token = ahead.next()?;
             }
@@ -311,11 +314,12 @@ impl<'a> Folds<'a> {
                 return None;
             }
             self.by_literal |= decides(token, self.text);
+            first.get_or_insert(token);
             let here = ahead;
             let token = ahead.next()?;
             if token.is(self.text, close) {
                 self.lexer = here;
-                return Some(Piece::List { start: start?, many });
+                return Some(Piece::List { first: first?, many });
             }
             if !token.is(self.text, b',') {
                 return None;

@@ -3,6 +3,9 @@
 //! Where server versions disagree (`1FROM`) or the text ends inside something, the lexer stops and
 //! [`Lexer::unsure`] says why: nothing may then be concluded from the rest.
 
+use super::bytes::{
+    COLON, DIGIT, DOLLAR, DOT, DOUBLE, NUL, ODD_OPERATOR, OPERATOR, QUOTE, SINGLE, SPACE, WORD, class_of, is_word_part,
+};
 use memchr::{memchr, memchr2};
 
 /// How `'…'` reads: the parameter standard_conforming_strings.
@@ -103,57 +106,6 @@ pub struct Lexer<'a> {
     backslash: bool,
     comments: bool,
     unsure: Option<Unsure>,
-}
-
-const fn class(byte: u8) -> u8 {
-    match byte {
-        b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => SPACE,
-        b'A'..=b'Z' | b'a'..=b'z' | b'_' | 0x80..=0xff => WORD,
-        b'0'..=b'9' => DIGIT,
-        b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' => ODD_OPERATOR,
-        b'+' | b'-' | b'*' | b'/' | b'%' | b'<' | b'>' | b'=' => OPERATOR,
-        b',' | b'(' | b')' | b'[' | b']' | b';' => SINGLE,
-        b'.' => DOT,
-        b':' => COLON,
-        b'\'' => QUOTE,
-        b'"' => DOUBLE,
-        b'$' => DOLLAR,
-        0 => NUL,
-        _ => OTHER,
-    }
-}
-
-const SPACE: u8 = 0;
-const WORD: u8 = 1;
-const DIGIT: u8 = 2;
-const OPERATOR: u8 = 3;
-/// Operator characters after which an operator may end in `+` or `-`.
-const ODD_OPERATOR: u8 = 4;
-const SINGLE: u8 = 5;
-const DOT: u8 = 6;
-const COLON: u8 = 7;
-const QUOTE: u8 = 8;
-const DOUBLE: u8 = 9;
-const DOLLAR: u8 = 10;
-const NUL: u8 = 11;
-const OTHER: u8 = 12;
-
-static CLASS: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = class(byte as u8);
-        byte += 1;
-    }
-    table
-};
-
-fn class_of(byte: u8) -> u8 {
-    CLASS[usize::from(byte)]
-}
-
-fn is_word_part(byte: u8) -> bool {
-    matches!(class_of(byte), WORD | DIGIT | DOLLAR)
 }
 
 impl<'a> Lexer<'a> {

@@ -1,10 +1,21 @@
 //! What a statement's text says, without asking any server.
 //!
 //! `lex` reads tokens exactly as Postgres does; `fingerprint` folds literals out of them; `classify` turns a
-//! text into [`Facts`] (by the syntax tree where sqlparser can, by tokens where it cannot); `functions` is what is
-//! known of built-in functions. Unsure always means: primary, and state of the session unknown.
+//! text into [`Facts`]; `functions` is what is known of built-in functions. Unsure always means: primary, and state of
+//! the session unknown.
+//!
+//! The verdict rests on tokens alone, because Postgres's grammar lets every call, operator, cast and clause that
+//! matters be seen in them, and no other parser reads Postgres's language whole. sqlparser's tree adds which relations
+//! are read, and counts as exact only where the tokens agree.
+//!
+//! What a text cannot tell, and the catalog must: views and the functions behind them, a user's function or operator
+//! that shadows or overloads a built-in name, volatile code behind casts, triggers and policies, and functions called by
+//! attribute notation on a row (`alias.name`, see [`Facts::attributes`]). INSERT, UPDATE, DELETE, MERGE and COPY
+//! count as leaving the session as it was, whatever their triggers do; so do nextval and setval, though currval is
+//! the session's.
 
 mod builtins;
+mod bytes;
 pub mod classify;
 mod commands;
 pub mod fingerprint;

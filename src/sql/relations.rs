@@ -1,5 +1,6 @@
-//! The relations of a read by tokens alone, for texts that the syntax tree does not cover: never too few. Names of
-//! common tables, and what stands behind `EXTRACT (… FROM`, are among them.
+//! The relations of a statement by tokens alone: never too few for a read. Names of common tables are among them.
+//!
+//! This checks what the syntax tree says, and stands in where there is none.
 
 use super::Name;
 use super::keywords::{Keyword, keyword};
@@ -13,6 +14,8 @@ struct Level {
     from: bool,
     /// The next token begins an item.
     item: bool,
+    /// In the brackets of a function whose grammar has FROM: `EXTRACT (year FROM x)`.
+    syntax: bool,
 }
 
 /// Every relation that `view` may read.
@@ -23,7 +26,8 @@ pub(super) fn relations(view: View, mut found: impl FnMut(Name)) {
         let Some(level) = levels.last_mut() else { return };
         match view.kind(at) {
             Some(Kind::Word | Kind::Quoted) => {
-                if level.item && !view.is_any(at, &["only", "lateral"]) {
+                let prefix = view.is_any(at, &["only", "lateral"]) || view.are(at, &["rows", "from"]);
+                if level.item && !prefix {
                     level.item = false;
                     if let Some((name, end)) = item(view, at) {
                         if !view.punct(end, b'(') {
@@ -37,7 +41,8 @@ pub(super) fn relations(view: View, mut found: impl FnMut(Name)) {
             }
             Some(Kind::Punct) if view.punct(at, b'(') => {
                 // a join in brackets, or a query, which opens its own FROM
-                let inner = Level { from: level.item, item: level.item };
+                let syntax = at > 0 && view.is_any(at - 1, &["extract", "substring", "trim", "overlay", "position"]);
+                let inner = Level { from: level.item, item: level.item, syntax };
                 level.item = false;
                 levels.push(inner);
             }
@@ -61,14 +66,40 @@ fn item(view: View, at: usize) -> Option<(Name, usize)> {
 }
 
 fn word(view: View, at: usize, level: &mut Level) {
-    if view.is_any(at, &["from", "using"]) {
-        *level = Level { from: true, item: true };
+    let distinct = || at > 1 && view.is(at - 1, "distinct") && view.is_any(at - 2, &["is", "not"]);
+    if view.is(at, "from") {
+        if !level.syntax && !distinct() {
+            (level.from, level.item) = (true, true);
+        }
+    } else if view.is(at, "using") {
+        // the columns of a join are in brackets
+        if !view.punct(at + 1, b'(') {
+            (level.from, level.item) = (true, true);
+        }
     } else if view.is_any(at, &["join", "table"]) {
         level.item = true;
-    } else if view.is_any(
-        at,
-        &["select", "where", "group", "having", "window", "order", "limit", "union", "intersect", "except", "set"],
-    ) {
+    } else if view.is_any(at, &CLAUSES) {
         level.from = false;
+        level.syntax &= !view.is(at, "select");
     }
 }
+
+/// What ends FROM.
+const CLAUSES: [&str; 16] = [
+    "select",
+    "where",
+    "group",
+    "having",
+    "window",
+    "order",
+    "limit",
+    "offset",
+    "fetch",
+    "for",
+    "union",
+    "intersect",
+    "except",
+    "set",
+    "returning",
+    "when",
+];

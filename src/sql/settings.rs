@@ -126,7 +126,6 @@ fn assignment(name: String, value: SetValue, local: bool) -> Effect {
 
 /// `RESET …` (`VariableResetStmt`).
 pub(super) fn reset(view: View, notes: &mut Notes) {
-    notes.facts.by_literal = true;
     notes.reason(Reason::Session);
     let view = view.from(1);
     let default = |name: &str| Effect::Set { name: name.to_owned(), value: SetValue::Default, local: false };
@@ -176,7 +175,6 @@ pub(super) fn set_config(view: View, notes: &mut Notes) -> bool {
     notes.reason(Reason::Session);
     notes.facts.by_literal = true;
     notes.facts.transient = true;
-    notes.facts.relations_exact = true;
     notes.function(Name { schema: None, name: "set_config".to_owned() });
     effects.into_iter().for_each(|effect| notes.effect(effect));
     true

@@ -63,6 +63,7 @@ impl Scan<'_, '_> {
                 if date_word(self.view.raw(at).as_bytes()) =>
             {
                 self.notes.facts.transient = true;
+                self.notes.facts.by_literal = true;
             }
             _ => {}
         }
@@ -110,7 +111,7 @@ impl Scan<'_, '_> {
     fn word(&mut self, at: usize) -> usize {
         let view = self.view;
         let unquoted = view.kind(at) == Some(Kind::Word);
-        let dotted = at_least(at, 1) && view.punct(at - 1, b'.');
+        let dotted = at > 0 && view.punct(at - 1, b'.');
         let Some(name) = view.name(at) else { return at + 1 };
         if unquoted && !dotted {
             self.clause(at, &name);
@@ -151,8 +152,24 @@ impl Scan<'_, '_> {
             let schema = if dotted { at.checked_sub(2).and_then(|at| self.view.name(at)) } else { None };
             self.type_use(Name { schema, name });
         } else if dotted {
-            self.notes.attribute(name);
+            self.attribute(at, name);
         }
+    }
+
+    /// `value.name` calls a function of one argument where the value has no such field: Postgres's
+    /// `ParseFuncOrColumn` for any expression in brackets, and for the alias of a row.
+    fn attribute(&mut self, at: usize, name: String) {
+        let of_alias = at.checked_sub(2).is_some_and(|before| self.view.name(before).is_some());
+        match functions::class(&name) {
+            Some(class) if !class.is_harmless() => self.class(class),
+            Some(class) if !of_alias => self.class(class),
+            None if !of_alias => {
+                self.notes.function(Name { schema: None, name: name.clone() });
+                self.notes.unknown_name(Reason::UnknownFunction);
+            }
+            _ => {}
+        }
+        self.notes.attribute(name);
     }
 
     /// A word of the grammar behind which a string constant may stand.
@@ -174,18 +191,20 @@ impl Scan<'_, '_> {
             }
             "insert" | "merge" if view.is(at + 1, "into") => self.writes(at + 2),
             "delete" if view.is(at + 1, "from") => self.writes(at + 2),
-            "update" if at_least(at, 1) && view.is_any(at - 1, &["for", "key"]) => {
+            "update" if at > 0 && view.is_any(at - 1, &["for", "key"]) => {
                 self.notes.reason(Reason::Locking);
             }
-            "update" if !(at_least(at, 1) && view.is(at - 1, "do")) => self.writes(at + 1),
+            "update" if !(at > 0 && view.is(at - 1, "do")) => self.writes(at + 1),
             "for" if view.is_any(at + 1, &["update", "share", "no", "key"]) => self.notes.reason(Reason::Locking),
-            "operator" if view.punct(at + 1, b'(') && !view.is(at + 2, "pg_catalog") => {
-                if view.kind(at + 2) != Some(Kind::Operator) {
-                    self.notes.operator(view.slice(at, at + 6));
-                }
+            "operator"
+                if view.punct(at + 1, b'(')
+                    && !view.is(at + 2, "pg_catalog")
+                    && view.kind(at + 2) != Some(Kind::Operator) =>
+            {
+                self.notes.operator(view.slice(at, at + 6));
             }
             // their columns have types in places of their own
-            "xmltable" | "json_table" if view.punct(at + 1, b'(') => self.notes.reason(Reason::UnknownOperator),
+            "xmltable" | "json_table" if view.punct(at + 1, b'(') => self.notes.unreadable(),
             "current_date" | "current_time" | "current_timestamp" | "localtime" | "localtimestamp" | "current_role"
             | "current_user" | "session_user" | "system_user" | "user" | "current_catalog" | "current_schema"
             | "tablesample" => self.notes.facts.transient = true,
@@ -320,6 +339,10 @@ impl Scan<'_, '_> {
             self.notes.unknown_name(Reason::UnknownFunction);
             return;
         };
+        self.class(class);
+    }
+
+    fn class(&mut self, class: Class) {
         self.notes.facts.transient |= !class.is_cacheable();
         match class {
             Class::Immutable | Class::Stable | Class::Transient | Class::VolatileHarmless => {}
@@ -364,10 +387,6 @@ impl Scan<'_, '_> {
             self.notes.type_use(name);
         }
     }
-}
-
-fn at_least(at: usize, least: usize) -> bool {
-    at >= least
 }
 
 fn is_hazard(name: &str) -> bool {

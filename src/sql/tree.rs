@@ -1,8 +1,8 @@
 //! The relations of a statement by its syntax tree: exact, with the names of common tables left out by their scope.
 //!
-//! sqlparser recurses: about 30 KiB of stack for each JOIN without ON and 1 KiB for each term of a chain, in
-//! parsing, visiting and dropping alike. So the tree is built, read and dropped on a stack that is sized by the
-//! number of tokens, and is never cloned.
+//! sqlparser recurses: in a debug build a JOIN without ON takes up to 8 KiB of stack, a term of a chain under 512
+//! bytes, in parsing, visiting and dropping together. So the tree is built, read and dropped on a stack that is sized
+//! well above that by the number of tokens, and is never cloned.
 
 use super::Name;
 use super::view::View;
@@ -21,16 +21,28 @@ const STACK_BASE: usize = 512 * 1024;
 const STACK_PER_TOKEN: usize = 4 * 1024;
 const STACK_PER_JOIN: usize = 64 * 1024;
 
-/// Calls `found` with each relation that the statement names; false, and nothing found, where it does not parse or
-/// is too long or too deep to try.
-pub(super) fn relations(view: View, found: impl FnMut(Name)) -> bool {
+/// What the tree of one statement says.
+#[derive(Default)]
+pub(super) struct Relations {
+    /// Sorted, without the common tables.
+    pub(super) names: Vec<Name>,
+    /// Sorted names of common tables, wherever they are known.
+    pub(super) common_tables: Vec<String>,
+    scopes: Vec<Scope>,
+    /// The next relation visited is the name of a function in FROM.
+    function: bool,
+}
+
+/// The relations that the statement names; `None` where it does not parse or is too long or too deep to try.
+pub(super) fn relations(view: View) -> Option<Relations> {
     let text = view.source();
-    let Some(joins) = shape(view) else { return false };
+    let joins = shape(view)?;
     if text.len() > TEXT_LENGTH {
-        return false;
+        return None;
     }
     let stack = STACK_BASE + view.tokens.len() * STACK_PER_TOKEN + joins * STACK_PER_JOIN;
-    stacker::maybe_grow(stack, stack, || parse(text, found))
+    // a fault of the parser costs the tree, not the client
+    stacker::maybe_grow(stack, stack, || std::panic::catch_unwind(|| parse(text)).ok().flatten())
 }
 
 /// The number of JOINs; `None` beyond the bounds.
@@ -49,18 +61,20 @@ fn shape(view: View) -> Option<usize> {
     (joins <= JOINS && deepest <= DEPTH).then_some(joins)
 }
 
-fn parse(text: &str, mut found: impl FnMut(Name)) -> bool {
-    let Ok(statements) = Parser::parse_sql(&PostgreSqlDialect {}, text) else { return false };
-    let [statement] = statements.as_slice() else { return false };
+fn parse(text: &str) -> Option<Relations> {
+    let statements = Parser::parse_sql(&PostgreSqlDialect {}, text).ok()?;
+    let [statement] = statements.as_slice() else { return None };
     if !is_query_or_change(statement) {
-        return false;
+        return None;
     }
     let mut relations = Relations::default();
-    let whole = statement.visit(&mut relations).is_continue();
-    if whole {
-        relations.names.into_iter().for_each(&mut found);
+    if statement.visit(&mut relations).is_break() {
+        return None;
     }
-    whole
+    relations.names.sort_unstable();
+    relations.names.dedup();
+    relations.common_tables.sort_unstable();
+    Some(relations)
 }
 
 fn is_query_or_change(statement: &Statement) -> bool {
@@ -76,15 +90,6 @@ struct Scope {
     /// How many of them can be named here.
     visible: usize,
     query: usize,
-    recursive: bool,
-}
-
-#[derive(Default)]
-struct Relations {
-    names: Vec<Name>,
-    scopes: Vec<Scope>,
-    /// The next relation visited is the name of a function in FROM.
-    function: bool,
 }
 
 fn address(query: &Query) -> usize {
@@ -122,17 +127,13 @@ impl Visitor for Relations {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         let here = address(query);
-        // in the WITH itself a common table is known from the next one on
-        for scope in &mut self.scopes {
-            if let Some(at) = scope.tables.iter().position(|(_, query)| *query == here) {
-                scope.visible = if scope.recursive { scope.tables.len() } else { at };
-            }
-        }
         if let Some(with) = &query.with {
             let tables: Vec<_> =
                 with.cte_tables.iter().map(|table| (folded(&table.alias.name), address(&table.query))).collect();
+            self.common_tables.extend(tables.iter().map(|(name, _)| name.clone()));
+            // without RECURSIVE, one is known from the next on
             let visible = if with.recursive { tables.len() } else { 0 };
-            self.scopes.push(Scope { tables, visible, query: here, recursive: with.recursive });
+            self.scopes.push(Scope { tables, visible, query: here });
         }
         match *query.body {
             // its name comes without its quotes, so its case is lost
@@ -144,7 +145,7 @@ impl Visitor for Relations {
     fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         let here = address(query);
         self.scopes.pop_if(|scope| scope.query == here);
-        if let Some(scope) = self.scopes.last_mut() {
+        for scope in &mut self.scopes {
             if let Some(at) = scope.tables.iter().position(|(_, query)| *query == here) {
                 scope.visible = scope.visible.max(at + 1);
             }

@@ -1,1 +1,288 @@
+use crate::sql::classify::classify;
+use crate::sql::{Control, Effect, Name, SetValue};
 
+fn effects(text: &str) -> Vec<Effect> {
+    classify(text).effects
+}
+
+fn set(name: &str, value: &str) -> Effect {
+    Effect::Set { name: name.into(), value: SetValue::Sql(value.into()), local: false }
+}
+
+fn other(name: &str, value: SetValue, local: bool) -> Effect {
+    Effect::Set { name: name.into(), value, local }
+}
+
+fn role(session_authorization: bool, value: Option<&str>, local: bool) -> Effect {
+    Effect::Role { session_authorization, value: value.map(Into::into), local }
+}
+
+#[test]
+fn set_and_reset() {
+    let local = |name, value: &str| other(name, SetValue::Sql(value.into()), true);
+    let cases = [
+        ("SET search_path TO a, 'b';", set("search_path", "a, 'b'")),
+        ("SET SESSION \"TimeZone\" = 'UTC'", set("timezone", "'UTC'")),
+        ("SET LOCAL work_mem = '1MB' -- x", local("work_mem", "'1MB'")),
+        ("set extra_float_digits=-1", set("extra_float_digits", "-1")),
+        ("SET app.user_id TO 5", set("app.user_id", "5")),
+        ("SET session = 1", set("session", "1")),
+        ("SET x TO DEFAULT", other("x", SetValue::Default, false)),
+        ("SET x FROM CURRENT", other("x", SetValue::Opaque, false)),
+        ("RESET x", other("x", SetValue::Default, false)),
+        ("RESET app.x", other("app.x", SetValue::Default, false)),
+        ("RESET ALL", Effect::ResetAll),
+        ("SET TIME ZONE 'UTC'", set("timezone", "'UTC'")),
+        ("SET LOCAL TIME ZONE -7", local("timezone", "-7")),
+        ("SET TIME ZONE LOCAL", other("timezone", SetValue::Default, false)),
+        ("SET TIME ZONE DEFAULT", other("timezone", SetValue::Default, false)),
+        ("SET TIME ZONE INTERVAL '-08:00' HOUR TO MINUTE", other("timezone", SetValue::Opaque, false)),
+        ("RESET TIME ZONE", other("timezone", SetValue::Default, false)),
+        ("SET NAMES 'LATIN1'", set("client_encoding", "'LATIN1'")),
+        ("SET NAMES", other("client_encoding", SetValue::Default, false)),
+        ("SET SCHEMA 'a'", set("search_path", "'a'")),
+        ("SET XML OPTION DOCUMENT", set("xmloption", "DOCUMENT")),
+        ("SET transaction_isolation = 'serializable'", set("transaction_isolation", "'serializable'")),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", Effect::SessionCharacteristics),
+        ("RESET TRANSACTION ISOLATION LEVEL", other("transaction_isolation", SetValue::Default, false)),
+        ("SET ROLE a", role(false, Some("a"), false)),
+        ("SET LOCAL ROLE 'b'", role(false, Some("'b'"), true)),
+        ("SET ROLE NONE", role(false, None, false)),
+        ("SET role = 'a'", role(false, Some("'a'"), false)),
+        ("SET role TO none", role(false, None, false)),
+        ("RESET ROLE", role(false, None, false)),
+        ("SET SESSION AUTHORIZATION a", role(true, Some("a"), false)),
+        ("SET SESSION SESSION AUTHORIZATION a", role(true, Some("a"), false)),
+        ("SET LOCAL SESSION AUTHORIZATION DEFAULT", role(true, None, true)),
+        ("RESET SESSION AUTHORIZATION", role(true, None, false)),
+        ("SET session_authorization TO a", role(true, Some("a"), false)),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(effects(text), [expected], "{text}");
+        assert_eq!(classify(text).by_literal, !text.starts_with("RESET"), "{text}");
+    }
+    assert_eq!(effects("SET CONSTRAINTS ALL IMMEDIATE"), []);
+    assert_eq!(effects("SHOW x"), []);
+}
+
+#[test]
+fn set_config() {
+    let local = |name, value| other(name, value, true);
+    let cases = [
+        ("SELECT set_config('A.b', 'c', false)", vec![set("a.b", "'c'")]),
+        ("SELECT pg_catalog.set_config('x', 'it''s', 'f') AS y;", vec![set("x", "'it''s'")]),
+        ("SELECT set_config('x', $1, true)", vec![local("x", SetValue::Opaque)]),
+        ("SELECT set_config('x', NULL, true)", vec![local("x", SetValue::Default)]),
+        ("SELECT set_config('role', 'a', false)", vec![role(false, Some("'a'"), false)]),
+        ("SELECT set_config('role', 'none', false)", vec![role(false, None, false)]),
+        ("SELECT set_config('search_path', '\"$user\", Public', false)", vec![set("search_path", "'$user', 'public'")]),
+        ("SELECT set_config('search_path', '', false)", vec![other("search_path", SetValue::Opaque, false)]),
+        (
+            "SELECT set_config('a', '1', true), set_config('b', '2', false)",
+            vec![local("a", SetValue::Sql("'1'".into())), set("b", "'2'")],
+        ),
+        ("SELECT set_config($1, 'a', false)", vec![Effect::Unknown]),
+        ("SELECT set_config('a', 'b', $1)", vec![Effect::Unknown]),
+        ("SELECT set_config('a', 'b' || c, false)", vec![Effect::Unknown]),
+        ("SELECT set_config('a', 'b', false) FROM t", vec![Effect::Unknown]),
+        ("SELECT set_config('a', 'b', false) WHERE false", vec![Effect::Unknown]),
+        ("SELECT set_config('a', 'b', false), 1", vec![Effect::Unknown]),
+        ("INSERT INTO t SELECT set_config('a', 'b', false)", vec![Effect::Unknown]),
+        ("SELECT public.set_config('a', 'b', false)", vec![Effect::Unknown]),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(effects(text), expected, "{text}");
+    }
+    assert!(!classify("SELECT set_config($1, 'a', false)").unknown_by_name);
+}
+
+#[test]
+fn other_state() {
+    let name = |name: &str| Some(name.to_owned());
+    let cases = [
+        ("DISCARD ALL", vec![Effect::DiscardAll]),
+        ("DISCARD PLANS", vec![Effect::DiscardPlans]),
+        ("DISCARD TEMPORARY", vec![Effect::DiscardTemp]),
+        ("DISCARD SEQUENCES", vec![Effect::DiscardSequences]),
+        ("PREPARE \"P\" (int) AS SELECT $1", vec![Effect::Prepare("P".into())]),
+        ("PREPARE p AS SELECT set_config('a', 'b', false)", vec![Effect::Prepare("p".into()), Effect::Unknown]),
+        ("EXECUTE p(1, lower('a'))", vec![Effect::Execute("p".into())]),
+        ("EXECUTE p(f(1))", vec![Effect::Unknown, Effect::Execute("p".into())]),
+        ("DEALLOCATE PREPARE p", vec![Effect::Deallocate(name("p"))]),
+        ("DEALLOCATE prepare", vec![Effect::Deallocate(name("prepare"))]),
+        ("DEALLOCATE ALL", vec![Effect::Deallocate(None)]),
+        ("LISTEN Ch", vec![Effect::Listen("ch".into())]),
+        ("UNLISTEN ch", vec![Effect::Unlisten(name("ch"))]),
+        ("UNLISTEN *", vec![Effect::Unlisten(None)]),
+        ("DECLARE c CURSOR FOR SELECT 1", vec![Effect::Declare { name: "c".into(), hold: false }]),
+        (
+            "DECLARE c BINARY NO SCROLL CURSOR WITH HOLD FOR SELECT 1",
+            vec![Effect::Declare { name: "c".into(), hold: true }],
+        ),
+        ("CLOSE ALL", vec![Effect::Close(None)]),
+        ("CLOSE c", vec![Effect::Close(name("c"))]),
+        ("CREATE TEMP TABLE t (a int)", vec![Effect::Temporary]),
+        ("CREATE LOCAL TEMPORARY TABLE t AS SELECT 1", vec![Effect::Temporary]),
+        ("CREATE OR REPLACE TEMP VIEW v AS SELECT 1", vec![Effect::Temporary]),
+        ("CREATE TABLE pg_temp.t (a int)", vec![Effect::Temporary]),
+        ("CREATE TABLE temp (a int)", vec![]),
+        ("SELECT 1 INTO TEMP t", vec![Effect::Temporary]),
+        ("SELECT * FROM pg_temp.t", vec![Effect::Temporary]),
+        ("SELECT pg_advisory_lock(1)", vec![Effect::AdvisoryLock]),
+        ("SELECT pg_advisory_xact_lock(1)", vec![]),
+        ("SELECT pg_advisory_unlock_all()", vec![Effect::AdvisoryUnlockAll]),
+        ("LOAD 'x'", vec![Effect::Load]),
+        ("DO $$ BEGIN END $$", vec![Effect::Unknown]),
+        ("CALL p()", vec![Effect::Unknown]),
+        ("SELECT f(1)", vec![Effect::Unknown]),
+        ("SELECT query_to_xml('a', true, true, '')", vec![Effect::Unknown]),
+        ("INSERT INTO t (a, b) VALUES (1, now()) ON CONFLICT (a) DO UPDATE SET (b) = ROW(1) RETURNING (a)", vec![]),
+        ("UPDATE t SET (a, b) = (SELECT 1, 2) WHERE c IN (1)", vec![]),
+        ("MERGE INTO t USING u ON a = b WHEN NOT MATCHED THEN INSERT (a) VALUES (1)", vec![]),
+        ("INSERT INTO temp (a) VALUES (1)", vec![]),
+        ("COPY t (a) FROM STDIN WITH (FORMAT csv, DELIMITER ',', NULL '')", vec![]),
+        ("COPY t FROM STDIN WHERE f(a)", vec![Effect::Unknown]),
+        ("COPY (SELECT f(1)) TO STDOUT", vec![Effect::Unknown]),
+        ("EXPLAIN SELECT set_config('a', 'b', false)", vec![]),
+        ("EXPLAIN ANALYZE SELECT set_config('a', 'b', false)", vec![set("a", "'b'")]),
+        ("EXPLAIN SELECT f(1)", vec![Effect::Unknown]),
+        ("EXPLAIN SELECT setseed(1)", vec![]),
+        ("EXPLAIN SELECT f(1), setseed(1)", vec![Effect::Unknown]),
+        ("ALTER TABLE t ADD COLUMN a int DEFAULT f()", vec![Effect::Unknown]),
+        ("SET a = 1; LISTEN b; SELECT 1", vec![set("a", "1"), Effect::Listen("b".into())]),
+        ("NOTIFY a", vec![]),
+        ("VACUUM t", vec![]),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(effects(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn whose_unknown() {
+    for text in ["SELECT f(1)", "INSERT INTO t VALUES (f(1))", "SELECT a::mood", "COPY (SELECT f(1)) TO STDOUT"] {
+        assert!(classify(text).unknown_by_name, "{text}");
+    }
+    for text in ["SELECT 1", "DO 'x'", "SELECT f(1), setseed(1)", "SELECT f(1), set_config(a, b, c)"] {
+        assert!(!classify(text).unknown_by_name, "{text}");
+    }
+}
+
+#[test]
+fn transaction_control() {
+    let begin = |read_only, serializable, deferrable| vec![Control::Begin { read_only, serializable, deferrable }];
+    let cases = [
+        ("BEGIN", begin(None, None, None)),
+        ("BEGIN TRANSACTION READ ONLY", begin(Some(true), None, None)),
+        ("START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ WRITE", begin(Some(false), Some(true), None)),
+        ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY NOT DEFERRABLE", begin(Some(true), Some(false), Some(false))),
+        ("begin work deferrable", begin(None, None, Some(true))),
+        ("BEGIN READ ONLY, READ WRITE", begin(Some(false), None, None)),
+        ("SET TRANSACTION READ WRITE", vec![Control::SetTransaction { read_only: Some(false), serializable: None }]),
+        ("SET TRANSACTION SNAPSHOT 'x'", vec![Control::SetTransaction { read_only: None, serializable: None }]),
+        ("COMMIT", vec![Control::Commit { chain: false }]),
+        ("END WORK AND CHAIN", vec![Control::Commit { chain: true }]),
+        ("COMMIT AND NO CHAIN", vec![Control::Commit { chain: false }]),
+        ("ABORT", vec![Control::Rollback { chain: false }]),
+        ("ROLLBACK TRANSACTION AND CHAIN", vec![Control::Rollback { chain: true }]),
+        ("SAVEPOINT A", vec![Control::Savepoint("a".into())]),
+        ("ROLLBACK WORK TO SAVEPOINT \"A\"", vec![Control::RollbackTo("A".into())]),
+        ("ROLLBACK TO a", vec![Control::RollbackTo("a".into())]),
+        ("RELEASE SAVEPOINT a", vec![Control::Release("a".into())]),
+        ("RELEASE a", vec![Control::Release("a".into())]),
+        ("PREPARE TRANSACTION 'x'", vec![Control::PrepareTransaction]),
+        ("ROLLBACK PREPARED 'x'", vec![Control::FinishPrepared]),
+        (
+            "BEGIN; INSERT INTO t VALUES (1); COMMIT",
+            vec![
+                Control::Begin { read_only: None, serializable: None, deferrable: None },
+                Control::Commit { chain: false },
+            ],
+        ),
+    ];
+    for (text, expected) in cases {
+        let facts = classify(text);
+        assert_eq!(facts.control, expected, "{text}");
+        assert_eq!(facts.effects, [], "{text}");
+    }
+    assert_eq!(classify("BEGIN; INSERT INTO t VALUES (1); COMMIT").statements, 3);
+    assert_eq!(classify(";; SELECT 1;").statements, 1);
+    assert_eq!(classify(";").statements, 0);
+}
+
+#[test]
+fn relations() {
+    fn names(names: &[Name]) -> Vec<String> {
+        let shown = |name: &Name| match &name.schema {
+            Some(schema) => format!("{schema}.{}", name.name),
+            None => name.name.clone(),
+        };
+        names.iter().map(shown).collect()
+    }
+    // text, read and written, written, exact
+    let cases: [(&str, &[&str], &[&str], bool); 22] = [
+        ("SELECT * FROM A, s.\"B\" JOIN c ON true", &["a", "s.B", "c"], &[], true),
+        ("WITH x AS (SELECT * FROM a) SELECT * FROM x JOIN b ON true", &["a", "b"], &[], true),
+        ("WITH a AS (SELECT * FROM a) SELECT * FROM a", &["a"], &[], true),
+        ("WITH RECURSIVE a AS (SELECT 1 UNION SELECT * FROM a) SELECT * FROM a", &[], &[], true),
+        ("WITH x AS (SELECT 1), y AS (SELECT * FROM x, z) SELECT * FROM y", &["z"], &[], true),
+        ("SELECT * FROM (WITH x AS (SELECT 1) SELECT * FROM x) q, x", &["x"], &[], true),
+        ("SELECT (SELECT max(a) FROM b) FROM c WHERE d IN (SELECT 1 FROM e)", &["b", "c", "e"], &[], true),
+        ("SELECT * FROM generate_series(1, 2), unnest(a)", &[], &[], true),
+        ("INSERT INTO t SELECT * FROM u", &["t", "u"], &["t"], true),
+        ("UPDATE t SET a = u.a FROM u", &["t", "u"], &["t"], true),
+        ("DELETE FROM s.t", &["s.t"], &["s.t"], true),
+        ("TRUNCATE a, b", &["a", "b"], &["a", "b"], true),
+        ("COPY t FROM STDIN", &["t"], &["t"], true),
+        ("COPY (SELECT * FROM a) TO STDOUT", &["a"], &[], true),
+        // by tokens
+        ("TABLE a", &["a"], &[], false),
+        ("DELETE FROM ONLY t USING u", &["only", "t", "u"], &["t"], false),
+        ("SELECT * FROM ONLY t", &["only", "t"], &[], false),
+        ("SELECT EXTRACT(year FROM a), b IS DISTINCT FROM c FROM d JOIN e USING (f, g)", &["d", "e"], &[], true),
+        ("SELECT DISTINCT FROM a", &["a"], &[], true),
+        (
+            "SELECT trim(x FROM (SELECT a FROM b)) FROM c x, d AS y (z, w) WHERE v IN (SELECT 1 FROM e)",
+            &["b", "c", "d", "e"],
+            &[],
+            true,
+        ),
+        (
+            "SELECT concat(VARIADIC b) FROM (a JOIN ONLY c ON x = y), LATERAL (SELECT 1 FROM d) e, f(1), g",
+            &["a", "c", "d", "g"],
+            &[],
+            false,
+        ),
+        ("DROP TABLE a", &[], &[], false),
+    ];
+    for (text, all, written, exact) in cases {
+        let facts = classify(text);
+        let mut found = names(&facts.relations);
+        found.sort();
+        let mut all = all.to_vec();
+        all.sort_unstable();
+        assert_eq!(found, all, "{text}");
+        assert_eq!(names(&facts.written), written, "{text}");
+        assert_eq!(facts.relations_exact, exact, "{text}");
+    }
+}
+
+#[test]
+fn names_and_flags() {
+    let facts = classify("SELECT t.a, S.F(1), \"G\"(2), lower(b) FROM t WHERE a <=> b");
+    let name = |schema: Option<&str>, name: &str| Name { schema: schema.map(Into::into), name: name.into() };
+    assert_eq!(facts.functions, [name(Some("s"), "f"), name(None, "G"), name(None, "lower")]);
+    assert_eq!(facts.attributes, ["a"]);
+    assert_eq!(facts.operators, ["<=>"]);
+    assert_eq!(classify("SELECT a::S.mood").types, [name(Some("s"), "mood")]);
+    for text in ["SELECT now()", "SELECT current_date", "SELECT random()", "SELECT 'now'::date", "EXPLAIN SELECT 1"] {
+        assert!(classify(text).transient, "{text}");
+    }
+    for text in ["SELECT lower(a)", "SELECT to_char(a, 'x') FROM t", "SELECT '2020-01-01'::date"] {
+        assert!(!classify(text).transient, "{text}");
+    }
+    assert!(classify("SELECT '\\'").backslash && !classify("SELECT E'\\''").backslash);
+    assert!(classify("/* pgweir: replica */ SELECT 1").by_literal && !classify("SELECT 1").by_literal);
+    let long = format!("SAVEPOINT {}é", "a".repeat(62));
+    assert_eq!(classify(&long).control, [Control::Savepoint("a".repeat(62))]);
+}
