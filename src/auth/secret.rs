@@ -23,7 +23,7 @@ pub(crate) type Key = [u8; KEY_LEN];
 const VERIFIER_PREFIX: &str = "SCRAM-SHA-256$";
 
 /// A password in clear. Never printed; overwritten when dropped, as well as safe code can do it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Password(Vec<u8>);
 
 impl Password {
@@ -61,7 +61,7 @@ fn wipe(bytes: &mut [u8]) {
 }
 
 /// A configured password.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Secret {
     Plain(Password),
     Md5(Md5Hash),

@@ -31,19 +31,26 @@ pub struct User {
 }
 
 impl User {
-    fn new(config: &config::User) -> User {
-        let secret = config.password.as_ref().and_then(|p| Secret::parse(&p.0).ok()).map(Arc::new);
+    /// `before`: the same user of the configuration that this one replaces, whose pools go on with the new password.
+    fn new(config: &config::User, before: Option<&User>) -> Result<User, String> {
+        let secret = config.password.as_ref().map(|p| Secret::parse(&p.0)).transpose();
+        let secret = secret.map_err(|e| format!("the password of user \"{}\": {e}", config.name))?.map(Arc::new);
         let credentials = match secret.as_deref() {
             Some(Secret::Plain(password)) => Credentials::Plain(password.clone()),
             Some(Secret::Md5(hash)) => Credentials::Md5(hash.clone()),
             Some(Secret::Scram(_)) | None => Credentials::None,
         };
-        User {
-            name: config.name.as_str().into(),
-            secret,
-            verifier: OnceLock::new(),
-            credentials: ServerCredentials::new(credentials),
-        }
+        let credentials = match before {
+            Some(before) => {
+                // What a login has taught of an unchanged secret stays.
+                if before.secret != secret {
+                    before.credentials.learn(credentials);
+                }
+                before.credentials.clone()
+            }
+            None => ServerCredentials::new(credentials),
+        };
+        Ok(User { name: config.name.as_str().into(), secret, verifier: OnceLock::new(), credentials })
     }
 
     /// How a client that says it is this user is asked for proof.
@@ -70,13 +77,18 @@ impl User {
     }
 }
 
+type Users = HashMap<Arc<str>, Arc<User>>;
+
+/// Databases that clients may make pgweir set up, where the configuration says `*`.
+const MAX_DATABASES: usize = 1000;
+
 #[derive(Debug)]
 pub struct Proxy {
     pub config: ArcSwap<Config>,
     pub stats: Arc<Stats>,
     pub clients: Clients,
     pub databases: DashMap<Arc<str>, Arc<Database>>,
-    users: ArcSwap<HashMap<Arc<str>, Arc<User>>>,
+    users: ArcSwap<Users>,
     pub acceptor: ArcSwap<Acceptor>,
     pub control: tokio::runtime::Handle,
     pub admin: OnceLock<Arc<Admin>>,
@@ -91,19 +103,19 @@ pub struct Proxy {
 
 impl Proxy {
     /// # Errors
-    /// Certificates or keys cannot be read.
+    /// Certificates or keys cannot be read, or a password is a verifier that is none.
     pub fn new(
         config: Arc<Config>,
         stats: Arc<Stats>,
         control: tokio::runtime::Handle,
         epoch: Instant,
-    ) -> Result<Arc<Proxy>, TlsError> {
+    ) -> Result<Arc<Proxy>, String> {
         let mut mock_nonce = [0; 32];
         // Without randomness no login succeeds anyway.
         let _ = aws_lc_rs::rand::fill(&mut mock_nonce);
         let proxy = Arc::new(Proxy {
-            acceptor: ArcSwap::from_pointee(Acceptor::new(&config.listen.tls)?),
-            users: ArcSwap::from_pointee(users(&config)),
+            acceptor: ArcSwap::from_pointee(Acceptor::new(&config.listen.tls).map_err(|e| e.to_string())?),
+            users: ArcSwap::from_pointee(users(&config, &Users::new())?),
             config: ArcSwap::new(config.clone()),
             stats,
             clients: Clients::default(),
@@ -117,7 +129,7 @@ impl Proxy {
             making: Mutex::new(()),
         });
         for database in config.databases.iter().filter(|d| d.name != "*") {
-            proxy.make(database.name.as_str().into(), database)?;
+            proxy.make(database.name.as_str().into(), database).map_err(|e| e.to_string())?;
         }
         Ok(proxy)
     }
@@ -139,6 +151,10 @@ impl Proxy {
         }
         let config = self.config.load();
         let wildcard = config.databases.iter().find(|d| d.name == "*")?;
+        if self.databases.len() >= MAX_DATABASES {
+            tracing::error!(database = name, "too many databases");
+            return None;
+        }
         self.make(name.into(), wildcard)
             .inspect_err(|error| tracing::error!(database = name, %error, "cannot set up the database"))
             .ok()
@@ -160,14 +176,16 @@ impl Proxy {
 
     /// Starts the probes of a database's nodes, and warms the pools of the users that can log in on their own.
     fn watch(&self, database: &Database) {
-        let known: Vec<_> = self.users().into_iter().filter(|u| u.is_known() && !self.is_admin_only(u)).collect();
+        let (known, learning): (Vec<_>, Vec<_>) =
+            self.users().into_iter().filter(|u| !self.is_admin_only(u)).partition(|u| u.is_known());
         let timeout = database.pools.config().connection_timeout;
         let login = |user: &User| Login {
             user: user.name.clone(),
             database: database.dbname.clone(),
             credentials: user.credentials.clone(),
         };
-        if let Some(user) = known.first() {
+        // A user that cannot log in yet still shows whether a node answers; its first client's login teaches the rest.
+        if let Some(user) = known.first().or(learning.first()) {
             let prober = Prober { login: login(user), tls: database.tls.clone(), timeout };
             for node in &database.cluster.nodes {
                 let watch = probe::watch(Arc::downgrade(&database.cluster), node.clone(), prober.clone());
@@ -191,6 +209,7 @@ impl Proxy {
     /// Certificates or keys cannot be read, or the slow-query log not be opened: the old ones stay.
     pub fn reload(&self, config: Config) -> Result<(), String> {
         let acceptor = Acceptor::new(&config.listen.tls).map_err(|e| e.to_string())?;
+        let users = users(&config, &self.users.load())?;
         self.stats.reconfigure(&config.statements).map_err(|e| e.to_string())?;
         self.stats.slow.reopen();
         let fixed =
@@ -199,7 +218,7 @@ impl Proxy {
             tracing::warn!("changes of [listen], [routing] and of databases' nodes take effect with a restart");
         }
         self.acceptor.store(Arc::new(acceptor));
-        self.users.store(Arc::new(users(&config)));
+        self.users.store(Arc::new(users));
         for entry in &self.databases {
             let name = &**entry.key();
             let found = config.databases.iter().find(|d| d.name == name);
@@ -241,6 +260,10 @@ fn shape(database: &config::Database) -> config::Database {
     config::Database { pool, ..database.clone() }
 }
 
-fn users(config: &Config) -> HashMap<Arc<str>, Arc<User>> {
-    config.users.iter().map(User::new).map(|user| (user.name.clone(), Arc::new(user))).collect()
+fn users(config: &Config, before: &Users) -> Result<Users, String> {
+    let user = |config: &config::User| {
+        let before = before.get(&*config.name).map(|user| &**user);
+        User::new(config, before).map(|user| (user.name.clone(), Arc::new(user)))
+    };
+    config.users.iter().map(user).collect()
 }

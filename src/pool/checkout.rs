@@ -54,7 +54,7 @@ impl Refused {
                 Fault::error(sqlstate::CANNOT_CONNECT, "no server can be reached").with_detail(why.clone())
             }
             Refused::Login { code, message } => {
-                Fault::error(login_code(code), format!("server login failed: {message}"))
+                Fault::error(login_code(code), message.as_str())
             }
             Refused::Closed => Fault::error(sqlstate::ADMIN_SHUTDOWN, "pgweir is shutting down"),
         }

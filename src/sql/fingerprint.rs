@@ -216,15 +216,9 @@ fn outer_comments(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[derive(Clone, Copy)]
 enum Piece {
     Token(Token),
-<<<<<<< HEAD
-    /// The inside of a list of constants that begins at `start`.
-    List {
-        start: usize,
-=======
     /// The inside of a list of constants.
     List {
         first: Token,
->>>>>>> sql
         many: bool,
     },
     /// Rows of VALUES that look like the one before.
