@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 20
 
 .PHONY: demo test lint bench fuzz setup
 
-demo:
+demo: setup
 	$(CARGO) run --release --locked -- demo
 
 test: setup lint
