@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::file::Expect;
 use super::number::Zero;
 use super::section::Section;
-use super::{Admin, Container, Listen, ListenTls, Secret, TlsMode, databases, defaults};
+use super::{Admin, Container, Listen, ListenTls, Peer, Secret, TlsMode, databases, defaults};
 
 pub(super) fn listen(s: &Section<'_, '_>, container: &Container) -> Listen {
     let address = s.text("address", defaults::LISTEN_ADDRESS);
@@ -18,6 +18,7 @@ pub(super) fn listen(s: &Section<'_, '_>, container: &Container) -> Listen {
     } else {
         usize::try_from(s.integer("workers", 1, 1..=1024)).unwrap_or(1)
     };
+    let peer_id = id(s.integer("peer_id", 0, 0..=127));
     Listen {
         address,
         unix_socket_dir: s.path("unix_socket_dir", Expect::Directory),
@@ -25,8 +26,41 @@ pub(super) fn listen(s: &Section<'_, '_>, container: &Container) -> Listen {
         login_timeout: s.duration("login_timeout", defaults::LOGIN_TIMEOUT, Zero::Refused),
         shutdown_grace: s.duration("shutdown_grace", defaults::SHUTDOWN_GRACE, Zero::Allowed),
         workers,
+        peer_id,
+        peers: peers(s, peer_id),
         tls: listen_tls(&s.section("tls")),
     }
+}
+
+/// Ids are checked to fit.
+fn id(number: u64) -> u8 {
+    u8::try_from(number).unwrap_or(0)
+}
+
+fn peers(s: &Section<'_, '_>, own: u8) -> Vec<Peer> {
+    let mut seen = BTreeSet::new();
+    let sections = s.sections("peers");
+    if !sections.is_empty() && own == 0 {
+        s.missing("peer_id", "1 to 127: the id by which the peers know this pgweir");
+    }
+    sections.iter().filter_map(|s| peer(s, &mut seen)).collect()
+}
+
+fn peer(s: &Section<'_, '_>, seen: &mut BTreeSet<u8>) -> Option<Peer> {
+    let number = id(s.integer("id", 0, 1..=127));
+    let address = s.required_text("address", "host:port, where that pgweir listens");
+    if !s.has("id") {
+        s.missing("id", "1 to 127: that pgweir's listen.peer_id");
+    } else if number > 0 && !seen.insert(number) {
+        s.error("id", format_args!("is used twice: {number}"), "");
+    }
+    let address = address?;
+    if let Err(why) = check_host_and_port(&address) {
+        s.error("address", why, "write it like \"10.0.0.2:6432\"");
+    }
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Some(Peer { id: number, host, port: port.parse().ok()? })
 }
 
 /// A name or address, a colon, and a port; an IPv6 address stands in brackets.

@@ -58,7 +58,20 @@ pub struct Listen {
     pub shutdown_grace: Duration,
     /// At least 1.
     pub workers: usize,
+    /// Which of several pgweirs behind one address this is; 0: there are no others.
+    pub peer_id: u8,
+    /// The others, to which cancel requests for their clients are passed on.
+    pub peers: Vec<Peer>,
     pub tls: ListenTls,
+}
+
+/// Another pgweir behind the same address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its `listen.peer_id`.
+    pub id: u8,
+    pub host: String,
+    pub port: u16,
 }
 
 /// TLS towards clients.

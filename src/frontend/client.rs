@@ -143,6 +143,16 @@ pub struct Clients {
     next: AtomicU64,
     /// Connections accepted and not yet closed, logged in or not.
     pub connections: AtomicUsize,
+    /// `listen.peer_id`, which stands in the upper bits of each cancel key's pid.
+    peer_id: u8,
+}
+
+/// Where the peer's id stands in a cancel key's pid; the sign stays free.
+const PEER_SHIFT: u32 = 24;
+
+/// The `listen.peer_id` of the pgweir that gave out a cancel key.
+pub fn peer_of(pid: i32) -> u8 {
+    (pid >> PEER_SHIFT) as u8
 }
 
 /// Who is to be entered.
@@ -160,15 +170,29 @@ pub struct NewClient {
 }
 
 impl Clients {
+    pub fn new(peer_id: u8) -> Clients {
+        Clients { peer_id, ..Clients::default() }
+    }
+
+    /// A pid for a cancel key, of random bits: all 31 for a pgweir that is alone, 24 beside its id for one of several.
+    fn draw_pid(&self) -> i32 {
+        let mut bytes = [0u8; 4];
+        // A machine without randomness has failed at TLS and SCRAM before.
+        let _ = aws_lc_rs::rand::fill(&mut bytes);
+        let random = i32::from_be_bytes(bytes) & i32::MAX;
+        match self.peer_id {
+            0 => random.max(1),
+            id => (random & ((1 << PEER_SHIFT) - 1)) | i32::from(id) << PEER_SHIFT,
+        }
+    }
+
     /// Enters a client, with a cancel key that no other has.
     pub fn enter(&self, new: NewClient) -> Arc<Client> {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut secret = vec![0; new.key_length];
+        let _ = aws_lc_rs::rand::fill(&mut secret);
         loop {
-            let mut pid = [0u8; 4];
-            // A machine without randomness has failed at TLS and SCRAM before; the key is then guessable, not wrong.
-            let _ = aws_lc_rs::rand::fill(&mut pid).and_then(|()| aws_lc_rs::rand::fill(&mut secret));
-            let pid = (i32::from_be_bytes(pid) & i32::MAX).max(1).wrapping_add(id as i32) & i32::MAX;
+            let pid = self.draw_pid();
             let dashmap::Entry::Vacant(vacant) = self.by_pid.entry(pid) else { continue };
             let client = Arc::new(Client {
                 id,
@@ -219,5 +243,22 @@ impl Clients {
 
     pub fn is_empty(&self) -> bool {
         self.by_pid.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_tells_whose_it_is() {
+        for id in [0, 1, 127] {
+            let clients = Clients::new(id);
+            for _ in 0..1000 {
+                let pid = clients.draw_pid();
+                assert!(pid > 0 || id > 0, "{pid}");
+                assert!(pid >= 0 && (id == 0 || peer_of(pid) == id), "{pid:x}");
+            }
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::config::PoolMode;
 use crate::error::{Fault, sqlstate};
 use crate::frontend::client::NewClient;
 use crate::frontend::database::{Database, Statuses};
+use crate::frontend::peers;
 use crate::frontend::proxy::{Proxy, User};
 use crate::frontend::session::{Request, Session, Worker};
 use crate::net::Stream;
@@ -125,7 +126,7 @@ impl Opening {
                     self.stream.flush().await?;
                 }
                 Packet::Cancel { pid, secret } => {
-                    self.proxy.clients.cancel(pid, &secret);
+                    peers::cancel(&self.proxy, pid, &secret).await;
                     return Ok(None);
                 }
                 Packet::Startup(startup) => return Ok(Some(startup)),

@@ -7,6 +7,7 @@ pub mod database;
 pub mod effects;
 pub mod io;
 pub mod login;
+pub mod peers;
 pub mod proxy;
 pub mod record;
 pub mod replies;

@@ -118,7 +118,7 @@ impl Proxy {
             users: ArcSwap::from_pointee(users(&config, &Users::new())?),
             config: ArcSwap::new(config.clone()),
             stats,
-            clients: Clients::default(),
+            clients: Clients::new(config.listen.peer_id),
             databases: DashMap::new(),
             control,
             admin: OnceLock::new(),

@@ -170,6 +170,11 @@ impl Connector {
         Ok(Connector { mode, config: Some(Arc::new(config)) })
     }
 
+    /// No TLS: for what never leaves the machine or its pod network, and carries no secret but its own.
+    pub fn plain() -> Self {
+        Connector { mode: TlsMode::Disable, config: None }
+    }
+
     pub fn mode(&self) -> TlsMode {
         self.mode
     }

@@ -53,9 +53,7 @@ impl Refused {
             Refused::Unavailable(why) => {
                 Fault::error(sqlstate::CANNOT_CONNECT, "no server can be reached").with_detail(why.clone())
             }
-            Refused::Login { code, message } => {
-                Fault::error(login_code(code), message.as_str())
-            }
+            Refused::Login { code, message } => Fault::error(login_code(code), message.as_str()),
             Refused::Closed => Fault::error(sqlstate::ADMIN_SHUTDOWN, "pgweir is shutting down"),
         }
     }
