@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::backend::cancel::Identity;
 use crate::backend::connect::{ConnectFailure, Login};
@@ -85,6 +85,8 @@ pub struct Pool {
     /// Every connection of the pool that still lives, for SHOW SERVERS.
     servers: Mutex<Vec<Weak<Identity>>>,
     ids: Arc<AtomicU64>,
+    /// Ends the reaper's pause, whose length may have changed.
+    pub(super) reconfigured: Arc<Notify>,
 }
 
 impl Pool {
@@ -107,6 +109,7 @@ impl Pool {
             last_error: Mutex::new(None),
             servers: Mutex::default(),
             ids,
+            reconfigured: Arc::default(),
         }
     }
 
@@ -224,6 +227,7 @@ impl Pool {
         let sweep = self.ledger.lock().reconfigure(Instant::now(), (&*config).into());
         self.config.store(config);
         self.sweep(sweep, home);
+        self.reconfigured.notify_one();
     }
 
     /// Ends the pool; connections in use are closed as they come back.

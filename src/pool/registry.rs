@@ -72,12 +72,13 @@ impl Pools {
     }
 }
 
-/// The first round warms the pool to `min`; the next follow each `reap_interval`, until the pool is gone.
+/// The first round warms the pool to `min`; the next follow each `reap_interval` and each reload, until the pool is gone.
 async fn reap(pool: Weak<Pool>) {
     while let Some(pool) = pool.upgrade() {
         pool.reap(CONTROL);
-        let interval = pool.config.load().reap_interval;
+        let (interval, reconfigured) = (pool.config.load().reap_interval, pool.reconfigured.clone());
         drop(pool);
-        tokio::time::sleep(interval).await;
+        // Reloaded or not: the next round is due.
+        let _ = tokio::time::timeout(interval, reconfigured.notified()).await;
     }
 }
