@@ -362,6 +362,10 @@ impl Session {
             self.client.cancel();
             return self.drop_lease();
         }
+        if self.failed {
+            // The server skips everything up to a Sync, a rollback too (protocol documentation, "Extended Query").
+            return self.drop_lease();
+        }
         let prepared = leased.prepared || self.pins.contains(Pin::Prepare) || self.mode == PoolMode::Session;
         self.client.set_target(None);
         if let Some(leased) = self.leased.take() {
