@@ -112,7 +112,8 @@ impl Session {
                 Poll::Pending => {}
             }
         }
-        if server_full || self.inbox.len() >= MAX_WAITING.max(need) {
+        // A client that has said Terminate is not watched: it has left in order, and its last statement runs to its end.
+        if server_full || self.terminating || self.inbox.len() >= MAX_WAITING.max(need) {
             return Poll::Pending;
         }
         match ready!(poll_receive(&mut self.stream, &mut self.inbox, &self.worker.buffers, cx)) {
