@@ -100,7 +100,10 @@ impl Session {
                 leased.why = why;
             }
             self.client.set_activity(Activity::Active, now);
-            self.replay();
+            // A Query within a segment would end it.
+            if !self.pipeline.is_unsynced() {
+                self.replay();
+            }
         }
     }
 

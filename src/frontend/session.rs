@@ -151,7 +151,11 @@ impl Drop for Session {
 impl Session {
     /// The connection that serves the client now has nothing more to do with it.
     pub fn is_at_rest(&self) -> bool {
-        self.status == b'I' && self.pipeline.is_empty() && self.client_rest == 0 && self.server_rest == 0
+        self.status == b'I'
+            && self.pipeline.is_empty()
+            && !self.pipeline.is_unsynced()
+            && self.client_rest == 0
+            && self.server_rest == 0
     }
 
     pub fn counters(&self) -> &Counters {

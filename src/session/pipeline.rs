@@ -77,11 +77,19 @@ pub struct Pipeline {
     queue: VecDeque<Expect>,
     /// The server waits for CopyData of an extended-protocol COPY: it ignores Sync until CopyDone or CopyFail.
     copying_in: bool,
+    /// Messages have gone to the server that no Sync has followed yet: an implicit transaction may be open, of which no
+    /// ReadyForQuery tells, and all its replies may be here after a Flush.
+    unsynced: bool,
 }
 
 impl Pipeline {
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// The server is within a segment of the extended protocol that its client has not ended.
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced
     }
 
     /// A ReadyForQuery is owed to the client.
@@ -103,7 +111,11 @@ impl Pipeline {
         match expect {
             Expect::Sync { shown: true } if self.copying_in => return,
             Expect::CopyEnd => self.copying_in = false,
-            _ => {}
+            Expect::Sync { .. } | Expect::Query { .. } | Expect::Function => self.unsynced = false,
+            Expect::Parse { .. } | Expect::Bind | Expect::Describe | Expect::Execute { .. } | Expect::Close { .. } => {
+                self.unsynced = true;
+            }
+            Expect::ParsedHere { .. } | Expect::ClosedHere { .. } | Expect::Replay => {}
         }
         self.queue.push_back(expect);
     }
@@ -190,7 +202,7 @@ impl Pipeline {
 
     /// Everything owed, last first: the connection is lost.
     pub fn abandon(&mut self) -> Vec<Expect> {
-        self.copying_in = false;
+        (self.copying_in, self.unsynced) = (false, false);
         let mut dropped: Vec<_> = self.queue.drain(..).collect();
         dropped.reverse();
         dropped
@@ -208,7 +220,7 @@ impl Pipeline {
                 _ => at += 1,
             }
         }
-        self.copying_in = true;
+        (self.copying_in, self.unsynced) = (true, true);
     }
 }
 
@@ -236,6 +248,27 @@ mod tests {
         }
         assert_eq!(steps(&mut p, b"12TDDCZ"), [Forward; 7]);
         assert!(p.is_empty());
+    }
+
+    #[test]
+    fn a_segment_lasts_to_the_sync_that_the_server_heeds() {
+        let mut p = Pipeline::default();
+        p.push(Expect::ParsedHere { undo: None });
+        assert!(!p.is_unsynced(), "nothing has gone to the server");
+        p.push(Expect::Bind);
+        p.push(Expect::Execute { plan: None });
+        while p.next_local().is_some() {}
+        assert_eq!(steps(&mut p, b"2C"), [Forward; 2]);
+        assert!(p.is_empty() && p.is_unsynced(), "all is answered, and a transaction may be open");
+        p.push(Expect::Sync { shown: true });
+        assert!(!p.is_unsynced());
+
+        p.push(Expect::Execute { plan: None });
+        p.push(Expect::Sync { shown: true });
+        assert_eq!(steps(&mut p, b"ZG"), [Forward; 2]);
+        assert!(p.is_unsynced(), "the COPY has swallowed the Sync");
+        p.fail();
+        assert!(p.is_empty() && p.is_unsynced(), "the server skips to the next Sync");
     }
 
     #[test]
