@@ -6,9 +6,12 @@
 //! assert_eq!(pgweir.psql("SELECT 1"), "1");
 //! ```
 
-#![allow(dead_code)] // Each test binary uses a part of it.
+#![allow(dead_code, unused_imports)] // Each test binary uses a part of it.
 
 mod config;
+mod gate;
+mod raw;
+mod role;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -24,6 +27,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 pub use config::Builder;
+pub use gate::{Gate, Mode};
+pub use raw::Raw;
+pub use role::Role;
 
 /// How long anything may take that a test waits for, on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);

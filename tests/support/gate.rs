@@ -1,0 +1,134 @@
+//! A relay in front of a server that can refuse, fall silent, and count who comes.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a gate does with connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Bytes go through.
+    Open,
+    /// New connections are closed at once.
+    Refusing,
+    /// Whatever is sent disappears, on connections new and old; nothing is answered and nothing closed.
+    Silent,
+}
+
+/// How long a reader waits before it looks at the mode again.
+const LOOK: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+struct State {
+    upstream: SocketAddr,
+    mode: Mutex<Mode>,
+    arrivals: Mutex<Vec<Instant>>,
+    clients: Mutex<Vec<TcpStream>>,
+    open: AtomicUsize,
+    goodbyes: AtomicUsize,
+}
+
+/// A listening relay; its threads end with the test process.
+#[derive(Debug)]
+pub struct Gate {
+    pub port: u16,
+    state: Arc<State>,
+}
+
+impl Gate {
+    /// In front of a port of 127.0.0.1, open.
+    pub fn new(upstream: u16) -> Gate {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(State {
+            upstream: SocketAddr::from(([127, 0, 0, 1], upstream)),
+            mode: Mutex::new(Mode::Open),
+            arrivals: Mutex::default(),
+            clients: Mutex::default(),
+            open: AtomicUsize::new(0),
+            goodbyes: AtomicUsize::new(0),
+        });
+        let accepting = state.clone();
+        thread::spawn(move || listener.incoming().flatten().for_each(|client| accepting.arrived(client)));
+        Gate { port, state }
+    }
+
+    pub fn set(&self, mode: Mode) {
+        *self.state.mode.lock().unwrap() = mode;
+    }
+
+    /// When each connection came, the refused ones too.
+    pub fn arrivals(&self) -> Vec<Instant> {
+        self.state.arrivals.lock().unwrap().clone()
+    }
+
+    /// Connections that their client has not closed.
+    pub fn open(&self) -> usize {
+        self.state.open.load(Ordering::SeqCst)
+    }
+
+    /// How many clients have said Terminate.
+    pub fn goodbyes(&self) -> usize {
+        self.state.goodbyes.load(Ordering::SeqCst)
+    }
+
+    /// Breaks all connections.
+    pub fn cut(&self) {
+        for client in self.state.clients.lock().unwrap().drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl State {
+    fn mode(&self) -> Mode {
+        *self.mode.lock().unwrap()
+    }
+
+    fn arrived(self: &Arc<Self>, client: TcpStream) {
+        self.arrivals.lock().unwrap().push(Instant::now());
+        if self.mode() == Mode::Refusing {
+            return;
+        }
+        self.clients.lock().unwrap().push(client.try_clone().unwrap());
+        let server = TcpStream::connect(self.upstream).ok();
+        let state = self.clone();
+        thread::spawn(move || state.relay(client, server));
+    }
+
+    fn relay(self: Arc<Self>, client: TcpStream, server: Option<TcpStream>) {
+        self.open.fetch_add(1, Ordering::SeqCst);
+        if let Some(server) = &server {
+            let (state, from, to) = (self.clone(), server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || state.pump(from, Some(to)));
+        }
+        self.pump(client, server);
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Passes bytes on until their sender closes, which closes the other side too, unless the gate is silent.
+    fn pump(&self, mut from: TcpStream, to: Option<TcpStream>) {
+        from.set_read_timeout(Some(LOOK)).unwrap();
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            match from.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(n) => {
+                    self.goodbyes.fetch_add(usize::from(chunk[..n].ends_with(b"X\0\0\0\x04")), Ordering::SeqCst);
+                    let through = to.as_ref().filter(|_| self.mode() == Mode::Open);
+                    if through.is_some_and(|mut to| to.write_all(&chunk[..n]).is_err()) {
+                        break;
+                    }
+                }
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => {}
+                Err(_) => break,
+            }
+        }
+        if let Some(to) = to {
+            let _ = to.shutdown(Shutdown::Both);
+        }
+    }
+}
