@@ -6,6 +6,7 @@ mod body;
 mod client;
 mod error;
 mod md5;
+pub mod rules;
 mod scram;
 pub mod secret;
 mod server;

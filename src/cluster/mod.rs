@@ -67,6 +67,13 @@ impl Cluster {
         primaries().find(|n| n.is_up()).or_else(|| primaries().next())
     }
 
+    /// A node that answers for what all nodes know: the primary, or whatever serves while it does not.
+    pub fn any(&self) -> Option<&Arc<Node>> {
+        let primary = self.primary();
+        let up = primary.filter(|node| node.is_up());
+        up.or_else(|| self.reader(None, Tried::default()).map(|(node, _)| node)).or(primary)
+    }
+
     /// The node for a plain read of a session that last wrote at `wrote`, with the reason.
     pub fn reader(&self, wrote: Option<Instant>, tried: Tried) -> Option<(&Arc<Node>, Why)> {
         let mut stale = false;

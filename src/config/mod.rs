@@ -3,6 +3,7 @@
 //! Keys, defaults and meanings are those of `conf/pgweir.toml`. Everything here is final: durations are
 //! [`Duration`], sizes are bytes, "auto" is resolved, `${ENV}` is expanded.
 
+mod auth;
 mod container;
 mod databases;
 mod defaults;
@@ -45,6 +46,71 @@ pub struct Config {
     pub scaling: Vec<ScalingRule>,
     pub databases: Vec<Database>,
     pub users: Vec<User>,
+    pub auth: Auth,
+}
+
+/// Who may log in beside `[[users]]`, and how.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Auth {
+    pub query: Option<AuthQuery>,
+    /// Empty: everyone, by what their secret allows.
+    pub rules: Vec<AuthRule>,
+}
+
+/// How a user that `[[users]]` does not name is looked up on a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthQuery {
+    /// With `$1` for the name.
+    pub sql: String,
+    /// Of `[[users]]`.
+    pub user: String,
+    /// `None`: the database that the client asks for.
+    pub database: Option<String>,
+}
+
+/// One line of who may log in how, as in pg_hba.conf.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuthRule {
+    pub connection: RuleConnection,
+    /// `all`, `sameuser`, or names.
+    pub databases: Vec<String>,
+    /// `all`, or names.
+    pub users: Vec<String>,
+    /// `None`: from anywhere.
+    pub network: Option<Network>,
+    pub method: AuthMethod,
+    /// For `cert`: the certificate's common name and the user it stands for, where they differ.
+    pub map: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleConnection {
+    Any,
+    Local,
+    Host,
+    HostSsl,
+    HostNoSsl,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// By what the user's secret allows: SCRAM, md5, or passed through.
+    Default,
+    Scram,
+    Md5,
+    /// In clear.
+    Password,
+    /// The client's certificate.
+    Cert,
+    Trust,
+    Reject,
+}
+
+/// Addresses that begin with the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    pub address: std::net::IpAddr,
+    pub prefix: u8,
 }
 
 /// Where clients connect.
@@ -269,6 +335,13 @@ pub struct User {
     pub name: String,
     /// `None`: the client's own password is passed through.
     pub password: Option<Secret>,
+}
+
+impl User {
+    /// A user without a secret of its own.
+    pub fn named(name: &str) -> User {
+        User { name: name.to_owned(), password: None }
+    }
 }
 
 /// A password as configured (plain, `md5…` or a SCRAM-SHA-256 verifier), or a token. Never printed.

@@ -11,7 +11,7 @@ use super::{
     Alerts, Cache, Config, Container, Freshness, Invalidation, LoadBalancing, Memory, Pool, PrimaryReads, Routing,
     ScalingRule, SlowLog, Statements,
 };
-use super::{databases, defaults, effect, listen, pool};
+use super::{auth, databases, defaults, effect, listen, pool};
 
 /// What [`Config::parse`] gives.
 pub(super) type Parsed = Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>>;
@@ -36,7 +36,8 @@ pub(super) fn resolve(
 #[must_use]
 pub fn known_keys() -> BTreeSet<String> {
     // the least that makes the parser ask for everything
-    const TEXT: &str = "scaling.rules = [{}]\nusers = [{}]\ndatabases = [{ pool = {}, nodes = [{}] }]\n";
+    const TEXT: &str =
+        "auth.rules = [{}]\nscaling.rules = [{}]\nusers = [{}]\ndatabases = [{ pool = {}, nodes = [{}] }]\n";
     let (table, walk) = Walk::parse(TEXT, "", &|_| None);
     config(&walk.root(table.get_ref()), &Container::SMALLEST);
     walk.finish().known
@@ -56,7 +57,8 @@ fn config(root: &Section<'_, '_>, container: &Container) -> Config {
     let routing = routing(&root.section("routing"));
     let databases = databases::databases(root, &base, &routing);
     let users = databases::users(root);
-    if users.is_empty() {
+    let auth = auth::auth(&root.section("auth"), &users);
+    if users.is_empty() && auth.query.is_none() {
         root.warning("users", "names nobody", "only users named there can log in");
     }
     for name in admin.users.iter().filter(|name| users.iter().all(|user| &user.name != *name)) {
@@ -64,6 +66,7 @@ fn config(root: &Section<'_, '_>, container: &Container) -> Config {
         admin_section.warning("users", complaint, "without a password there, nobody can log in so");
     }
     Config {
+        auth,
         listen,
         admin,
         routing,

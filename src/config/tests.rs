@@ -93,6 +93,7 @@ fn the_annotated_file_shows_the_defaults() {
     assert_eq!(annotated.databases[0].nodes[1].weight, 1);
     assert_eq!(annotated.databases[0].tls, minimal.databases[0].tls);
     assert_eq!(annotated.users, minimal.users);
+    assert_eq!(annotated.auth, minimal.auth);
     assert_eq!(minimal.databases[0].dbname, None);
 }
 
@@ -103,8 +104,8 @@ fn the_annotated_file_has_every_known_key_and_no_other() {
     let mut known = known_keys();
     // for one database only "max" is shown; the rest are those of [pool]
     known.retain(|key| !key.starts_with("databases.pool.") || key == "databases.pool.max");
-    // peers are shown in a comment: by default there are none
-    known.retain(|key| !key.starts_with("listen.peers"));
+    // peers and rules are shown in comments: by default there are none
+    known.retain(|key| !key.starts_with("listen.peers") && !key.starts_with("auth.rules"));
     assert_eq!(written, known);
 }
 

@@ -13,6 +13,7 @@ use crate::backend::connection::BackendError;
 use crate::cluster::Tried;
 use crate::config::PoolMode;
 use crate::error::{Fault, sqlstate};
+use crate::frontend::admission;
 use crate::frontend::client::NewClient;
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::peers;
@@ -150,7 +151,7 @@ impl Opening {
             let message = "replication connections are not passed through";
             return Err(Fault::fatal(sqlstate::FEATURE_NOT_SUPPORTED, message).into());
         }
-        let user = proxy.user(&startup.user);
+        let user = proxy.find_user(&startup.user, &startup.database, self.worker.index).await?;
         let credentials = self.authenticate(&startup, user.as_deref()).await?;
         let user = user.ok_or(Failed::Gone)?;
         if CONSOLE.contains(&&*startup.database) {
@@ -175,7 +176,7 @@ impl Opening {
 
     /// Who the client is. A user that is not known is asked all the same, and refused as for a wrong password.
     async fn authenticate(&mut self, startup: &Startup, user: Option<&User>) -> Result<Credentials, Failed> {
-        let method = user.map_or(Method::Scram(None), User::method);
+        let method = admission::method(&self.proxy.config.load().auth.rules, &self.stream, startup, user)?;
         if matches!(method, Method::Passthrough) && !self.stream.is_tls() && !self.stream.is_unix() {
             let fault = Fault::fatal(sqlstate::INVALID_AUTHORIZATION, "a password in clear needs TLS or a unix socket")
                 .with_hint("Set a password or a SCRAM verifier for this user in pgweir's configuration, or use TLS.");

@@ -1,9 +1,11 @@
 //! Clients: accepted, logged in, served.
 
+pub mod admission;
 pub mod batch;
 pub mod client;
 pub mod console;
 pub mod database;
+pub mod directory;
 pub mod effects;
 pub mod io;
 pub mod login;

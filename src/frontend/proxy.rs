@@ -32,7 +32,7 @@ pub struct User {
 
 impl User {
     /// `before`: the same user of the configuration that this one replaces, whose pools go on with the new password.
-    fn new(config: &config::User, before: Option<&User>) -> Result<User, String> {
+    pub(super) fn new(config: &config::User, before: Option<&User>) -> Result<User, String> {
         let secret = config.password.as_ref().map(|p| Secret::parse(&p.0)).transpose();
         let secret = secret.map_err(|e| format!("the password of user \"{}\": {e}", config.name))?.map(Arc::new);
         let credentials = match secret.as_deref() {
@@ -59,6 +59,30 @@ impl User {
             None => Method::Passthrough,
             Some(secret) if matches!(**secret, Secret::Md5(_)) => Method::Md5(Some(secret.clone())),
             Some(secret) => Method::Scram(self.verifier(secret)),
+        }
+    }
+
+    /// By SCRAM and nothing else; an md5 hash does not serve it.
+    pub fn scram(&self) -> Method {
+        match self.method() {
+            method @ Method::Scram(_) => method,
+            _ => Method::Scram(None),
+        }
+    }
+
+    /// By md5, or by SCRAM for a verifier, as Postgres takes its `md5`.
+    pub fn md5(&self) -> Method {
+        match self.secret.as_ref() {
+            Some(secret) if !matches!(**secret, Secret::Scram(_)) => Method::Md5(Some(secret.clone())),
+            _ => self.scram(),
+        }
+    }
+
+    /// By the password in clear, checked here where there is a secret, else by a server.
+    pub fn cleartext(&self) -> Method {
+        match self.secret.as_ref() {
+            Some(secret) => Method::Cleartext(Some(secret.clone())),
+            None => Method::Passthrough,
         }
     }
 
@@ -89,6 +113,8 @@ pub struct Proxy {
     pub clients: Clients,
     pub databases: DashMap<Arc<str>, Arc<Database>>,
     users: ArcSwap<Users>,
+    /// Those that `auth.query` has found.
+    pub(super) queried: DashMap<Arc<str>, Arc<User>>,
     pub acceptor: ArcSwap<Acceptor>,
     pub control: tokio::runtime::Handle,
     pub admin: OnceLock<Arc<Admin>>,
@@ -115,6 +141,7 @@ impl Proxy {
         let _ = aws_lc_rs::rand::fill(&mut mock_nonce);
         let proxy = Arc::new(Proxy {
             acceptor: ArcSwap::from_pointee(Acceptor::new(&config.listen.tls).map_err(|e| e.to_string())?),
+            queried: DashMap::new(),
             users: ArcSwap::from_pointee(users(&config, &Users::new())?),
             config: ArcSwap::new(config.clone()),
             stats,

@@ -197,6 +197,11 @@ impl<'a> Certificate<'a> {
     }
 }
 
+/// The first common name of a certificate's subject.
+pub(super) fn common_name(certificate: &[u8]) -> Option<String> {
+    Certificate::read(certificate)?.common_name().map(str::to_owned)
+}
+
 /// Channel binding data tls-server-end-point of a server's certificate, as Postgres's
 /// `be_tls_get_certificate_hash` makes it. `None` where there is none.
 pub(super) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {

@@ -45,6 +45,9 @@ pub struct TlsInfo {
     /// Channel binding data tls-server-end-point (RFC 5929): the hash of the server's certificate. `None` where the
     /// certificate's signature has no hash that could be used (Ed25519).
     pub end_point: Option<Vec<u8>>,
+    /// The common name of the certificate that the other end has shown. A client's is verified: it is asked for one in
+    /// the modes that verify it, and in no other.
+    pub peer_name: Option<String>,
 }
 
 impl fmt::Display for TlsInfo {

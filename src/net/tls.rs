@@ -257,6 +257,7 @@ fn settings_error(error: impl fmt::Display) -> TlsError {
 }
 
 fn info(state: &CommonState, end_point: Option<Vec<u8>>) -> TlsInfo {
+    let peer_name = state.peer_certificates().and_then(|chain| certificate::common_name(chain.first()?));
     let version = match state.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -265,7 +266,7 @@ fn info(state: &CommonState, end_point: Option<Vec<u8>>) -> TlsInfo {
     let cipher = state.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
     // rustls writes TLS13_ for what IANA and OpenSSL call TLS_
     let cipher = cipher.unwrap_or_default().replacen("TLS13_", "TLS_", 1);
-    TlsInfo { version, cipher, end_point }
+    TlsInfo { version, cipher, end_point, peer_name }
 }
 
 /// Says what can be done about the errors that people meet.
