@@ -1,0 +1,107 @@
+//! Users asked of a server by `auth.query`, and the rules of who may log in how.
+
+mod support;
+
+use pgweir::demo::sample;
+
+use support::{Builder, Pgweir, cluster};
+
+fn builder() -> Builder {
+    Pgweir::builder().cluster(cluster(), &[])
+}
+
+/// With users looked up as the superuser; further keys of `[auth]` may follow.
+fn querying() -> Builder {
+    builder()
+        .set("auth.query", "SELECT usename, passwd FROM pg_shadow WHERE usename = $1")
+        .set("auth.query_user", "postgres")
+}
+
+/// What a login as this user comes to: its name, or the error.
+fn log_in(pgweir: &Pgweir, user: &str, password: &str) -> Result<String, String> {
+    let url = pgweir.url_of(user, password, sample::DATABASE);
+    let output = pgweir.psql_output(&["-c", "SELECT current_user", &url]);
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+fn refused(pgweir: &Pgweir, user: &str, password: &str, expected: &str) {
+    let error = log_in(pgweir, user, password).unwrap_err();
+    assert!(error.contains(expected), "{user}: {error}");
+}
+
+fn on_primary(sql: &str) {
+    cluster().primary().psql_in(sample::DATABASE, sql).unwrap();
+}
+
+#[test]
+fn a_user_of_the_servers_alone_logs_in_by_its_verifier() {
+    on_primary("CREATE ROLE \"it's\" LOGIN PASSWORD 'first'; CREATE ROLE silent LOGIN");
+    let pgweir = querying().start();
+    assert_eq!(log_in(&pgweir, "it's", "first"), Ok("it's".into()));
+    for (user, password) in [("it's", "wrong"), ("silent", "x"), ("nobody", "x")] {
+        refused(&pgweir, user, password, "password authentication failed");
+    }
+    // Of the configuration, whatever the servers say.
+    assert_eq!(log_in(&pgweir, sample::USER, sample::PASSWORD), Ok(sample::USER.into()));
+
+    on_primary("ALTER ROLE \"it's\" PASSWORD 'second'");
+    refused(&pgweir, "it's", "first", "password authentication failed");
+    assert_eq!(log_in(&pgweir, "it's", "second"), Ok("it's".into()));
+    assert!(!pgweir.stderr().contains("SCRAM-SHA-256$"), "no verifier in the log");
+}
+
+#[test]
+fn a_query_that_fails_refuses_and_says_why_in_the_log_alone() {
+    let pgweir = querying().set("auth.query", "SELECT nothing FROM nowhere WHERE $1 = $1").start();
+    refused(&pgweir, "nobody", "x", "cannot be looked up");
+    support::wait_until(support::LIMIT, "the reason in the log", || pgweir.stderr().contains("nowhere"));
+    assert_eq!(log_in(&pgweir, sample::USER, sample::PASSWORD), Ok(sample::USER.into()));
+}
+
+#[test]
+fn the_first_rule_that_fits_decides_and_none_is_a_refusal() {
+    let rules = r#"
+        [[auth.rules]]
+        connection = "local"
+        method = "trust"
+        [[auth.rules]]
+        users = ["postgres"]
+        method = "reject"
+        [[auth.rules]]
+        address = "127.0.0.0/8"
+        users = ["app", "plain"]
+        databases = ["app"]
+        method = "scram-sha-256"
+    "#;
+    let pgweir = builder().user("plain", "plain").more(rules).start();
+    assert_eq!(log_in(&pgweir, sample::USER, sample::PASSWORD), Ok(sample::USER.into()));
+    refused(&pgweir, sample::USER, "wrong", "password authentication failed");
+    refused(&pgweir, "postgres", cluster().primary().password(), "a rule rejects host \"127.0.0.1\"");
+    refused(&pgweir, "nobody", "x", "no rule allows");
+}
+
+#[test]
+fn trust_asks_nothing_and_md5_asks_for_md5() {
+    let rules = r#"
+        [[auth.rules]]
+        users = ["app"]
+        method = "trust"
+        [[auth.rules]]
+        users = ["postgres"]
+        method = "md5"
+    "#;
+    let pgweir = builder().more(rules).start();
+    assert_eq!(log_in(&pgweir, sample::USER, "whatever"), Ok(sample::USER.into()));
+    assert_eq!(log_in(&pgweir, "postgres", cluster().primary().password()), Ok("postgres".into()));
+    refused(&pgweir, "postgres", "wrong", "password authentication failed");
+    refused(&pgweir, "nobody", "x", "no rule allows");
+}
+
+#[test]
+fn a_certificate_needs_tls() {
+    let pgweir = builder().more("[[auth.rules]]\nmethod = \"cert\"\n").start();
+    refused(&pgweir, sample::USER, sample::PASSWORD, "certificate authentication failed");
+}
