@@ -53,11 +53,11 @@ impl Session {
             if stopped.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Wait::Stopped);
             }
-            if matches!(poll_send(&mut self.stream, &mut self.outbox, cx), Poll::Ready(Err(_))) {
+            if matches!(self.poll_send_client(cx), Poll::Ready(Err(_))) {
                 return Poll::Ready(Wait::ClientGone);
             }
             while self.inbox.len() < MAX_WAITING {
-                match ready!(poll_receive(&mut self.stream, &mut self.inbox, &self.worker.buffers, cx)) {
+                match ready!(self.poll_receive_client(cx)) {
                     Ok(0) | Err(_) => return Poll::Ready(Wait::ClientGone),
                     Ok(_) => {}
                 }
@@ -95,7 +95,7 @@ impl Session {
                 Poll::Ready(Ok(())) => false,
             };
         }
-        let client_full = match poll_send(&mut self.stream, &mut self.outbox, cx) {
+        let client_full = match self.poll_send_client(cx) {
             Poll::Pending => true,
             Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
             Poll::Ready(Ok(())) => {
@@ -116,10 +116,28 @@ impl Session {
         if server_full || self.terminating || self.inbox.len() >= MAX_WAITING.max(need) {
             return Poll::Pending;
         }
-        match ready!(poll_receive(&mut self.stream, &mut self.inbox, &self.worker.buffers, cx)) {
+        match ready!(self.poll_receive_client(cx)) {
             Ok(0) | Err(_) => Poll::Ready(Event::ClientGone),
             Ok(_) => Poll::Ready(Event::Client),
         }
+    }
+
+    fn poll_send_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let before = self.outbox.len();
+        let polled = poll_send(&mut self.stream, &mut self.outbox, cx);
+        let sent = before - self.outbox.len();
+        if sent > 0 {
+            self.counters().sent(sent as u64);
+        }
+        polled
+    }
+
+    fn poll_receive_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let polled = poll_receive(&mut self.stream, &mut self.inbox, &self.worker.buffers, cx);
+        if let Poll::Ready(Ok(received)) = polled {
+            self.counters().received(received as u64);
+        }
+        polled
     }
 }
 

@@ -378,6 +378,7 @@ impl Session {
 
     /// Sends what is left, and closes so that the client can read it: a socket closed with unread bytes resets.
     async fn farewell(&mut self) {
+        self.counters().sent(self.outbox.len() as u64);
         let parting = async {
             self.stream.write_all_buf(&mut self.outbox).await?;
             self.stream.flush().await?;
