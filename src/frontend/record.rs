@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::frontend::session::Session;
+use crate::frontend::session::{Scanned, Session};
 use crate::route::plan::Plan;
+use crate::session::pipeline::Expect;
+use crate::session::values::Values;
 use crate::stats::slow::{Level, SlowEntry};
 use crate::stats::{CacheUse, Outcome, Sample};
+use crate::wire::tag::frontend;
+use crate::wire::{read, scan};
 
 impl Session {
     /// Counts the statement that has ended now.
@@ -34,13 +38,58 @@ impl Session {
             leased.lease.pool.node.count(sample.is_write);
         }
         let error = request.error.take();
+        let values = request.values.take();
+        request.part = 0;
         let counters = self.database.counters.at(self.worker.index);
         if self.proxy.stats.record(self.worker.index, now, &plan.record, counters, &sample) {
-            self.log_slow(plan, &sample, error);
+            self.log_slow(plan, &sample, error, values);
         }
     }
 
-    fn log_slow(&self, plan: &Plan, sample: &Sample, error: Option<[u8; 5]>) {
+    /// Counts the statement that the server's error belongs to: the one whose message it answers. That of a simple
+    /// Query is counted at its end, which does not come behind a fatal error.
+    pub fn record_error(&mut self, code: Option<[u8; 5]>, fatal: bool) {
+        let Some(front) = self.pipeline.front() else { return };
+        if matches!(front, Expect::Query { .. }) && !fatal {
+            self.request.error = code;
+        } else if let Some((plan, values)) = front.statement() {
+            self.record_failed(plan, values, code);
+        }
+    }
+
+    /// Counts the statement that runs and whose end will not be seen.
+    pub fn record_broken_off(&mut self, code: &str) {
+        if let Some((plan, values)) = self.pipeline.running() {
+            self.record_failed(plan, values, code.as_bytes().try_into().ok());
+        }
+    }
+
+    /// The plan of the first statement that runs in the scanned messages.
+    pub fn scanned_plan(&self, end: usize) -> Option<Arc<Plan>> {
+        match self.scanned.front() {
+            Some(Scanned::Query(plan)) => return Some(plan.clone()),
+            Some(Scanned::Parse(statement)) => return Some(statement.plan.clone()),
+            None => {}
+        }
+        let mut rest = &self.inbox[..end.min(self.inbox.len())];
+        while let Ok(Some((head, body))) = scan::frame(rest) {
+            if head.tag == frontend::BIND {
+                let (_, name) = read::bind_names(body).ok()?;
+                return self.names.find(name).map(|statement| statement.plan.clone());
+            }
+            rest = &rest[head.total..];
+        }
+        None
+    }
+
+    fn record_failed(&mut self, plan: Arc<Plan>, values: Option<Arc<Values>>, code: Option<[u8; 5]>) {
+        self.request.values = values;
+        self.request.error = code;
+        self.record(&plan);
+    }
+
+    fn log_slow(&self, plan: &Plan, sample: &Sample, error: Option<[u8; 5]>, values: Option<Arc<Values>>) {
+        let shows = self.proxy.stats.shows_parameters();
         let leased = self.leased.as_ref();
         let node = leased.map(|l| &l.lease.pool.node);
         self.proxy.stats.slow.record(SlowEntry {
@@ -51,7 +100,8 @@ impl Session {
             application_name: self.client.application_name.lock().clone(),
             client: self.client.address.clone(),
             fingerprint: plan.fingerprint,
-            statement: plan.record.text.to_string(),
+            statement: if shows { plan.text.to_string() } else { plan.normalized() },
+            parameters: values.filter(|_| shows).map(Arc::unwrap_or_clone),
             duration: sample.elapsed(),
             wait: sample.wait,
             execute: sample.execute,

@@ -94,6 +94,7 @@ impl Session {
             let available = (copy.inbox.len() - copy.at).min(head.total);
             match head.tag {
                 backend::DATA_ROW | backend::COPY_DATA => {
+                    self.request.part += 1;
                     self.pass(head, available, copy)?;
                     continue;
                 }
@@ -215,18 +216,10 @@ impl Session {
             return Ok(Some(Relayed::ReplayFailed(fields.message())));
         }
         let fatal = fields.is_fatal();
-        self.request.error = fields.code.try_into().ok();
-        let plan = match self.pipeline.front() {
-            Some(Expect::Execute { plan }) => plan.clone(),
-            Some(Expect::Parse { statement: Some(statement), .. }) => Some(statement.plan.clone()),
-            Some(Expect::Bind) => self.portals.first().map(|(_, plan)| plan.clone()),
-            _ => None,
-        };
+        let code = fields.code.try_into().ok();
         copy.at += head.total;
         self.request.bytes += head.total as u64;
-        if let Some(plan) = plan {
-            self.record(&plan);
-        }
+        self.record_error(code, fatal);
         self.failed = true;
         let dropped = self.pipeline.fail();
         self.undo(dropped);
@@ -237,12 +230,15 @@ impl Session {
     fn complete(&mut self, head: scan::Head, copy: &Copy) -> Result<(), Malformed> {
         let body = &copy.inbox[copy.at + scan::HEADER..copy.at + head.total];
         match head.tag {
+            // What pgweir asked itself is nobody's statement.
+            _ if self.pipeline.is_replay() => self.request.part = 0,
             backend::COMMAND_COMPLETE => {
                 let tag = read::Reader::new(body).cstr()?;
                 self.request.rows += read::tag_rows(tag);
                 match self.pipeline.front() {
-                    Some(Expect::Execute { plan: Some(plan) }) => {
+                    Some(Expect::Execute { plan: Some(plan), values }) => {
                         let plan = plan.clone();
+                        self.request.values.clone_from(values);
                         self.apply(&plan, tag);
                         self.record(&plan);
                     }
@@ -254,8 +250,10 @@ impl Session {
                 }
             }
             backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => {
-                if let Some(Expect::Execute { plan: Some(plan) }) = self.pipeline.front() {
+                self.request.rows += self.request.part;
+                if let Some(Expect::Execute { plan: Some(plan), values }) = self.pipeline.front() {
                     let plan = plan.clone();
+                    self.request.values.clone_from(values);
                     self.record(&plan);
                 }
             }

@@ -7,10 +7,11 @@ use bytes::{Buf, BufMut, BytesMut};
 use crate::config::UnnamedStatements;
 use crate::error::Fault;
 use crate::frontend::batch::{MAX_QUERY, check_size};
-use crate::frontend::session::{Leased, Scanned, Session};
+use crate::frontend::session::{Leased, Portal, Scanned, Session};
 use crate::route::plan::Plan;
 use crate::session::pipeline::{Expect, Local, Undo};
 use crate::session::prepared::{NAME_PREFIX, Statement};
+use crate::session::values::values;
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
 
@@ -97,9 +98,10 @@ impl Session {
             frontend::DESCRIBE => self.forward_describe(frame, leased)?,
             frontend::EXECUTE => {
                 let portal = read::execute_portal(body)?;
-                let plan = self.portals.iter().find(|(name, _)| **name == *portal).map(|(_, plan)| plan.clone());
+                let portal = self.portals.iter().find(|known| *known.name == *portal);
+                let (plan, values) = portal.map(|p| (p.plan.clone(), p.values.clone())).unzip();
                 leased.lease.outbox.put_slice(frame);
-                self.pipeline.push(Expect::Execute { plan });
+                self.pipeline.push(Expect::Execute { plan, values: values.flatten() });
             }
             frontend::CLOSE => self.forward_close(frame, leased)?,
             frontend::SYNC => {
@@ -211,12 +213,12 @@ impl Session {
         let (portal, name) = read::bind_names(body)?;
         let statement = self.server_name(name, leased);
         let new = self.name_there(name, statement.as_deref(), leased);
+        let rest = &body[portal.len() + name.len() + 2..];
         if let Some(statement) = &statement {
             self.note_plan(&statement.plan, leased);
-            self.note_portal(portal, &statement.plan);
+            self.note_portal(portal, &statement.plan, rest);
         }
         let out = &mut leased.lease.outbox;
-        let rest = &body[portal.len() + name.len() + 2..];
         out.put_u8(head.tag);
         out.put_u32((head.total - 1 - name.len() + new.len()) as u32);
         out.put_slice(portal);
@@ -224,7 +226,7 @@ impl Session {
         out.put_slice(&new);
         out.put_u8(0);
         out.put_slice(rest);
-        self.pipeline.push(Expect::Bind);
+        self.pipeline.push(Expect::Bind { plan: statement.map(|s| s.plan.clone()) });
         Ok(())
     }
 
@@ -276,10 +278,16 @@ impl Session {
         self.database.pools.config().unnamed_statements == UnnamedStatements::Forward
     }
 
-    fn note_portal(&mut self, portal: &[u8], plan: &Arc<Plan>) {
-        match self.portals.iter_mut().find(|(name, _)| **name == *portal) {
-            Some((_, known)) => known.clone_from(plan),
-            None => self.portals.push((portal.into(), plan.clone())),
+    /// `bound`: of the Bind, behind its names; of one that is passed on as it arrives, not all.
+    fn note_portal(&mut self, name: &[u8], plan: &Arc<Plan>, bound: &[u8]) {
+        let plan = plan.clone();
+        let values = match self.proxy.stats.shows_parameters() {
+            true => values(bound).ok().map(Arc::new),
+            false => None,
+        };
+        match self.portals.iter_mut().find(|known| *known.name == *name) {
+            Some(known) => (known.plan, known.values) = (plan, values),
+            None => self.portals.push(Portal { name: name.into(), plan, values }),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::frontend::client::{Activity, Stop};
 use crate::frontend::io::{Event, Wait};
 use crate::frontend::replies::Relayed;
 use crate::frontend::requests::Forwarded;
-use crate::frontend::session::{Leased, Request, Scanned, Session};
+use crate::frontend::session::{Leased, Request, Session};
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::{self, Target, Why};
@@ -222,8 +222,7 @@ impl Session {
     fn refuse(&mut self, batch: Batch, fault: &Fault) {
         write::error(&mut self.outbox, fault);
         self.tried = Tried::default();
-        if let Some(Scanned::Query(plan)) = self.scanned.back() {
-            let plan = plan.clone();
+        if let Some(plan) = self.scanned_plan(batch.end) {
             self.request.error = fault.code.as_bytes().try_into().ok();
             self.record(&plan);
         }
@@ -269,6 +268,7 @@ impl Session {
         if self.request.kept > 0 {
             return self.retry(why, false);
         }
+        self.record_broken_off(sqlstate::CONNECTION_FAILURE);
         self.drop_lease();
         let fault = Fault::fatal(sqlstate::CONNECTION_FAILURE, "server closed the connection unexpectedly");
         Some(End::Fault(fault.with_detail(why.to_owned())))
@@ -299,7 +299,7 @@ impl Session {
     /// The texts that a standby refused go to the primary from now on.
     fn remember_refusal(&mut self) {
         let plan = match self.pipeline.front() {
-            Some(Expect::Query { plan } | Expect::Execute { plan }) => plan.clone(),
+            Some(Expect::Query { plan } | Expect::Execute { plan, .. }) => plan.clone(),
             _ => None,
         };
         if let Some(plan) = plan {
@@ -309,6 +309,8 @@ impl Session {
 
     /// Gives the connection back once nothing more is owed on it and nothing holds the session to it.
     fn settle(&mut self) {
+        self.client.pins.store(self.pins.bits(), Ordering::Relaxed);
+        self.client.prepared.store(self.names.len(), Ordering::Relaxed);
         if self.leased.is_none() || !self.is_at_rest() {
             if self.leased.is_some() && self.pipeline.is_empty() && self.status != b'I' {
                 self.client.set_activity(Activity::IdleInTransaction, self.request.mark);
@@ -362,6 +364,7 @@ impl Session {
             && leased.lease.outbox.is_empty()
             && leased.lease.inbox.is_empty();
         if !quiet {
+            self.record_broken_off(sqlstate::QUERY_CANCELED);
             self.client.cancel();
             return self.drop_lease();
         }

@@ -22,6 +22,7 @@ use crate::session::parameters::{Parameters, Settings};
 use crate::session::pins::Pins;
 use crate::session::pipeline::{Pipeline, Undo};
 use crate::session::prepared::{Names, Statement};
+use crate::session::values::Values;
 use crate::sql::RouteHint;
 use crate::stats::counters::Counters;
 
@@ -54,6 +55,15 @@ pub enum Scanned {
     Parse(Arc<Statement>),
 }
 
+/// A portal and what it runs.
+#[derive(Debug)]
+pub struct Portal {
+    pub name: Box<[u8]>,
+    pub plan: Arc<Plan>,
+    /// Where the slow-query log is to show them.
+    pub values: Option<Arc<Values>>,
+}
+
 /// The request under way: from the first message sent to the last ReadyForQuery owed.
 #[derive(Debug)]
 pub struct Request {
@@ -71,6 +81,9 @@ pub struct Request {
     pub rows: u64,
     pub bytes: u64,
     pub error: Option<[u8; 5]>,
+    /// Rows of the portal's part now sent; a part that ends in PortalSuspended has no tag to say them.
+    pub part: u64,
+    pub values: Option<Arc<Values>>,
 }
 
 impl Request {
@@ -85,6 +98,8 @@ impl Request {
             rows: 0,
             bytes: 0,
             error: None,
+            part: 0,
+            values: None,
         }
     }
 }
@@ -118,8 +133,8 @@ pub struct Session {
     pub scanned: VecDeque<Scanned>,
 
     pub names: Names,
-    /// The plan that each open portal runs; the unnamed one first and mostly alone.
-    pub portals: Vec<(Box<[u8]>, Arc<Plan>)>,
+    /// The open portals; the unnamed one first and mostly alone.
+    pub portals: Vec<Portal>,
     pub parameters: Parameters,
     pub pins: Pins,
     /// The status byte of the last ReadyForQuery.

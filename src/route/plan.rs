@@ -2,15 +2,15 @@
 //!
 //! Looked up by text first, by fingerprint second; parsed last.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use quick_cache::sync::Cache;
 
 use crate::sql::fingerprint::{self, Fingerprinted};
 use crate::sql::{Effect, Facts, Fingerprint, Reason, classify};
-use crate::stats::Stats;
 use crate::stats::statements::Statement;
+use crate::stats::{Stats, bounded_text};
 
 /// Plans kept by text and by fingerprint; the least used go first.
 const KEPT: usize = 10_000;
@@ -18,12 +18,18 @@ const KEPT: usize = 10_000;
 /// Texts longer than this are classified each time rather than kept.
 const MAX_KEPT_TEXT: usize = 16 * 1024;
 
+/// The fingerprint of all texts that are not looked at, and what stands for them.
+const OPAQUE: Fingerprint = Fingerprint(0);
+const UNREADABLE: &str = "(not readable as text)";
+
 /// All that routing and statistics need to know of one text.
 #[derive(Debug)]
 pub struct Plan {
     pub facts: Arc<Facts>,
     pub fingerprint: Fingerprint,
     pub record: Arc<Statement>,
+    /// As the client sent it, literals and all; of one that is too long to keep, the part that a log shows.
+    pub text: Arc<str>,
     /// W3C trace context, from a comment.
     pub traceparent: Option<String>,
     /// A standby refused it, whatever its text promises.
@@ -31,8 +37,19 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn new(facts: Arc<Facts>, fingerprint: Fingerprint, record: Arc<Statement>) -> Plan {
-        Plan { facts, fingerprint, record, traceparent: None, refused_by_standby: AtomicBool::new(false) }
+    fn new(facts: Arc<Facts>, fingerprint: Fingerprint, record: Arc<Statement>, text: Arc<str>) -> Plan {
+        Plan { facts, fingerprint, record, text, traceparent: None, refused_by_standby: AtomicBool::new(false) }
+    }
+
+    /// The statement as a log shows it without its literals; also where the record is the shared one.
+    pub fn normalized(&self) -> String {
+        match self.record.fingerprint {
+            // A literal that is cut off would not be seen for one.
+            None if self.text.len() <= MAX_KEPT_TEXT && self.fingerprint != OPAQUE => {
+                fingerprint::normalize(&self.text)
+            }
+            _ => self.record.text.clone(),
+        }
     }
 
     /// Nothing but a plain read: any fresh enough node may answer.
@@ -52,43 +69,45 @@ impl Plan {
 pub struct Plans {
     database: Arc<str>,
     stats: Arc<Stats>,
-    by_text: Cache<Box<str>, Arc<Plan>>,
+    by_text: Cache<Arc<str>, Arc<Plan>>,
     by_fingerprint: Cache<Fingerprint, Arc<Facts>>,
-    /// For texts that cannot be read: primary, and the session's state unknown.
-    opaque: Arc<Plan>,
+    /// For texts that cannot be read: primary, and the session's state unknown. Made at first use, as it takes a
+    /// record.
+    opaque: OnceLock<Arc<Plan>>,
 }
 
 impl Plans {
     pub fn new(database: Arc<str>, stats: Arc<Stats>) -> Plans {
-        let facts = Facts {
-            statements: 1,
-            primary: Some(Reason::Unparsable),
-            effects: vec![Effect::Unknown],
-            by_literal: true,
-            ..Facts::default()
-        };
-        let fingerprint = Fingerprint(0);
-        let record = stats.statements.record(fingerprint, || "(not readable as text)".to_owned(), &database);
-        let opaque = Arc::new(Plan::new(Arc::new(facts), fingerprint, record));
-        Plans { database, stats, by_text: Cache::new(KEPT), by_fingerprint: Cache::new(KEPT), opaque }
+        Plans { database, stats, by_text: Cache::new(KEPT), by_fingerprint: Cache::new(KEPT), opaque: OnceLock::new() }
     }
 
     /// The plan of a statement's text as the client sent it.
     pub fn plan(&self, text: &[u8]) -> Arc<Plan> {
-        let Ok(text) = std::str::from_utf8(text) else { return self.opaque.clone() };
+        let Ok(text) = std::str::from_utf8(text) else { return self.opaque() };
         if let Some(plan) = self.by_text.get(text) {
             return plan;
         }
         let plan = Arc::new(self.work_out(text));
         if text.len() <= MAX_KEPT_TEXT {
-            self.by_text.insert(text.into(), plan.clone());
+            self.by_text.insert(plan.text.clone(), plan.clone());
         }
         plan
     }
 
     /// The plan of what is not looked at: too large to hold, or in an encoding that lexes otherwise.
     pub fn opaque(&self) -> Arc<Plan> {
-        self.opaque.clone()
+        let make = || {
+            let facts = Facts {
+                statements: 1,
+                primary: Some(Reason::Unparsable),
+                effects: vec![Effect::Unknown],
+                by_literal: true,
+                ..Facts::default()
+            };
+            let record = self.stats.statements.record(OPAQUE, || UNREADABLE.to_owned(), &self.database);
+            Arc::new(Plan::new(Arc::new(facts), OPAQUE, record, UNREADABLE.into()))
+        };
+        self.opaque.get_or_init(make).clone()
     }
 
     fn work_out(&self, text: &str) -> Plan {
@@ -103,7 +122,11 @@ impl Plans {
         });
         let record = self.stats.statements.record(fingerprint, || fingerprint::normalize(text), &self.database);
         let traceparent = fingerprint::traceparent(text).map(str::to_owned);
-        Plan { traceparent, ..Plan::new(facts, fingerprint, record) }
+        let kept: Arc<str> = match text.len() <= MAX_KEPT_TEXT {
+            true => text.into(),
+            false => bounded_text(text).into(),
+        };
+        Plan { traceparent, ..Plan::new(facts, fingerprint, record, kept) }
     }
 }
 
@@ -111,8 +134,8 @@ impl Plans {
 impl Plan {
     pub fn unknown() -> Plan {
         let plans = tests::plans();
-        let Plan { facts, fingerprint, record, .. } = &*plans.opaque;
-        Plan::new(facts.clone(), *fingerprint, record.clone())
+        let Plan { facts, fingerprint, record, text, .. } = &*plans.opaque();
+        Plan::new(facts.clone(), *fingerprint, record.clone(), text.clone())
     }
 }
 

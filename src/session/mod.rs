@@ -5,3 +5,4 @@ pub mod parameters;
 pub mod pins;
 pub mod pipeline;
 pub mod prepared;
+pub mod values;

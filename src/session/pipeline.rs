@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::route::plan::Plan;
 use crate::session::prepared::Statement;
+use crate::session::values::Values;
 use crate::wire::tag::backend;
 
 /// A change of a client's statement names that an error takes back.
@@ -31,10 +32,14 @@ pub enum Expect {
     ParsedHere {
         undo: Option<Undo>,
     },
-    Bind,
+    Bind {
+        plan: Option<Arc<Plan>>,
+    },
     Describe,
     Execute {
         plan: Option<Arc<Plan>>,
+        /// What was bound, where the slow-query log is to show it.
+        values: Option<Arc<Values>>,
     },
     Close {
         shown: bool,
@@ -54,6 +59,19 @@ pub enum Expect {
     Function,
     /// CopyDone or CopyFail: no reply of its own; it tells which Syncs a COPY swallows.
     CopyEnd,
+}
+
+impl Expect {
+    /// The statement whose failure an error in this place is, and what was bound.
+    pub fn statement(&self) -> Option<(Arc<Plan>, Option<Arc<Values>>)> {
+        let (plan, values) = match self {
+            Expect::Execute { plan, values } => (plan.as_ref()?, values.clone()),
+            Expect::Query { plan } | Expect::Bind { plan } => (plan.as_ref()?, None),
+            Expect::Parse { statement, .. } => (&statement.as_ref()?.plan, None),
+            _ => return None,
+        };
+        Some((plan.clone(), values))
+    }
 }
 
 /// What to do with a frame of the server's.
@@ -107,6 +125,11 @@ impl Pipeline {
         self.queue.front()
     }
 
+    /// The first statement whose end has not come.
+    pub fn running(&self) -> Option<(Arc<Plan>, Option<Arc<Values>>)> {
+        self.queue.iter().find_map(Expect::statement)
+    }
+
     pub fn push(&mut self, expect: Expect) {
         match expect {
             Expect::Sync { shown: true } if self.copying_in => return,
@@ -158,7 +181,7 @@ impl Pipeline {
                 Expect::Execute { .. },
                 backend::DATA_ROW | backend::COPY_DATA | backend::COPY_DONE | backend::COPY_OUT | backend::COPY_BOTH,
             ) => (true, false),
-            (Expect::Bind, backend::BIND_COMPLETE)
+            (Expect::Bind { .. }, backend::BIND_COMPLETE)
             | (Expect::Sync { .. }, backend::READY)
             | (Expect::Describe, backend::ROW_DESCRIPTION | backend::NO_DATA)
             | (Expect::Close { .. }, backend::CLOSE_COMPLETE)
@@ -236,14 +259,20 @@ mod tests {
         tags.iter().map(|t| p.step(*t)).collect()
     }
 
+    fn bind() -> Expect {
+        Expect::Bind { plan: None }
+    }
+
+    fn execute() -> Expect {
+        Expect::Execute { plan: None, values: None }
+    }
+
     use Step::{Forward, Swallow, Violation};
 
     #[test]
     fn an_extended_query_in_order() {
         let mut p = Pipeline::default();
-        for e in
-            [parse(true), Expect::Bind, Expect::Describe, Expect::Execute { plan: None }, Expect::Sync { shown: true }]
-        {
+        for e in [parse(true), bind(), Expect::Describe, execute(), Expect::Sync { shown: true }] {
             p.push(e);
         }
         assert_eq!(steps(&mut p, b"12TDDCZ"), [Forward; 7]);
@@ -277,7 +306,7 @@ mod tests {
         p.push(Expect::Replay);
         p.push(Expect::ParsedHere { undo: None });
         p.push(parse(false));
-        p.push(Expect::Bind);
+        p.push(bind());
         p.push(Expect::ClosedHere { undo: None });
         p.push(Expect::Sync { shown: true });
         assert_eq!(p.next_local(), None);
@@ -292,11 +321,11 @@ mod tests {
     #[test]
     fn an_error_skips_to_sync_and_no_further() {
         let mut p = Pipeline::default();
-        for e in [Expect::Bind, Expect::ParsedHere { undo: None }, Expect::Sync { shown: true }, Expect::Bind] {
+        for e in [bind(), Expect::ParsedHere { undo: None }, Expect::Sync { shown: true }, bind()] {
             p.push(e);
         }
         let dropped = p.fail();
-        assert!(matches!(dropped[..], [Expect::ParsedHere { .. }, Expect::Bind]), "{dropped:?}");
+        assert!(matches!(dropped[..], [Expect::ParsedHere { .. }, Expect::Bind { .. }]), "{dropped:?}");
         assert_eq!(steps(&mut p, b"Z2"), [Forward; 2]);
     }
 
@@ -314,14 +343,14 @@ mod tests {
     fn replies_out_of_step_are_seen() {
         let mut p = Pipeline::default();
         assert_eq!(p.step(b'C'), Violation);
-        p.push(Expect::Bind);
+        p.push(bind());
         assert_eq!(p.step(b'1'), Violation);
     }
 
     #[test]
     fn a_copy_swallows_the_syncs_before_its_end() {
         let mut p = Pipeline::default();
-        p.push(Expect::Execute { plan: None });
+        p.push(execute());
         p.push(Expect::Sync { shown: true });
         assert_eq!(p.step(b'G'), Forward);
         p.push(Expect::Sync { shown: true });
@@ -336,7 +365,7 @@ mod tests {
     #[test]
     fn a_copy_sent_ahead_of_its_begin_keeps_its_sync() {
         let mut p = Pipeline::default();
-        for e in [Expect::Execute { plan: None }, Expect::CopyEnd, Expect::Sync { shown: true }] {
+        for e in [execute(), Expect::CopyEnd, Expect::Sync { shown: true }] {
             p.push(e);
         }
         assert_eq!(steps(&mut p, b"GC"), [Forward; 2]);

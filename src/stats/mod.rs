@@ -14,7 +14,7 @@ pub mod statements;
 pub mod window;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config;
@@ -80,6 +80,8 @@ pub struct Stats {
     pub process: Process,
     /// Microseconds; `u64::MAX`: nothing is slow.
     slow_threshold: AtomicU64,
+    /// Slow statements are shown with their literals and bound values.
+    shows_parameters: AtomicBool,
 }
 
 impl Stats {
@@ -95,6 +97,7 @@ impl Stats {
             slow: SlowLog::open(&config.slow_log)?,
             process: Process::new(now),
             slow_threshold: AtomicU64::new(micros(config.slow_threshold)),
+            shows_parameters: AtomicBool::new(config.slow_log_parameters),
         })
     }
 
@@ -105,7 +108,13 @@ impl Stats {
     pub fn reconfigure(&self, config: &config::Statements) -> io::Result<()> {
         self.statements.set_max(config.max);
         self.slow_threshold.store(micros(config.slow_threshold), Ordering::Relaxed);
+        self.shows_parameters.store(config.slow_log_parameters, Ordering::Relaxed);
         self.slow.reconfigure(&config.slow_log)
+    }
+
+    /// `statements.slow_log_parameters`
+    pub fn shows_parameters(&self) -> bool {
+        self.shows_parameters.load(Ordering::Relaxed)
     }
 
     /// Counts one ended statement everywhere; true where it was slow, so that the caller writes a
@@ -143,7 +152,8 @@ pub(crate) fn millis(micros: f64) -> f64 {
 }
 
 /// At most [`MAX_TEXT`] bytes of a text, cut between characters.
-pub(crate) fn bounded_text(mut text: String) -> String {
+pub(crate) fn bounded_text(text: impl Into<String>) -> String {
+    let mut text = text.into();
     if text.len() > MAX_TEXT {
         let mut end = MAX_TEXT - '…'.len_utf8();
         while !text.is_char_boundary(end) {
@@ -203,6 +213,6 @@ mod tests {
     fn long_texts_are_cut_between_characters() {
         let text = bounded_text("ä".repeat(MAX_TEXT));
         assert!(text.len() <= MAX_TEXT && text.ends_with('…'), "{}", text.len());
-        assert_eq!(bounded_text("short".into()), "short");
+        assert_eq!(bounded_text("short"), "short");
     }
 }

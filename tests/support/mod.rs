@@ -8,7 +8,9 @@
 
 #![allow(dead_code, unused_imports)] // Each test binary uses a part of it.
 
+pub mod client;
 mod config;
+pub mod console;
 mod gate;
 mod raw;
 mod role;
