@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::http::TOKEN;
 use super::{Builder, Pgweir};
 
 pub const OPERATOR: &str = "operator";
@@ -37,9 +38,9 @@ impl Table {
 }
 
 impl Builder {
-    /// With a user who may use the admin console; the password is the name.
+    /// With a user who may use the admin console, whose password is the name, and with [`TOKEN`].
     pub fn operator(self) -> Self {
-        self.user(OPERATOR, OPERATOR).set("admin.users", vec![OPERATOR])
+        self.user(OPERATOR, OPERATOR).set("admin.users", vec![OPERATOR]).set("admin.token", TOKEN)
     }
 }
 

@@ -14,6 +14,8 @@ pub mod console;
 mod gate;
 mod raw;
 mod role;
+pub mod http;
+pub mod prometheus;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -24,7 +26,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pgweir::demo::cluster::{Cluster, Programs, Scratch, Server, free_port};
-use pgweir::demo::{http, sample};
+use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -122,7 +124,7 @@ impl Pgweir {
             if self.try_exit().is_some() {
                 return false;
             }
-            let answer = http::get(self.admin_address(), "/readyz", LIMIT);
+            let answer = pgweir::demo::http::get(self.admin_address(), "/readyz", LIMIT);
             if matches!(answer, Ok((200, _))) {
                 return true;
             }
@@ -151,7 +153,7 @@ impl Pgweir {
 
     /// Status and body of an admin path.
     pub fn get(&self, path: &str) -> (u16, String) {
-        http::get(self.admin_address(), path, LIMIT).unwrap()
+        pgweir::demo::http::get(self.admin_address(), path, LIMIT).unwrap()
     }
 
     /// The JSON of an admin path that must answer 200.
