@@ -135,7 +135,7 @@ impl Pipeline {
             Expect::Sync { shown: true } if self.copying_in => return,
             Expect::CopyEnd => self.copying_in = false,
             Expect::Sync { .. } | Expect::Query { .. } | Expect::Function => self.unsynced = false,
-            Expect::Parse { .. } | Expect::Bind | Expect::Describe | Expect::Execute { .. } | Expect::Close { .. } => {
+            Expect::Parse { .. } | Expect::Bind { .. } | Expect::Describe | Expect::Execute { .. } | Expect::Close { .. } => {
                 self.unsynced = true;
             }
             Expect::ParsedHere { .. } | Expect::ClosedHere { .. } | Expect::Replay => {}
@@ -284,15 +284,15 @@ mod tests {
         let mut p = Pipeline::default();
         p.push(Expect::ParsedHere { undo: None });
         assert!(!p.is_unsynced(), "nothing has gone to the server");
-        p.push(Expect::Bind);
-        p.push(Expect::Execute { plan: None });
+        p.push(bind());
+        p.push(execute());
         while p.next_local().is_some() {}
         assert_eq!(steps(&mut p, b"2C"), [Forward; 2]);
         assert!(p.is_empty() && p.is_unsynced(), "all is answered, and a transaction may be open");
         p.push(Expect::Sync { shown: true });
         assert!(!p.is_unsynced());
 
-        p.push(Expect::Execute { plan: None });
+        p.push(execute());
         p.push(Expect::Sync { shown: true });
         assert_eq!(steps(&mut p, b"ZG"), [Forward; 2]);
         assert!(p.is_unsynced(), "the COPY has swallowed the Sync");
