@@ -135,7 +135,11 @@ impl Pipeline {
             Expect::Sync { shown: true } if self.copying_in => return,
             Expect::CopyEnd => self.copying_in = false,
             Expect::Sync { .. } | Expect::Query { .. } | Expect::Function => self.unsynced = false,
-            Expect::Parse { .. } | Expect::Bind { .. } | Expect::Describe | Expect::Execute { .. } | Expect::Close { .. } => {
+            Expect::Parse { .. }
+            | Expect::Bind { .. }
+            | Expect::Describe
+            | Expect::Execute { .. }
+            | Expect::Close { .. } => {
                 self.unsynced = true;
             }
             Expect::ParsedHere { .. } | Expect::ClosedHere { .. } | Expect::Replay => {}
