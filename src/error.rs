@@ -1,5 +1,6 @@
 //! Faults by fate: whose they are, the SQLSTATE they carry, and whether the work may be tried again elsewhere.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// SQLSTATEs that pgweir itself gives (PostgreSQL documentation, appendix A).
@@ -43,18 +44,19 @@ impl Severity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     pub severity: Severity,
-    pub code: &'static str,
+    /// One of [`sqlstate`], or what a server gave.
+    pub code: Cow<'static, str>,
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
 }
 
 impl Fault {
-    pub fn error(code: &'static str, message: impl Into<String>) -> Fault {
-        Fault { severity: Severity::Error, code, message: message.into(), detail: None, hint: None }
+    pub fn error(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Fault {
+        Fault { severity: Severity::Error, code: code.into(), message: message.into(), detail: None, hint: None }
     }
 
-    pub fn fatal(code: &'static str, message: impl Into<String>) -> Fault {
+    pub fn fatal(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Fault {
         Fault { severity: Severity::Fatal, ..Fault::error(code, message) }
     }
 

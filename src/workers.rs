@@ -72,15 +72,12 @@ async fn client(counted: Counted, worker: Arc<Worker>, mut stream: Stream) {
     if stream.rehome().is_err() {
         return;
     }
-    let timeout = proxy.config.load().listen.login_timeout;
     let opening = Opening { proxy, worker, stream, inbox: BytesMut::new(), outbox: BytesMut::new() };
     // Boxed: a login is large and short, a session small and long.
-    let opened = tokio::time::timeout(timeout, Box::pin(opening.open())).await;
-    match opened {
-        Ok(Opened::Session(session)) => session.serve().await,
-        Ok(Opened::Console(opening)) => Box::pin(console::serve(*opening)).await,
-        Ok(Opened::Nothing) => {}
-        Err(_) => tracing::info!("a client did not log in within login_timeout"),
+    match Box::pin(opening.open()).await {
+        Opened::Session(session) => session.serve().await,
+        Opened::Console(opening) => Box::pin(console::serve(*opening)).await,
+        Opened::Nothing => {}
     }
     drop(counted);
 }

@@ -11,7 +11,7 @@ use crate::auth::{ClientAuth, Credentials, LoginError, Nonce, Reply, ScramKeys};
 use crate::backend::cancel::Identity;
 use crate::backend::connection::{BackendError, Connection, ServerError};
 use crate::config;
-use crate::error::{Malformed, sqlstate};
+use crate::error::{Fault, Malformed, sqlstate};
 use crate::net::{ConnectError, Connector};
 use crate::session::parameters::Settings;
 use crate::session::prepared::Held;
@@ -61,13 +61,11 @@ pub enum ConnectFailure {
 }
 
 impl ConnectFailure {
-    /// The server answered and said no to this login for good: its code and message.
-    pub fn refusal(&self) -> Option<(String, String)> {
+    /// The server answered and said no to this login for good: what it said.
+    pub fn refusal(&self) -> Option<Fault> {
         match self {
-            ConnectFailure::Backend(BackendError::Server(e)) if is_refusal(&e.code) => {
-                Some((e.code.clone(), e.message.clone()))
-            }
-            ConnectFailure::Login(e) => Some((sqlstate::INVALID_AUTHORIZATION.to_owned(), e.to_string())),
+            ConnectFailure::Backend(BackendError::Server(e)) if is_refusal(&e.code) => Some(e.clone().into_fatal()),
+            ConnectFailure::Login(e) => Some(Fault::fatal(sqlstate::INVALID_AUTHORIZATION, e.to_string())),
             _ => None,
         }
     }

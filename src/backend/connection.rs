@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::cancel::Identity;
-use crate::error::Malformed;
+use crate::error::{Fault, Malformed};
 use crate::net::Stream;
 use crate::session::parameters::Settings;
 use crate::session::prepared::Held;
@@ -26,18 +26,33 @@ pub enum BackendError {
     Server(ServerError),
 }
 
-/// An ErrorResponse of a server: its frame as sent, and the fields that matter.
+/// An ErrorResponse of a server: the fields that matter.
 #[derive(Debug, Clone)]
 pub struct ServerError {
     pub fatal: bool,
     pub code: String,
     pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
 }
 
 impl ServerError {
     pub fn read(body: &[u8]) -> Result<ServerError, Malformed> {
         let fields = read::ErrorFields::read(body)?;
-        Ok(ServerError { fatal: fields.is_fatal(), code: fields.code(), message: fields.message() })
+        let text = |field: &[u8]| (!field.is_empty()).then(|| String::from_utf8_lossy(field).into_owned());
+        Ok(ServerError {
+            fatal: fields.is_fatal(),
+            code: fields.code(),
+            message: fields.message(),
+            detail: text(fields.detail),
+            hint: text(fields.hint),
+        })
+    }
+
+    /// The same, told to a client as the end of its connection.
+    pub fn into_fatal(self) -> Fault {
+        let ServerError { code, message, detail, hint, .. } = self;
+        Fault { detail, hint, ..Fault::fatal(code, message) }
     }
 }
 
@@ -120,6 +135,14 @@ impl Connection {
     ///
     /// The connection stays usable after [`BackendError::Server`] that is not fatal, and after no other error.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Row>, BackendError> {
+        self.query_noticed(sql, &mut BytesMut::new()).await
+    }
+
+    /// The same; the notices on the way are kept, as frames.
+    ///
+    /// # Errors
+    /// As [`Connection::query`].
+    pub async fn query_noticed(&mut self, sql: &str, notices: &mut BytesMut) -> Result<Vec<Row>, BackendError> {
         write::query(&mut self.outbox, sql);
         self.send().await?;
         let (mut rows, mut failed) = (Vec::new(), None);
@@ -135,6 +158,7 @@ impl Connection {
                     failed = Some(error);
                 }
                 backend::PARAMETER_STATUS => self.note_status(&body)?,
+                backend::NOTICE => write::frame(notices, tag, |out| out.extend_from_slice(&body)),
                 backend::READY => return failed.map_or(Ok(rows), |e| Err(BackendError::Server(e))),
                 _ => {}
             }

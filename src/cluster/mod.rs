@@ -67,11 +67,17 @@ impl Cluster {
         primaries().find(|n| n.is_up()).or_else(|| primaries().next())
     }
 
-    /// A node that answers for what all nodes know: the primary, or whatever serves while it does not.
-    pub fn any(&self) -> Option<&Arc<Node>> {
-        let primary = self.primary();
-        let up = primary.filter(|node| node.is_up());
-        up.or_else(|| self.reader(None, Tried::default()).map(|(node, _)| node)).or(primary)
+    /// The node that does what any node can: the primary while it is up, else a replica that is. `None`: no role is known
+    /// yet.
+    pub fn preferred(&self) -> Option<&Arc<Node>> {
+        self.by_preference().next().filter(|node| node.role() != Role::Unknown)
+    }
+
+    /// All nodes, those that are up first, and among them the primary.
+    pub fn by_preference(&self) -> impl Iterator<Item = &Arc<Node>> {
+        let mut nodes: Vec<_> = self.nodes.iter().collect();
+        nodes.sort_by_key(|node| (!node.is_up(), node.role() != Role::Primary, node.role() == Role::Unknown));
+        nodes.into_iter()
     }
 
     /// The node for a plain read of a session that last wrote at `wrote`, with the reason.

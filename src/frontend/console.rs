@@ -88,6 +88,6 @@ fn encode(out: &mut BytesMut, answer: &Answer) {
         }
         Answer::Complete(tag) => write::command_complete(out, tag),
         Answer::Empty => write::empty_query(out),
-        Answer::Error { sqlstate, message } => write::error(out, &Fault::error(sqlstate, message.as_str())),
+        Answer::Error { sqlstate, message } => write::error(out, &Fault::error(*sqlstate, message.as_str())),
     }
 }

@@ -41,7 +41,7 @@ impl Proxy {
             database: database.dbname.clone(),
             credentials: asker.credentials.clone(),
         };
-        let node = database.cluster.any().ok_or("no server can be reached")?;
+        let node = database.cluster.preferred().ok_or("no server can be reached")?;
         let pool = database.pools.pool(&login, node);
         let timeout = pool.config.load().acquire_timeout;
         let mut lease = pool.checkout(worker).await.map_err(|refused| refused.fault(timeout).message)?;

@@ -5,9 +5,10 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::frontend::session::Session;
 use crate::net::Stream;
@@ -16,6 +17,9 @@ use crate::pool::checkout::{Answer, Pool};
 
 /// Bytes of the client that may wait to be consumed; a frame that must be whole may be larger.
 pub const MAX_WAITING: usize = 256 * 1024;
+
+/// How long a client that is told of its end may take to read it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What has happened.
 #[derive(Debug)]
@@ -139,6 +143,19 @@ impl Session {
         }
         polled
     }
+}
+
+/// Sends what is left, and closes so that the client can read it: a socket closed with unread bytes resets.
+pub async fn part(stream: &mut Stream, out: &mut BytesMut) {
+    let parting = async {
+        stream.write_all_buf(out).await?;
+        stream.flush().await?;
+        stream.shutdown().await?;
+        let mut sink = [0u8; 1024];
+        while stream.read(&mut sink).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    let _ = tokio::time::timeout(FAREWELL, parting).await;
 }
 
 /// Writes all of `out`; ready where nothing is left.

@@ -1,6 +1,7 @@
 //! From an accepted socket to a session: startup, TLS, authentication, the first ReadyForQuery.
 
-use std::collections::VecDeque;
+mod greet;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,27 +10,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::auth::{AUTHENTICATION_OK, Credentials, Entropy, MAX_PASSWORD_LEN, Method, ServerAuth, Step};
 use crate::backend::connect::{self, Login};
-use crate::backend::connection::BackendError;
-use crate::cluster::Tried;
-use crate::config::PoolMode;
 use crate::error::{Fault, sqlstate};
 use crate::frontend::admission;
-use crate::frontend::client::NewClient;
-use crate::frontend::database::{Database, Statuses};
+use crate::frontend::database::Database;
+use crate::frontend::io;
 use crate::frontend::peers;
 use crate::frontend::proxy::{Proxy, User};
-use crate::frontend::session::{Request, Session, Worker};
+use crate::frontend::session::{Session, Worker};
 use crate::net::Stream;
-use crate::pool::checkout::Pool;
-use crate::pool::lease::{Lease, Return};
-use crate::route::decide::Why;
-use crate::session::parameters::{Parameters, Settings, Value};
-use crate::session::pins::Pins;
-use crate::session::pipeline::Pipeline;
-use crate::session::prepared::Names;
-use crate::sql::RouteHint;
 use crate::wire::startup::{self, Packet, Startup};
 use crate::wire::{scan, tag, write};
+use greet::Parts;
 
 /// The databases of the admin console.
 pub const CONSOLE: [&str; 2] = ["pgweir", "pgbouncer"];
@@ -74,58 +65,60 @@ impl From<std::io::Error> for Failed {
 }
 
 impl Opening {
-    /// Logs the client in; a failure is told to it here.
+    /// Logs the client in within `login_timeout`; a failure is told to it here.
     pub async fn open(mut self) -> Opened {
-        let failed = match self.startup().await {
-            Ok(None) => return Opened::Nothing,
-            Ok(Some(startup)) => match self.log_in(startup).await {
-                Ok(LoggedIn::Console) => return Opened::Console(Box::new(self)),
-                Ok(LoggedIn::Session(parts)) => return Opened::Session(Box::new(parts.into_session(self))),
-                Err(failed) => failed,
-            },
-            Err(failed) => failed,
-        };
-        if let Failed::Fault(fault) = failed {
-            tracing::info!(client = %self.stream.peer(), %fault, "login refused");
-            self.outbox.clear();
-            write::error(&mut self.outbox, &fault);
-            let _ = self.flush().await;
-            let _ = self.stream.shutdown().await;
+        let limit = self.proxy.config.load().listen.login_timeout;
+        let outcome = tokio::time::timeout(limit, self.establish()).await.unwrap_or_else(|_| {
+            Err(Fault::fatal(sqlstate::QUERY_CANCELED, "canceling authentication due to timeout").into())
+        });
+        match outcome {
+            Ok(None) | Err(Failed::Gone) => Opened::Nothing,
+            Ok(Some(LoggedIn::Console)) => Opened::Console(Box::new(self)),
+            Ok(Some(LoggedIn::Session(parts))) => Opened::Session(Box::new(parts.into_session(self))),
+            Err(Failed::Fault(fault)) => {
+                tracing::info!(client = %self.stream.peer(), %fault, "login refused");
+                self.outbox.clear();
+                write::error(&mut self.outbox, &fault);
+                io::part(&mut self.stream, &mut self.outbox).await;
+                Opened::Nothing
+            }
         }
-        Opened::Nothing
     }
 
-    /// The packets ahead of a StartupMessage, and the message.
+    async fn establish(&mut self) -> Result<Option<LoggedIn>, Failed> {
+        match self.startup().await? {
+            Some(startup) => self.log_in(startup).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The packets ahead of a StartupMessage, and the message. Each kind of encryption may be asked for once
+    /// (`ProcessStartupPacket`); where TLS is on, neither any more.
     async fn startup(&mut self) -> Result<Option<Startup>, Failed> {
         let acceptor = self.proxy.acceptor.load_full();
         if acceptor.is_direct(&self.stream).await? {
             self.secure(|acceptor, stream| Box::pin(async move { acceptor.accept_direct(stream).await })).await?;
         }
+        let (mut ssl_done, mut gss_done) = (self.stream.is_tls(), self.stream.is_tls());
         loop {
-            let packet = loop {
-                if let Some((packet, length)) = startup::packet(&self.inbox)? {
-                    let _ = self.inbox.split_to(length);
-                    break packet;
-                }
-                self.receive().await?;
-            };
-            match packet {
-                Packet::Ssl => {
-                    // Bytes behind the request would be taken for encrypted ones (CVE-2021-23214).
-                    if !self.inbox.is_empty() {
-                        return Err(Fault::protocol("received unencrypted data after SSL request").into());
-                    }
+            match self.packet().await? {
+                Packet::Ssl if !ssl_done => {
+                    ssl_done = true;
+                    self.refuse_early_bytes("SSL")?;
                     let answer = acceptor.answer(&self.stream);
-                    self.stream.write_all(&[answer]).await?;
-                    self.stream.flush().await?;
+                    self.answer(answer).await?;
                     if answer == b'S' {
+                        gss_done = true;
                         self.secure(|acceptor, stream| Box::pin(async move { acceptor.accept(stream).await })).await?;
                     }
                 }
-                Packet::GssEnc => {
-                    self.stream.write_all(b"N").await?;
-                    self.stream.flush().await?;
+                Packet::GssEnc if !gss_done => {
+                    gss_done = true;
+                    self.refuse_early_bytes("GSSAPI encryption")?;
+                    self.answer(b'N').await?;
                 }
+                Packet::Ssl => return Err(startup::unsupported(startup::SSL_REQUEST).into()),
+                Packet::GssEnc => return Err(startup::unsupported(startup::GSSENC_REQUEST).into()),
                 Packet::Cancel { pid, secret } => {
                     peers::cancel(&self.proxy, pid, &secret).await;
                     return Ok(None);
@@ -133,6 +126,29 @@ impl Opening {
                 Packet::Startup(startup) => return Ok(Some(startup)),
             }
         }
+    }
+
+    async fn packet(&mut self) -> Result<Packet, Failed> {
+        loop {
+            if let Some((packet, length)) = startup::packet(&self.inbox)? {
+                let _ = self.inbox.split_to(length);
+                return Ok(packet);
+            }
+            self.receive().await?;
+        }
+    }
+
+    /// Bytes behind the request would be taken for encrypted ones (CVE-2021-23214).
+    fn refuse_early_bytes(&self, request: &str) -> Result<(), Fault> {
+        match self.inbox.is_empty() {
+            true => Ok(()),
+            false => Err(Fault::protocol(format!("received unencrypted data after {request} request"))),
+        }
+    }
+
+    async fn answer(&mut self, byte: u8) -> std::io::Result<()> {
+        self.stream.write_all(&[byte]).await?;
+        self.stream.flush().await
     }
 
     async fn log_in(&mut self, startup: Startup) -> Result<LoggedIn, Failed> {
@@ -238,105 +254,24 @@ impl Opening {
         if matches!(&current, Credentials::Plain(known) if known.matches(password.as_bytes())) {
             return Ok(());
         }
-        let node = database.cluster.primary().ok_or_else(no_server)?;
         let trial = Login { credentials: connect::ServerCredentials::new(given.clone()), ..login.clone() };
         let config = database.pools.config();
-        let attempt = connect::connect(&node.config, &database.tls, &trial, config.connection_timeout);
-        match tokio::time::timeout(config.create_timeout, attempt).await {
-            Ok(Ok(connection)) => {
-                tokio::spawn(tokio::time::timeout(config.destroy_timeout, Box::new(connection).terminate()));
-                login.credentials.learn(given);
-                Ok(())
-            }
-            Ok(Err(failure)) => Err(match failure.refusal() {
-                Some((code, message)) if code.starts_with("3D") => {
-                    Fault::fatal(sqlstate::INVALID_CATALOG_NAME, message)
+        for node in database.cluster.by_preference() {
+            let attempt = connect::connect(&node.config, &database.tls, &trial, config.connection_timeout);
+            match tokio::time::timeout(config.create_timeout, attempt).await {
+                Ok(Ok(connection)) => {
+                    tokio::spawn(tokio::time::timeout(config.destroy_timeout, Box::new(connection).terminate()));
+                    login.credentials.learn(given);
+                    return Ok(());
                 }
-                Some(_) => Fault::fatal(
-                    sqlstate::INVALID_PASSWORD,
-                    format!("password authentication failed for user \"{}\"", login.user),
-                ),
-                None => no_server(),
+                Ok(Err(failure)) => match failure.refusal() {
+                    Some(fault) => return Err(fault.into()),
+                    None => tracing::warn!(node = %node.name, %failure, "a password cannot be checked"),
+                },
+                Err(_) => tracing::warn!(node = %node.name, "a password cannot be checked in time"),
             }
-            .into()),
-            Err(_) => Err(no_server().into()),
         }
-    }
-
-    /// The settings the client asks for, tried on a server; the ParameterStatus values, the cancel key, ReadyForQuery.
-    async fn greet(&mut self, startup: Startup, database: Arc<Database>, login: Login) -> Result<Parts, Failed> {
-        let base = settings(&startup)?;
-        let pools = database.pools_of(&login);
-        let statuses = self.statuses(&database, &login, &pools, &base).await?;
-        let application_name = status(&statuses, "application_name").unwrap_or_default().to_owned();
-        let client = self.proxy.clients.enter(NewClient {
-            user: login.user.clone(),
-            database: database.name.clone(),
-            peer: self.stream.peer(),
-            local: self.stream.local(),
-            tls: self.stream.tls_info().map(|tls| format!("{}/{}", tls.version, tls.cipher)).unwrap_or_default(),
-            key_length: if startup.agreed_minor() >= 2 { 32 } else { 4 },
-            application_name,
-        });
-        let parts = Parts { client, database, login, pools, base, readable: is_readable(&statuses) };
-        for (name, value) in statuses.iter() {
-            write::parameter_status(&mut self.outbox, name, value);
-        }
-        write::backend_key_data(&mut self.outbox, parts.client.pid, &parts.client.secret);
-        write::ready(&mut self.outbox, b'I');
-        if self.flush().await.is_err() {
-            self.proxy.clients.leave(&parts.client);
-            return Err(Failed::Gone);
-        }
-        parts.database.counters.at(self.worker.index).client_login();
-        Ok(parts)
-    }
-
-    /// What a fresh session with these settings reports. Settings are proven on a server: what it refuses ends the
-    /// login, as it would there.
-    async fn statuses(
-        &mut self,
-        database: &Database,
-        login: &Login,
-        pools: &[Arc<Pool>],
-        base: &Settings,
-    ) -> Result<Statuses, Failed> {
-        if let (true, Some(known)) = (base.is_empty(), database.statuses(&login.user)) {
-            return Ok(known);
-        }
-        let mut lease = self.any_lease(database, pools).await?;
-        if let Some(sql) = lease.settings.difference(&Settings::default()) {
-            lease.begin();
-            lease.query(&sql).await.map_err(fatal)?;
-            lease.settings = Settings::default();
-        }
-        let fresh: Statuses = lease.statuses.clone().into();
-        database.set_statuses(login.user.clone(), fresh.clone());
-        let Some(sql) = lease.settings.difference(base) else {
-            lease.give_back(Return::default());
-            return Ok(fresh);
-        };
-        lease.begin();
-        lease.query(&sql).await.map_err(fatal)?;
-        lease.settings = base.clone();
-        let statuses = lease.statuses.clone().into();
-        lease.give_back(Return::default());
-        Ok(statuses)
-    }
-
-    /// A connection to the primary, or to whatever node serves.
-    async fn any_lease(&self, database: &Database, pools: &[Arc<Pool>]) -> Result<Lease, Failed> {
-        let primary = database.cluster.primary().map(|node| node.index);
-        let reader = || database.cluster.reader(None, Tried::default()).map(|(node, _)| node.index);
-        let up = primary.filter(|&i| database.cluster.nodes[usize::from(i)].is_up());
-        let index = up.or_else(reader).or(primary).ok_or_else(no_server)?;
-        let pool = &pools[usize::from(index)];
-        let timeout = pool.config.load().acquire_timeout;
-        let refused = |r: crate::pool::checkout::Refused| {
-            let fault = r.fault(timeout);
-            Failed::Fault(Fault { severity: crate::error::Severity::Fatal, ..fault })
-        };
-        pool.checkout(self.worker.index).await.map_err(refused)
+        Err(no_server().into())
     }
 
     async fn enter_console(&mut self, user: &User) -> Result<(), Failed> {
@@ -399,110 +334,6 @@ enum LoggedIn {
     Console,
 }
 
-/// What a login has found out, for the session.
-#[derive(Debug)]
-struct Parts {
-    client: Arc<crate::frontend::client::Client>,
-    database: Arc<Database>,
-    login: Login,
-    pools: Vec<Arc<Pool>>,
-    base: Settings,
-    readable: bool,
-}
-
-impl Parts {
-    fn into_session(self, opening: Opening) -> Session {
-        let Parts { client, database, login, pools, base, readable } = self;
-        let now = client.connected;
-        let route = match base.value("pgweir.route") {
-            Some(Value::Flat(route)) if route == "primary" => Some(RouteHint::Primary),
-            Some(Value::Flat(route)) if route == "replica" => Some(RouteHint::Replica),
-            _ => None,
-        };
-        let mode: PoolMode = database.pools.config().mode;
-        Session {
-            proxy: opening.proxy,
-            worker: opening.worker,
-            client,
-            database,
-            login,
-            pools,
-            mode,
-            stream: opening.stream,
-            inbox: opening.inbox,
-            outbox: opening.outbox,
-            client_rest: 0,
-            server_rest: 0,
-            leased: None,
-            pipeline: Pipeline::default(),
-            request: Request::new(now, Why::Read),
-            tried: Tried::default(),
-            scanned: VecDeque::new(),
-            names: Names::default(),
-            portals: Vec::new(),
-            parameters: Parameters::new(base),
-            pins: Pins::default(),
-            status: b'I',
-            failed: false,
-            skipping: false,
-            terminating: false,
-            writing: false,
-            wrote: None,
-            route,
-            readable,
-            transaction_began: None,
-        }
-    }
-}
-
-/// The session settings of a startup packet: `options` first, then the parameters, as Postgres applies them.
-fn settings(startup: &Startup) -> Result<Settings, Fault> {
-    let mut settings = Settings::default();
-    for (name, value) in startup.options.as_deref().map_or(Ok(Vec::new()), startup::options)? {
-        settings.set(&name, Value::Flat(value));
-    }
-    for (name, value) in &startup.parameters {
-        settings.set(name, Value::Flat(value.clone()));
-    }
-    Ok(settings)
-}
-
-fn status<'a>(statuses: &'a [(Box<str>, Box<str>)], name: &str) -> Option<&'a str> {
-    statuses.iter().find(|(n, _)| **n == *name).map(|(_, v)| &**v)
-}
-
-/// Encodings whose multi-byte characters may hold ASCII bytes, quotes and backslashes among them.
-const UNSAFE_ENCODINGS: [&str; 7] = ["SJIS", "BIG5", "GBK", "UHC", "GB18030", "JOHAB", "SHIFT_JIS_2004"];
-
-/// Texts of a session with these parameters read as pgweir reads them.
-fn is_readable(statuses: &[(Box<str>, Box<str>)]) -> bool {
-    let encoding = status(statuses, "client_encoding").unwrap_or("UTF8");
-    status(statuses, "standard_conforming_strings") != Some("off") && !UNSAFE_ENCODINGS.contains(&encoding)
-}
-
-impl Session {
-    /// After client_encoding or standard_conforming_strings has changed.
-    pub fn note_readable(&mut self) {
-        if let Some(leased) = &self.leased {
-            self.readable = is_readable(&leased.lease.statuses);
-        }
-    }
-}
-
 fn no_server() -> Fault {
     Fault::fatal(sqlstate::CANNOT_CONNECT_NOW, "no server can be reached")
-}
-
-/// A server's refusal of the client's own settings, as the client would see it there.
-fn fatal(error: BackendError) -> Failed {
-    let fault = match error {
-        BackendError::Server(e) => Fault::fatal(known_code(&e.code), e.message),
-        other => Fault::fatal(sqlstate::CONNECTION_FAILURE, other.to_string()),
-    };
-    Failed::Fault(fault)
-}
-
-fn known_code(code: &str) -> &'static str {
-    const CODES: [&str; 6] = ["22023", "42704", "42501", "55P02", "42601", "22P02"];
-    CODES.into_iter().find(|c| *c == code).unwrap_or(sqlstate::CONNECTION_FAILURE)
 }

@@ -12,7 +12,7 @@ use crate::frontend::session::Session;
 use crate::session::pipeline::{Expect, Step};
 use crate::wire::read::ErrorFields;
 use crate::wire::tag::backend;
-use crate::wire::{read, scan};
+use crate::wire::{read, scan, write};
 
 /// What came of the bytes that the server sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -168,6 +168,10 @@ impl Session {
             }
             _ => false,
         };
+        if !own && !self.reported.is_empty() {
+            copy.flush(&mut self.outbox);
+            self.correct_reports();
+        }
         self.pass(head, head.total, copy)?;
         if !own {
             self.on_ready(copy.inbox[copy.at - 1]);
@@ -178,10 +182,11 @@ impl Session {
     /// Messages that may come at any time.
     fn pass_aside(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
         let body = &copy.inbox[copy.at + scan::HEADER..copy.at + head.total];
+        let own = self.pipeline.is_replay();
         if head.tag == backend::PARAMETER_STATUS {
-            self.note_status(body)?;
+            self.note_status(body, own)?;
         }
-        if self.pipeline.is_replay() {
+        if own {
             copy.flush(&mut self.outbox);
             copy.from = copy.at + head.total;
         }
@@ -189,12 +194,16 @@ impl Session {
         Ok(())
     }
 
-    fn note_status(&mut self, body: &[u8]) -> Result<(), Malformed> {
+    fn note_status(&mut self, body: &[u8], own: bool) -> Result<(), Malformed> {
         if let Some(leased) = &mut self.leased {
             leased.lease.note_status(body)?;
         }
         let mut r = read::Reader::new(body);
         let (name, value) = (r.str()?, r.str()?);
+        if !own {
+            self.reported.retain(|(reported, _)| **reported != *name);
+            self.reported.push((name.into(), value.into()));
+        }
         if name == "application_name" {
             value.clone_into(&mut self.client.application_name.lock());
         }
@@ -202,6 +211,25 @@ impl Session {
             self.note_readable();
         }
         Ok(())
+    }
+
+    /// RESET brings a server back to its own values, the client to those of its startup packet, which are said again
+    /// ahead of the next statement: the client is told those.
+    fn correct_reports(&mut self) {
+        let (base, current) = (self.parameters.base(), self.parameters.current());
+        for (name, told) in self.reported.drain(..) {
+            let lower = name.to_ascii_lowercase();
+            if base.value(&lower).is_none() || base.value(&lower) != current.value(&lower) {
+                continue;
+            }
+            let first = self.greeting.iter().find(|(first, _)| *first == name).map(|(_, value)| value);
+            if let Some(value) = first.filter(|value| **value != told) {
+                write::parameter_status(&mut self.outbox, &name, value);
+                if *name == *"application_name" {
+                    (**value).clone_into(&mut self.client.application_name.lock());
+                }
+            }
+        }
     }
 
     /// An ErrorResponse; `Some` where the way ends here.

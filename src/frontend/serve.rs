@@ -2,17 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
-use bytes::Buf;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::time::Instant;
 
 use crate::cluster::{Cluster, Tried};
 use crate::config::PoolMode;
 use crate::error::{Fault, sqlstate};
 use crate::frontend::batch::{Batch, Head};
 use crate::frontend::client::{Activity, Stop};
-use crate::frontend::io::{Event, Wait};
+use crate::frontend::io::{self, Event, Wait};
 use crate::frontend::replies::Relayed;
 use crate::frontend::requests::Forwarded;
 use crate::frontend::session::{Leased, Request, Session};
@@ -23,9 +20,7 @@ use crate::session::pins::Pin;
 use crate::session::pipeline::{Expect, Undo};
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
-
-/// How long a client that is told of its end may take to read it.
-const FAREWELL: Duration = Duration::from_secs(1);
+use bytes::Buf;
 
 /// How a session ended.
 #[derive(Debug)]
@@ -379,18 +374,9 @@ impl Session {
         }
     }
 
-    /// Sends what is left, and closes so that the client can read it: a socket closed with unread bytes resets.
     async fn farewell(&mut self) {
         self.counters().sent(self.outbox.len() as u64);
-        let parting = async {
-            self.stream.write_all_buf(&mut self.outbox).await?;
-            self.stream.flush().await?;
-            self.stream.shutdown().await?;
-            let mut sink = [0u8; 1024];
-            while self.stream.read(&mut sink).await? > 0 {}
-            Ok::<_, std::io::Error>(())
-        };
-        let _ = tokio::time::timeout(FAREWELL, parting).await;
+        io::part(&mut self.stream, &mut self.outbox).await;
     }
 }
 

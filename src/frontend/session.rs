@@ -10,7 +10,7 @@ use crate::backend::connect::Login;
 use crate::cluster::Tried;
 use crate::config::PoolMode;
 use crate::frontend::client::Client;
-use crate::frontend::database::Database;
+use crate::frontend::database::{Database, Statuses};
 use crate::frontend::proxy::Proxy;
 use crate::net::Stream;
 use crate::net::buffers::Buffers;
@@ -151,6 +151,10 @@ pub struct Session {
     pub wrote: Option<Instant>,
     /// `pgweir.route`
     pub route: Option<RouteHint>,
+    /// The ParameterStatus values that the client began with: those to which RESET returns.
+    pub greeting: Statuses,
+    /// ParameterStatus values that the client was told since the last ReadyForQuery.
+    pub reported: Vec<(Box<str>, Box<str>)>,
     /// The client's encoding and string syntax are read as Postgres reads them.
     pub readable: bool,
     /// The time at which the open transaction began.

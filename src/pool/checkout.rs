@@ -13,7 +13,7 @@ use crate::backend::connect::{ConnectFailure, Login};
 use crate::backend::connection::Connection;
 use crate::cluster::node::Node;
 use crate::config;
-use crate::error::{Fault, sqlstate};
+use crate::error::{Fault, Severity, sqlstate};
 use crate::net::tls::Connector;
 use crate::pool::lease::Lease;
 use crate::pool::ledger::{Checkout, Held, Ledger, Place, Placement, Snapshot, Sweep, Ticket, Verdict};
@@ -31,8 +31,8 @@ pub enum Refused {
     Timeout(Option<String>),
     /// The node cannot be reached: another may.
     Unavailable(String),
-    /// The server refuses this login; its own code and message.
-    Login { code: String, message: String },
+    /// The server refuses this login, in its own words.
+    Login(Fault),
     /// The pool is closed.
     Closed,
 }
@@ -53,23 +53,10 @@ impl Refused {
             Refused::Unavailable(why) => {
                 Fault::error(sqlstate::CANNOT_CONNECT, "no server can be reached").with_detail(why.clone())
             }
-            Refused::Login { code, message } => Fault::error(login_code(code), message.as_str()),
+            Refused::Login(fault) => Fault { severity: Severity::Error, ..fault.clone() },
             Refused::Closed => Fault::error(sqlstate::ADMIN_SHUTDOWN, "pgweir is shutting down"),
         }
     }
-}
-
-/// A server's SQLSTATE as one of the constants that a [`Fault`] carries.
-fn login_code(code: &str) -> &'static str {
-    [
-        sqlstate::INVALID_AUTHORIZATION,
-        sqlstate::INVALID_PASSWORD,
-        sqlstate::INVALID_CATALOG_NAME,
-        sqlstate::INSUFFICIENT_PRIVILEGE,
-    ]
-    .into_iter()
-    .find(|c| *c == code)
-    .unwrap_or(sqlstate::CONNECTION_FAILURE)
 }
 
 /// The connections of one database, user and node.

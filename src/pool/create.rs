@@ -45,7 +45,7 @@ impl Pool {
     /// Clients that another node may serve, or that no retry will help, are not left waiting.
     fn answer_failure(&self, failure: &ConnectFailure) {
         match failure.refusal() {
-            Some((code, message)) => self.dismiss(&Refused::Login { code, message }),
+            Some(fault) => self.dismiss(&Refused::Login(fault)),
             None if failure.is_node_fault() && self.node.role() == Role::Replica => {
                 self.dismiss(&Refused::Unavailable(failure.to_string()));
             }

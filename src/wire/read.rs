@@ -117,6 +117,10 @@ pub struct ErrorFields<'a> {
     pub severity: &'a [u8],
     pub code: &'a [u8],
     pub message: &'a [u8],
+    /// Empty where there is none.
+    pub detail: &'a [u8],
+    /// Empty where there is none.
+    pub hint: &'a [u8],
 }
 
 impl<'a> ErrorFields<'a> {
@@ -135,6 +139,8 @@ impl<'a> ErrorFields<'a> {
                 }
                 b'C' => fields.code = r.cstr()?,
                 b'M' => fields.message = r.cstr()?,
+                b'D' => fields.detail = r.cstr()?,
+                b'H' => fields.hint = r.cstr()?,
                 _ => {
                     r.cstr()?;
                 }

@@ -67,15 +67,16 @@ pub fn packet(buf: &[u8]) -> Result<Option<(Packet, usize)>, Fault> {
         (GSSENC_REQUEST, _) if r.is_empty() => Packet::GssEnc,
         (CANCEL_REQUEST, _) => Packet::Cancel { pid: r.i32()?, secret: r.rest().to_vec() },
         (_, 3) => Packet::Startup(startup((code & 0xffff) as u16, r)?),
-        (_, major) => {
-            let minor = code & 0xffff;
-            return Err(Fault::fatal(
-                sqlstate::FEATURE_NOT_SUPPORTED,
-                format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}"),
-            ));
-        }
+        _ => return Err(unsupported(code)),
     };
     Ok(Some((packet, length)))
+}
+
+/// The refusal of a packet with this code, as a version that is not spoken.
+pub fn unsupported(code: u32) -> Fault {
+    let (major, minor) = (code >> 16, code & 0xffff);
+    let message = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}");
+    Fault::fatal(sqlstate::FEATURE_NOT_SUPPORTED, message)
 }
 
 fn startup(minor: u16, mut r: Reader<'_>) -> Result<Startup, Fault> {
@@ -124,16 +125,26 @@ fn asks_for_replication(value: &str) -> Option<String> {
 
 /// The settings in a startup packet's `options`: `-c name=value`, `--name=value`, and nothing else
 /// (`pg_split_opts`: words split at white space, a backslash keeps the next byte). In a name `-` stands for `_`.
+///
+/// # Errors
+/// As `process_postgres_switches` gives them.
 pub fn options(text: &str) -> Result<Vec<(String, String)>, Fault> {
-    let invalid = |word: &str| Fault::fatal(sqlstate::SYNTAX_ERROR, format!("invalid command-line argument: {word}"));
+    let syntax = |message: String| Fault::fatal(sqlstate::SYNTAX_ERROR, message);
+    let invalid = |word: &str| {
+        syntax(format!("invalid command-line argument for server process: {word}"))
+            .with_hint("Try \"postgres --help\" for more information.")
+    };
     let mut settings = Vec::new();
     let mut words = words(text).into_iter();
     while let Some(word) = words.next() {
-        let setting = match word.as_str() {
-            "-c" => words.next().ok_or_else(|| invalid(&word))?,
-            w => w.strip_prefix("--").or_else(|| w.strip_prefix("-c")).ok_or_else(|| invalid(&word))?.to_owned(),
+        let (flag, setting) = match word.split_at_checked(2) {
+            Some(("-c", "")) => ("-c ", words.next().ok_or_else(|| invalid(&word))?),
+            Some(("-c", setting)) => ("-c ", setting.to_owned()),
+            Some(("--", setting)) => ("--", setting.to_owned()),
+            _ => return Err(invalid(&word)),
         };
-        let (name, value) = setting.split_once('=').ok_or_else(|| invalid(&setting))?;
+        let (name, value) =
+            setting.split_once('=').ok_or_else(|| syntax(format!("{flag}{setting} requires a value")))?;
         settings.push((name.replace('-', "_"), value.to_owned()));
     }
     Ok(settings)

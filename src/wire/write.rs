@@ -55,7 +55,7 @@ fn fields(severity: &str, fault: &Fault) -> Vec<(u8, String)> {
     let mut fields = vec![
         (b'S', severity.to_owned()),
         (b'V', severity.to_owned()),
-        (b'C', fault.code.to_owned()),
+        (b'C', fault.code.to_string()),
         (b'M', clean(&fault.message)),
     ];
     fields.extend(fault.detail.as_deref().map(|d| (b'D', clean(d))));

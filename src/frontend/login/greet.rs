@@ -1,0 +1,247 @@
+//! From a proven user to the session: the settings of the startup packet, and what the client is told first.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::connect::Login;
+use crate::backend::connection::BackendError;
+use crate::cluster::node::{Node, Role};
+use crate::cluster::{Cluster, Tried};
+use crate::config::PoolMode;
+use crate::error::{Fault, Severity, sqlstate};
+use crate::frontend::client::{Client, NewClient};
+use crate::frontend::database::{Database, Statuses};
+use crate::frontend::login::{Failed, Opening, no_server};
+use crate::frontend::session::{Request, Session};
+use crate::pool::checkout::{Pool, Refused};
+use crate::pool::lease::{Lease, Return};
+use crate::route::decide::Why;
+use crate::session::parameters::{Parameters, Settings, Value};
+use crate::session::pins::Pins;
+use crate::session::pipeline::Pipeline;
+use crate::session::prepared::Names;
+use crate::sql::RouteHint;
+use crate::wire::startup::{self, Startup};
+use crate::wire::write;
+
+/// How often a login that waits looks for a node that serves it sooner.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl Opening {
+    /// The settings the client asks for, tried on a server; the ParameterStatus values, the cancel key, ReadyForQuery: to be sent by
+    /// the session, so that nothing waits between the client's entry and the session that takes it off again.
+    pub(super) async fn greet(
+        &mut self,
+        startup: Startup,
+        database: Arc<Database>,
+        login: Login,
+    ) -> Result<Parts, Failed> {
+        let base = settings(&startup)?;
+        let pools = database.pools_of(&login);
+        let statuses = self.statuses(&database, &login, &pools, &base).await?;
+        let application_name = status(&statuses, "application_name").unwrap_or_default().to_owned();
+        let client = self.proxy.clients.enter(NewClient {
+            user: login.user.clone(),
+            database: database.name.clone(),
+            peer: self.stream.peer(),
+            local: self.stream.local(),
+            tls: self.stream.tls_info().map(|tls| format!("{}/{}", tls.version, tls.cipher)).unwrap_or_default(),
+            key_length: if startup.agreed_minor() >= 2 { 32 } else { 4 },
+            application_name,
+        });
+        let parts = Parts { client, database, login, pools, base, statuses: statuses.clone() };
+        for (name, value) in statuses.iter() {
+            write::parameter_status(&mut self.outbox, name, value);
+        }
+        write::backend_key_data(&mut self.outbox, parts.client.pid, &parts.client.secret);
+        write::ready(&mut self.outbox, b'I');
+        parts.database.counters.at(self.worker.index).client_login();
+        Ok(parts)
+    }
+
+    /// What a fresh session with these settings reports. Settings are proven on a server: what it refuses ends the
+    /// login, as it would there.
+    async fn statuses(
+        &mut self,
+        database: &Database,
+        login: &Login,
+        pools: &[Arc<Pool>],
+        base: &Settings,
+    ) -> Result<Statuses, Failed> {
+        if let (true, Some(known)) = (base.is_empty(), database.statuses(&login.user)) {
+            return Ok(known);
+        }
+        let mut lease = self.any_lease(database, pools).await?;
+        let on_primary = lease.pool.node.role() == Role::Primary;
+        if let Some(sql) = to_be_said(&lease.settings, base) {
+            lease.begin();
+            match lease.query_noticed(&sql, &mut self.outbox).await {
+                Ok(_) => lease.settings = base.clone(),
+                Err(error) => {
+                    // What was refused has changed nothing: the connection is as it was.
+                    if matches!(&error, BackendError::Server(e) if !e.fatal) {
+                        lease.give_back(Return::default());
+                    }
+                    return Err(fatal(error));
+                }
+            }
+        }
+        let statuses: Statuses = lease.statuses.clone().into();
+        if base.is_empty() && on_primary {
+            database.set_statuses(login.user.clone(), statuses.clone());
+        }
+        lease.give_back(Return::default());
+        Ok(statuses)
+    }
+
+    /// A connection to the primary, or to whatever node serves. While none is known to, it is waited for.
+    async fn any_lease(&self, database: &Database, pools: &[Arc<Pool>]) -> Result<Lease, Failed> {
+        let timeout = database.pools.config().acquire_timeout;
+        let end = tokio::time::Instant::now() + timeout;
+        let mut refused = None;
+        while tokio::time::Instant::now() < end {
+            let Some(node) = database.cluster.preferred() else {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            };
+            let pool = &pools[usize::from(node.index)];
+            tokio::select! {
+                answer = pool.checkout(self.worker.index) => match answer {
+                    Ok(lease) => return Ok(lease),
+                    Err(Refused::Unavailable(why)) => {
+                        refused = Some(Refused::Unavailable(why));
+                        tokio::time::sleep(LOOK).await;
+                    }
+                    Err(refused) => return Err(lease_refused(&refused, timeout)),
+                },
+                () = worse_than_another(&database.cluster, node) => {}
+            }
+        }
+        Err(refused.map_or_else(|| no_server().into(), |refused| lease_refused(&refused, timeout)))
+    }
+}
+
+/// What a login has found out, for the session.
+#[derive(Debug)]
+pub(super) struct Parts {
+    client: Arc<Client>,
+    database: Arc<Database>,
+    login: Login,
+    pools: Vec<Arc<Pool>>,
+    base: Settings,
+    statuses: Statuses,
+}
+
+impl Parts {
+    pub(super) fn into_session(self, opening: Opening) -> Session {
+        let Parts { client, database, login, pools, base, statuses } = self;
+        let now = client.connected;
+        let route = match base.value("pgweir.route") {
+            Some(Value::Flat(route)) if route == "primary" => Some(RouteHint::Primary),
+            Some(Value::Flat(route)) if route == "replica" => Some(RouteHint::Replica),
+            _ => None,
+        };
+        let mode: PoolMode = database.pools.config().mode;
+        Session {
+            proxy: opening.proxy,
+            worker: opening.worker,
+            client,
+            database,
+            login,
+            pools,
+            mode,
+            stream: opening.stream,
+            inbox: opening.inbox,
+            outbox: opening.outbox,
+            client_rest: 0,
+            server_rest: 0,
+            leased: None,
+            pipeline: Pipeline::default(),
+            request: Request::new(now, Why::Read),
+            tried: Tried::default(),
+            scanned: VecDeque::new(),
+            names: Names::default(),
+            portals: Vec::new(),
+            parameters: Parameters::new(base),
+            pins: Pins::default(),
+            status: b'I',
+            failed: false,
+            skipping: false,
+            terminating: false,
+            writing: false,
+            wrote: None,
+            route,
+            readable: is_readable(&statuses),
+            greeting: statuses,
+            reported: Vec::new(),
+            transaction_began: None,
+        }
+    }
+}
+
+/// The session settings of a startup packet: `options` first, then the parameters, as Postgres applies them.
+fn settings(startup: &Startup) -> Result<Settings, Fault> {
+    let mut settings = Settings::default();
+    for (name, value) in startup.options.as_deref().map_or(Ok(Vec::new()), startup::options)? {
+        settings.set(&name, Value::Flat(value));
+    }
+    for (name, value) in &startup.parameters {
+        settings.set(name, Value::Flat(value.clone()));
+    }
+    Ok(settings)
+}
+
+fn status<'a>(statuses: &'a [(Box<str>, Box<str>)], name: &str) -> Option<&'a str> {
+    statuses.iter().find(|(n, _)| **n == *name).map(|(_, v)| &**v)
+}
+
+/// Encodings whose multi-byte characters may hold ASCII bytes, quotes and backslashes among them.
+const UNSAFE_ENCODINGS: [&str; 7] = ["SJIS", "BIG5", "GBK", "UHC", "GB18030", "JOHAB", "SHIFT_JIS_2004"];
+
+/// Texts of a session with these parameters read as pgweir reads them.
+fn is_readable(statuses: &[(Box<str>, Box<str>)]) -> bool {
+    let encoding = status(statuses, "client_encoding").unwrap_or("UTF8");
+    status(statuses, "standard_conforming_strings") != Some("off") && !UNSAFE_ENCODINGS.contains(&encoding)
+}
+
+impl Session {
+    /// After client_encoding or standard_conforming_strings has changed.
+    pub fn note_readable(&mut self) {
+        if let Some(leased) = &self.leased {
+            self.readable = is_readable(&leased.lease.statuses);
+        }
+    }
+}
+
+/// A server's refusal of the client's own settings, as the client would see it there.
+fn fatal(error: BackendError) -> Failed {
+    Failed::Fault(match error {
+        BackendError::Server(e) => e.into_fatal(),
+        other => Fault::fatal(sqlstate::CONNECTION_FAILURE, other.to_string()),
+    })
+}
+
+fn lease_refused(refused: &Refused, acquire_timeout: Duration) -> Failed {
+    Failed::Fault(Fault { severity: Severity::Fatal, ..refused.fault(acquire_timeout) })
+}
+
+/// What a server must be told for a client that asks for `base`. Names that are cut there (`NAMEDATALEN`) are always
+/// said, for the notice that comes of it.
+fn to_be_said(actual: &Settings, base: &Settings) -> Option<String> {
+    const LONGEST_NAME: usize = 63;
+    let is_long = |value: &Value| matches!(value, Value::Flat(text) if text.len() > LONGEST_NAME);
+    let said = actual.difference(base);
+    let noticed = || base.iter().any(|(_, value)| is_long(value)).then(|| Settings::default().difference(base));
+    said.or_else(|| noticed().flatten())
+}
+
+/// Ready once a client that waits for this node had better wait for another one.
+async fn worse_than_another(cluster: &Cluster, node: &Node) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if !node.is_up() && cluster.preferred().is_some_and(|other| other.index != node.index) {
+            return;
+        }
+    }
+}
