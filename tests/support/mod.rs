@@ -12,6 +12,7 @@ pub mod client;
 mod config;
 pub mod console;
 mod gate;
+pub mod newcomer;
 mod raw;
 mod role;
 pub mod http;
