@@ -28,6 +28,8 @@ pub enum Event {
     Client,
     /// The client is gone.
     ClientGone,
+    /// The server has taken all that was sent, and more may be sent.
+    Room,
     /// The server sent something.
     Server,
     /// The server is gone.
@@ -98,6 +100,9 @@ impl Session {
                 }
                 Poll::Ready(Ok(())) => false,
             };
+            if !server_full && std::mem::take(&mut self.held_back) {
+                return Poll::Ready(Event::Room);
+            }
         }
         let client_full = match self.poll_send_client(cx) {
             Poll::Pending => true,

@@ -73,6 +73,7 @@ impl Session {
         Ok((at, Forwarded::All { need: scan::HEADER }))
     }
 
+        self.held_back = at < end && leased.lease.outbox.len() >= MAX_UNSENT;
     /// The rest of a frame that is passed on as it arrives.
     fn forward_rest(&mut self, inbox: &[u8], leased: &mut Leased) -> usize {
         let n = self.client_rest.min(inbox.len());

@@ -48,7 +48,7 @@ impl Session {
                 Err(end) => return end,
             };
             let ended = match self.event(need).await {
-                Event::Client => None,
+                Event::Client | Event::Room => None,
                 Event::ClientGone => Some(End::Client),
                 Event::Server => self.on_server(),
                 Event::ServerGone(error) => self.on_server_gone(&error.to_string()),

@@ -122,7 +122,9 @@ pub struct Session {
     pub outbox: BytesMut,
     /// Bytes still to come of a client's frame that is passed on as it arrives.
     pub client_rest: usize,
-    /// The same of a server's frame.
+    /// Messages of the client wait in the inbox until the server has taken what was sent before.
+    pub held_back: bool,
+    /// Bytes still to come of a server's frame that is passed on as it arrives.
     pub server_rest: usize,
 
     pub leased: Option<Leased>,

@@ -155,6 +155,7 @@ impl Parts {
             inbox: opening.inbox,
             outbox: opening.outbox,
             client_rest: 0,
+            held_back: false,
             server_rest: 0,
             leased: None,
             pipeline: Pipeline::default(),
