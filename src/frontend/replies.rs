@@ -246,12 +246,26 @@ impl Session {
         let fatal = fields.is_fatal();
         let code = fields.code.try_into().ok();
         copy.at += head.total;
+        self.pass_error(head, copy);
         self.request.bytes += head.total as u64;
         self.record_error(code, fatal);
         self.failed = true;
         let dropped = self.pipeline.fail();
         self.undo(dropped);
         if fatal { Ok(Some(Relayed::Fatal)) } else { Ok(None) }
+    }
+
+    /// An error on its way to the client, in which a statement goes by the client's name for it.
+    fn pass_error(&mut self, head: scan::Head, copy: &mut Copy) {
+        let body = copy.at + scan::HEADER..copy.at + head.total;
+        let Some(renamed) = self.names.as_client_says(&copy.inbox[body]) else {
+            copy.at += head.total;
+            return;
+        };
+        copy.flush(&mut self.outbox);
+        write::frame(&mut self.outbox, backend::ERROR, |out| out.put_slice(&renamed));
+        copy.at += head.total;
+        copy.from = copy.at;
     }
 
     /// A frame that completes a statement, looked at before the pipeline moves on.

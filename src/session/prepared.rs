@@ -88,6 +88,24 @@ impl Names {
     /// DEALLOCATE ALL, DISCARD ALL.
     pub fn clear(&mut self) {
         *self = Names::default();
+    /// A message of a server that quotes a statement's name there, with the client's name in its place; `None` where
+    /// there is none.
+    pub fn as_client_says(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let quoted = [b"\"", NAME_PREFIX.as_bytes()].concat();
+        let start = memchr::memmem::find(message, &quoted)? + 1;
+        let end = start + memchr::memchr(b'"', &message[start..])?;
+        let name = self.name_of(&message[start..end])?;
+        Some([&message[..start], name, &message[end..]].concat())
+    }
+
+    /// The client's name for what goes by this name on servers.
+    fn name_of(&self, there: &[u8]) -> Option<&[u8]> {
+        if self.unnamed.as_ref().is_some_and(|s| *s.name == *there) {
+            return Some(b"");
+        }
+        self.named.iter().find(|(_, s)| *s.name == *there).map(|(name, _)| &**name)
+    }
+
     }
 
     pub fn len(&self) -> usize {
