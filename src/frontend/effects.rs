@@ -31,7 +31,7 @@ impl Session {
         if facts.effects.is_empty() && facts.control.is_empty() {
             return;
         }
-        if facts.statements > 1 && !facts.effects.is_empty() && !facts.control.is_empty() {
+        if facts.statements > 1 && facts.effects.iter().any(is_setting) && !facts.control.is_empty() {
             // Which settings survive depends on where the COMMIT stands among them.
             self.pins.insert(Pin::Set);
         }
@@ -185,6 +185,24 @@ fn keep_identity(settings: &Settings) -> Settings {
     }
     kept
 }
+
+    /// Whether a Parse or Close had its effect on the server is not known. One of no statement may have been of the
+    /// unnamed one.
+    fn doubt(&mut self, statement: Option<Arc<Statement>>) {
+        let Some(leased) = &mut self.leased else { return };
+        match statement {
+            Some(statement) => leased.lease.held.doubt(statement),
+            None => leased.lease.unnamed = Some(UNKNOWN),
+        }
+    }
+}
+
+/// It changes settings for the session, if not rolled back.
+fn is_setting(effect: &Effect) -> bool {
+    match effect {
+        Effect::Set { local, .. } | Effect::Role { local, .. } => !local,
+        effect => matches!(effect, Effect::ResetAll | Effect::DiscardAll | Effect::SessionCharacteristics),
+    }
 
 fn route_of(value: &SetValue) -> Option<RouteHint> {
     let SetValue::Sql(text) = value else { return None };
