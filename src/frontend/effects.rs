@@ -8,6 +8,7 @@ use crate::route::plan::Plan;
 use crate::session::parameters::{Settings, Value};
 use crate::session::pins::Pin;
 use crate::session::pipeline::{Expect, Undo};
+use crate::session::prepared::{Statement, UNKNOWN};
 use crate::sql::{Control, Effect, Facts, Reason, RouteHint, SetValue};
 
 impl Session {
@@ -15,6 +16,7 @@ impl Session {
     pub fn note_plan(&mut self, plan: &Plan, leased: &mut Leased) {
         let facts = &plan.facts;
         self.writing |= may_write(facts);
+        self.opens_block |= !facts.control.is_empty();
         for effect in &facts.effects {
             match effect {
                 Effect::Unknown => leased.suspect = true,
@@ -163,28 +165,26 @@ impl Session {
         for expect in dropped {
             let undo = match expect {
                 Expect::Parse { statement, undo, .. } => {
-                    if let (Some(statement), Some(leased)) = (statement, &mut self.leased) {
-                        leased.lease.held.remove(statement.id);
-                    }
+                    self.doubt(statement);
                     undo
                 }
+                Expect::Close { evicted: Some(statement), .. } => {
+                    self.doubt(Some(statement));
+                    None
+                }
                 Expect::ParsedHere { undo } | Expect::ClosedHere { undo } => undo,
+                // It would have ended the server's unnamed statement.
+                Expect::Query { .. } => {
+                    self.doubt(None);
+                    None
+                }
                 _ => None,
             };
-            if let Some(Undo { name, previous }) = undo {
+            if let Some(Undo { name, previous }) = undo.and_then(|undo| self.pipeline.take_back(undo)) {
                 self.names.replace(&name, previous);
             }
         }
     }
-}
-
-fn keep_identity(settings: &Settings) -> Settings {
-    let mut kept = Settings::default();
-    for (name, value) in settings.iter().filter(|(name, _)| matches!(*name, "role" | "session_authorization")) {
-        kept.set(name, value.clone());
-    }
-    kept
-}
 
     /// Whether a Parse or Close had its effect on the server is not known. One of no statement may have been of the
     /// unnamed one.
@@ -203,6 +203,15 @@ fn is_setting(effect: &Effect) -> bool {
         Effect::Set { local, .. } | Effect::Role { local, .. } => !local,
         effect => matches!(effect, Effect::ResetAll | Effect::DiscardAll | Effect::SessionCharacteristics),
     }
+}
+
+fn keep_identity(settings: &Settings) -> Settings {
+    let mut kept = Settings::default();
+    for (name, value) in settings.iter().filter(|(name, _)| matches!(*name, "role" | "session_authorization")) {
+        kept.set(name, value.clone());
+    }
+    kept
+}
 
 fn route_of(value: &SetValue) -> Option<RouteHint> {
     let SetValue::Sql(text) = value else { return None };

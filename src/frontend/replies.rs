@@ -9,7 +9,7 @@ use crate::cluster::Tried;
 use crate::error::Malformed;
 use crate::frontend::requests::emit;
 use crate::frontend::session::Session;
-use crate::session::pipeline::{Expect, Step};
+use crate::session::pipeline::{Expect, Failed, Step};
 use crate::wire::read::ErrorFields;
 use crate::wire::tag::backend;
 use crate::wire::{read, scan, write};
@@ -245,13 +245,13 @@ impl Session {
         }
         let fatal = fields.is_fatal();
         let code = fields.code.try_into().ok();
-        copy.at += head.total;
-        self.pass_error(head, copy);
         self.request.bytes += head.total as u64;
+        self.pass_error(head, copy);
         self.record_error(code, fatal);
         self.failed = true;
-        let dropped = self.pipeline.fail();
+        let Failed { dropped, skips } = self.pipeline.fail();
         self.undo(dropped);
+        self.skipping |= skips && !fatal;
         if fatal { Ok(Some(Relayed::Fatal)) } else { Ok(None) }
     }
 
@@ -321,6 +321,7 @@ impl Session {
             self.transaction_began = Some(self.request.started);
         }
         self.status = status;
+        self.opens_block &= self.pipeline.in_flight();
         self.failed = false;
         self.tried = Tried::default();
     }

@@ -60,20 +60,46 @@ impl Session {
             check_size(head)?;
             let available = (inbox.len() - at).min(head.total);
             let frame = &inbox[at..at + available];
-            if available < head.total && !may_stream(head, frame) {
+            if available < head.total && !may_stream(head, frame) && !self.skips(head.tag) {
                 return Ok((at, Forwarded::All { need: head.total }));
             }
-            if head.tag == frontend::TERMINATE {
-                return Ok((at, Forwarded::Terminate));
+            match head.tag {
+                frontend::TERMINATE => return Ok((at, Forwarded::Terminate)),
+                // The server skips it too.
+                tag if self.skips(tag) => leased.lease.outbox.put_slice(frame),
+                tag if self.must_wait(tag, &frame[scan::HEADER..])? => return Ok((at, Forwarded::All { need: 0 })),
+                _ => self.forward_frame(head, frame, leased)?,
             }
-            self.forward_frame(head, frame, leased)?;
             self.client_rest = head.total - available;
             at += available;
         }
+        self.held_back = at < end && leased.lease.outbox.len() >= MAX_UNSENT;
         Ok((at, Forwarded::All { need: scan::HEADER }))
     }
 
-        self.held_back = at < end && leased.lease.outbox.len() >= MAX_UNSENT;
+    /// Behind an error the server skips all messages up to a Sync.
+    fn skips(&self, tag: u8) -> bool {
+        self.skipping && !matches!(tag, frontend::SYNC | frontend::TERMINATE)
+    }
+
+    /// What the message's name stands for depends on a segment that may yet fail.
+    fn must_wait(&self, tag: u8, body: &[u8]) -> Result<bool, Fault> {
+        if !self.pipeline.in_flight() {
+            return Ok(false);
+        }
+        let name = match tag {
+            frontend::PARSE => read::parse(body)?.name,
+            frontend::BIND => read::bind_names(body)?.1,
+            frontend::DESCRIBE => match read::kind_and_name(body)? {
+                (b'S', name) => name,
+                _ => return Ok(false),
+            },
+            _ => return Ok(false),
+        };
+        let replaces = tag == frontend::PARSE && name.is_empty();
+        Ok(!replaces && self.pipeline.is_name_uncertain(name))
+    }
+
     /// The rest of a frame that is passed on as it arrives.
     fn forward_rest(&mut self, inbox: &[u8], leased: &mut Leased) -> usize {
         let n = self.client_rest.min(inbox.len());
@@ -106,6 +132,7 @@ impl Session {
             }
             frontend::CLOSE => self.forward_close(frame, leased)?,
             frontend::SYNC => {
+                self.skipping = false;
                 leased.lease.outbox.put_slice(frame);
                 self.pipeline.push(Expect::Sync { shown: true });
             }
@@ -142,21 +169,27 @@ impl Session {
             return self.forward_duplicate(parse, leased);
         }
         let previous = self.names.replace(parse.name, Some(statement.clone()));
-        // A Parse drops the unnamed statement before it may fail.
-        let previous = previous.filter(|_| !parse.name.is_empty());
         let undo = Some(self.keep_undo(parse.name, previous));
         if parse.name.is_empty() && self.forwards_unnamed() {
             leased.lease.unnamed = Some(statement.id);
             write::parse(&mut leased.lease.outbox, b"", parse.text, parse.types);
             self.pipeline.push(Expect::Parse { statement: None, shown: true, undo });
-        // In a failed transaction the server has its say, save for what ends it, which it would find prepared already.
-        } else if leased.lease.held.touch(statement.id)
-            && (self.status != b'E' || !statement.plan.facts.control.is_empty())
-        {
+        } else if self.has_for_certain(&statement, leased) && !self.may_be_refused(&statement.plan) {
             self.pipeline.push(Expect::ParsedHere { undo });
         } else {
             self.prepare(&statement, true, undo, leased);
         }
+    }
+
+    /// The server has the statement whatever becomes of the segments in flight.
+    fn has_for_certain(&self, statement: &Statement, leased: &mut Leased) -> bool {
+        leased.lease.held.touch(statement.id) && !self.pipeline.is_statement_uncertain(statement.id)
+    }
+
+    /// In a failed transaction the server refuses a Parse of anything but its end.
+    fn may_be_refused(&self, plan: &Plan) -> bool {
+        let may_fail = self.pipeline.in_flight() && (self.status == b'T' || self.opens_block);
+        (self.status == b'E' || may_fail) && plan.facts.control.is_empty()
     }
 
     /// What an error takes back; kept apart as well while the whole batch may be said again.
@@ -178,18 +211,28 @@ impl Session {
         self.pipeline.push(Expect::Parse { statement: None, shown: true, undo: None });
     }
 
-    /// Prepares a statement on the server under its name there, closing the least recently used beyond the bound.
+    /// Prepares a statement on the server under its name there, closing the least recently used beyond the bound. Where
+    /// the server may have it already, it is closed first: a Close never fails.
     fn prepare(&mut self, statement: &Arc<Statement>, shown: bool, undo: Option<Undo>, leased: &mut Leased) {
         self.counters().server_parse();
         let max = leased.lease.pool.config.load().prepared_statements;
-        let evicted = leased.lease.held.insert(statement.clone(), max);
-        let out = &mut leased.lease.outbox;
-        if let Some(evicted) = evicted {
-            write::of_statement(out, frontend::CLOSE, &evicted.name);
-            self.pipeline.push(Expect::Close { shown: false });
+        let held = &mut leased.lease.held;
+        let known = held.touch(statement.id) || held.is_doubtful(statement.id);
+        if known || self.pipeline.is_statement_uncertain(statement.id) {
+            held.remove(statement.id);
+            self.close_on_server(statement, leased);
         }
-        write::parse(out, &statement.name, &statement.text, &statement.types);
+        while let Some(evicted) = leased.lease.held.make_room(max) {
+            self.close_on_server(&evicted, leased);
+        }
+        leased.lease.held.insert(statement.clone());
+        write::parse(&mut leased.lease.outbox, &statement.name, &statement.text, &statement.types);
         self.pipeline.push(Expect::Parse { statement: Some(statement.clone()), shown, undo });
+    }
+
+    fn close_on_server(&mut self, statement: &Arc<Statement>, leased: &mut Leased) {
+        write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, &statement.name);
+        self.pipeline.push(Expect::Close { shown: false, evicted: Some(statement.clone()) });
     }
 
     /// The name by which the server knows the client's statement, prepared there where it was not; `None`: the client
@@ -197,12 +240,12 @@ impl Session {
     fn server_name(&mut self, name: &[u8], leased: &mut Leased) -> Option<Arc<Statement>> {
         let statement = self.names.find(name)?.clone();
         if name.is_empty() && self.forwards_unnamed() {
-            if leased.lease.unnamed != Some(statement.id) {
+            if leased.lease.unnamed != Some(statement.id) || self.pipeline.is_unnamed_uncertain() {
                 leased.lease.unnamed = Some(statement.id);
                 write::parse(&mut leased.lease.outbox, b"", &statement.text, &statement.types);
                 self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None });
             }
-        } else if !leased.lease.held.touch(statement.id) {
+        } else if !self.has_for_certain(&statement, leased) {
             self.prepare(&statement, false, None, leased);
         }
         Some(statement)
@@ -252,7 +295,7 @@ impl Session {
             self.pipeline.push(Expect::ClosedHere { undo });
         } else {
             leased.lease.outbox.put_slice(frame);
-            self.pipeline.push(Expect::Close { shown: true });
+            self.pipeline.push(Expect::Close { shown: true, evicted: None });
         }
         Ok(())
     }
@@ -266,7 +309,7 @@ impl Session {
             None if name.is_empty() => {
                 if leased.lease.unnamed.take().is_some() {
                     write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, b"");
-                    self.pipeline.push(Expect::Close { shown: false });
+                    self.pipeline.push(Expect::Close { shown: false, evicted: None });
                 }
                 Box::default()
             }

@@ -87,7 +87,7 @@ impl Session {
 
     /// A statement within a transaction or on a pinned connection begins.
     fn begin_request(&mut self) {
-        if self.pipeline.is_empty() && !self.inbox.is_empty() {
+        if self.pipeline.is_settled() && !self.inbox.is_empty() {
             let why = if self.status == b'I' { Why::Pinned } else { Why::InTransaction };
             let now = Instant::now();
             self.request = Request::new(now, why);
@@ -353,7 +353,7 @@ impl Session {
     /// its connection closed.
     fn leave_server(&mut self) {
         let Some(leased) = &self.leased else { return };
-        let quiet = self.pipeline.is_empty()
+        let quiet = self.pipeline.is_settled()
             && self.client_rest == 0
             && self.server_rest == 0
             && leased.lease.outbox.is_empty()

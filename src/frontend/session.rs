@@ -141,6 +141,8 @@ pub struct Session {
     pub pins: Pins,
     /// The status byte of the last ReadyForQuery.
     pub status: u8,
+    /// A BEGIN may be among the segments in flight.
+    pub opens_block: bool,
     /// An error came since the last ReadyForQuery.
     pub failed: bool,
     /// The client's messages are skipped up to its Sync.
@@ -172,11 +174,7 @@ impl Drop for Session {
 impl Session {
     /// The connection that serves the client now has nothing more to do with it.
     pub fn is_at_rest(&self) -> bool {
-        self.status == b'I'
-            && self.pipeline.is_empty()
-            && !self.pipeline.is_unsynced()
-            && self.client_rest == 0
-            && self.server_rest == 0
+        self.status == b'I' && self.pipeline.is_settled() && self.client_rest == 0 && self.server_rest == 0
     }
 
     pub fn counters(&self) -> &Counters {

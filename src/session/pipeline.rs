@@ -43,6 +43,8 @@ pub enum Expect {
     },
     Close {
         shown: bool,
+        /// What pgweir closes on its own to make room.
+        evicted: Option<Arc<Statement>>,
     },
     /// A Close of a statement: names are pgweir's own affair.
     ClosedHere {
@@ -98,9 +100,11 @@ pub struct Pipeline {
     /// Messages have gone to the server that no Sync has followed yet: an implicit transaction may be open, of which no
     /// ReadyForQuery tells, and all its replies may be here after a Flush.
     unsynced: bool,
+    segments: Segments,
 }
 
 impl Pipeline {
+    /// No reply is owed. The server may still wait for more: see [`Pipeline::is_settled`].
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -108,6 +112,32 @@ impl Pipeline {
     /// The server is within a segment of the extended protocol that its client has not ended.
     pub fn is_unsynced(&self) -> bool {
         self.unsynced
+    }
+
+    /// No reply is owed, and the last segment has ended.
+    pub fn is_settled(&self) -> bool {
+        self.queue.is_empty() && !self.unsynced
+    }
+
+    /// What earlier segments have done is not known yet.
+    pub fn in_flight(&self) -> bool {
+        self.segments.in_flight()
+    }
+
+    /// Whether a client's name stands for what it is thought to is not known yet: an earlier segment, which may fail,
+    /// has changed it.
+    pub fn is_name_uncertain(&self, name: &[u8]) -> bool {
+        self.segments.is_name_uncertain(name)
+    }
+
+    /// The same of the server's unnamed statement.
+    pub fn is_unnamed_uncertain(&self) -> bool {
+        self.segments.in_flight() && self.segments.unnamed < self.segments.sent
+    }
+
+    /// The same of a statement that the server has, or has no more.
+    pub fn is_statement_uncertain(&self, id: u64) -> bool {
+        self.segments.is_statement_uncertain(id)
     }
 
     /// A ReadyForQuery is owed to the client.
@@ -131,10 +161,13 @@ impl Pipeline {
     }
 
     pub fn push(&mut self, expect: Expect) {
-        match expect {
+        match &expect {
             Expect::Sync { shown: true } if self.copying_in => return,
             Expect::CopyEnd => self.copying_in = false,
-            Expect::Sync { .. } | Expect::Query { .. } | Expect::Function => self.unsynced = false,
+            ends if ends.ends_segment() => {
+                self.unsynced = false;
+                self.segments.end();
+            }
             Expect::Parse { .. }
             | Expect::Bind { .. }
             | Expect::Describe
@@ -142,8 +175,9 @@ impl Pipeline {
             | Expect::Close { .. } => {
                 self.unsynced = true;
             }
-            Expect::ParsedHere { .. } | Expect::ClosedHere { .. } | Expect::Replay => {}
+            _ => {}
         }
+        self.segments.note(&expect);
         self.queue.push_back(expect);
     }
 
@@ -169,7 +203,12 @@ impl Pipeline {
     #[inline]
     pub fn step(&mut self, tag: u8) -> Step {
         let Some(front) = self.queue.front() else {
-            return if tag == backend::READY { Step::Forward } else { Step::Violation };
+            if tag == backend::READY {
+                // For a Sync that stood behind a COPY which failed before it read anything.
+                self.unsynced = false;
+                return Step::Forward;
+            }
+            return Step::Violation;
         };
         let (matches, done) = match (front, tag) {
             (Expect::Query { .. } | Expect::Function, backend::READY) => (true, true),
@@ -199,12 +238,12 @@ impl Pipeline {
             return Step::Violation;
         }
         let shown = match front {
-            Expect::Parse { shown, .. } | Expect::Close { shown } | Expect::Sync { shown } => *shown,
+            Expect::Parse { shown, .. } | Expect::Close { shown, .. } | Expect::Sync { shown } => *shown,
             Expect::Replay => false,
             _ => true,
         };
-        if done {
-            self.queue.pop_front();
+        if done && self.queue.pop_front().is_some_and(|e| e.ends_segment()) {
+            self.segments.resolve(1);
         }
         if shown { Step::Forward } else { Step::Swallow }
     }
@@ -216,20 +255,50 @@ impl Pipeline {
 
     /// An ErrorResponse came: what the server now skips is dropped, and given back last first, so that names can be
     /// restored in that order. Within a simple Query nothing is skipped.
-    pub fn fail(&mut self) -> Vec<Expect> {
+    pub fn fail(&mut self) -> Failed {
         self.copying_in = false;
-        if matches!(self.queue.front(), Some(Expect::Query { .. } | Expect::Function | Expect::Replay) | None) {
-            return Vec::new();
+        if let Some(Expect::Query { .. } | Expect::Function | Expect::Replay) | None = self.queue.front() {
+            return Failed { dropped: Vec::new(), skips: self.queue.is_empty() && self.unsynced };
         }
-        let until = self.queue.iter().position(|e| matches!(e, Expect::Sync { .. })).unwrap_or(self.queue.len());
-        let mut dropped: Vec<_> = self.queue.drain(..until).collect();
+        // It had dropped the unnamed statement before it failed.
+        if let Some(Expect::Parse { undo: Some(undo), .. }) = self.queue.front_mut()
+            && undo.name.is_empty()
+        {
+            undo.previous = None;
+        }
+        let sync = self.queue.iter().position(|e| matches!(e, Expect::Sync { .. }));
+        let mut dropped: Vec<_> = self.queue.drain(..sync.unwrap_or(self.queue.len())).collect();
+        self.segments.resolve(dropped.iter().filter(|e| e.ends_segment()).count() as u64);
+        if sync.is_none() {
+            self.unsynced = true;
+        }
         dropped.reverse();
-        dropped
+        Failed { dropped, skips: sync.is_none() }
+    }
+
+    /// What an error takes back of a name; `None` where a later message, which is not skipped, has changed the name
+    /// again.
+    pub fn take_back(&mut self, undo: Undo) -> Option<Undo> {
+        for later in &mut self.queue {
+            match later {
+                Expect::Query { .. } if undo.name.is_empty() => return None,
+                Expect::Parse { undo: Some(again), .. }
+                | Expect::ParsedHere { undo: Some(again) }
+                | Expect::ClosedHere { undo: Some(again) }
+                    if again.name == undo.name =>
+                {
+                    again.previous = undo.previous;
+                    return None;
+                }
+                _ => {}
+            }
+        }
+        Some(undo)
     }
 
     /// Everything owed, last first: the connection is lost.
     pub fn abandon(&mut self) -> Vec<Expect> {
-        (self.copying_in, self.unsynced) = (false, false);
+        (self.copying_in, self.unsynced, self.segments) = (false, false, Segments::default());
         let mut dropped: Vec<_> = self.queue.drain(..).collect();
         dropped.reverse();
         dropped
@@ -242,12 +311,93 @@ impl Pipeline {
             match entry {
                 Expect::Sync { shown: true } => {
                     self.queue.remove(at);
+                    self.segments.resolve(1);
+                    self.unsynced = true;
                 }
                 Expect::CopyEnd => return,
                 _ => at += 1,
             }
         }
         (self.copying_in, self.unsynced) = (true, true);
+    }
+}
+
+/// What became of the entries at an error.
+#[derive(Debug)]
+pub struct Failed {
+    /// Last first.
+    pub dropped: Vec<Expect>,
+    /// The server skips what is yet to be sent, up to the next Sync.
+    pub skips: bool,
+}
+
+impl Expect {
+    /// With its ReadyForQuery, what stands before has been done or skipped for good.
+    fn ends_segment(&self) -> bool {
+        matches!(self, Expect::Sync { .. } | Expect::Query { .. } | Expect::Function)
+    }
+
+    fn undo(&self) -> Option<&Undo> {
+        match self {
+            Expect::Parse { undo, .. } | Expect::ParsedHere { undo } | Expect::ClosedHere { undo } => undo.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// Which changes stand in segments whose end has not been seen: an error may have skipped them, and messages of a later
+/// segment must not rely on them.
+#[derive(Debug, Default)]
+struct Segments {
+    sent: u64,
+    resolved: u64,
+    /// By the segment that changed them, in order.
+    names: VecDeque<(u64, Box<[u8]>)>,
+    statements: VecDeque<(u64, u64)>,
+    /// The last in which the unnamed statement of the server was parsed.
+    unnamed: u64,
+}
+
+impl Segments {
+    fn note(&mut self, expect: &Expect) {
+        // What ends a segment changes nothing in the next.
+        if let Some(undo) = expect.undo() {
+            self.names.push_back((self.sent, undo.name.clone()));
+        }
+        match expect {
+            Expect::Parse { statement: Some(s), .. } | Expect::Close { evicted: Some(s), .. } => {
+                self.statements.push_back((self.sent, s.id));
+            }
+            Expect::Parse { statement: None, .. } => self.unnamed = self.sent,
+            _ => {}
+        }
+    }
+
+    fn end(&mut self) {
+        self.sent += 1;
+    }
+
+    fn resolve(&mut self, count: u64) {
+        self.resolved += count;
+        while self.names.front().is_some_and(|(segment, _)| *segment < self.resolved) {
+            self.names.pop_front();
+        }
+        while self.statements.front().is_some_and(|(segment, _)| *segment < self.resolved) {
+            self.statements.pop_front();
+        }
+    }
+
+    fn in_flight(&self) -> bool {
+        self.resolved < self.sent
+    }
+
+    /// The last change of a name counts.
+    fn is_name_uncertain(&self, name: &[u8]) -> bool {
+        self.in_flight() && self.names.iter().rev().find(|(_, n)| **n == *name).is_some_and(|(s, _)| *s < self.sent)
+    }
+
+    fn is_statement_uncertain(&self, id: u64) -> bool {
+        self.in_flight() && self.statements.iter().rev().find(|(_, n)| *n == id).is_some_and(|(s, _)| *s < self.sent)
     }
 }
 
@@ -328,8 +478,8 @@ mod tests {
         for e in [bind(), Expect::ParsedHere { undo: None }, Expect::Sync { shown: true }, bind()] {
             p.push(e);
         }
-        let dropped = p.fail();
-        assert!(matches!(dropped[..], [Expect::ParsedHere { .. }, Expect::Bind { .. }]), "{dropped:?}");
+        let Failed { dropped, skips } = p.fail();
+        assert!(!skips && matches!(dropped[..], [Expect::ParsedHere { .. }, Expect::Bind { .. }]), "{dropped:?}");
         assert_eq!(steps(&mut p, b"Z2"), [Forward; 2]);
     }
 
@@ -338,7 +488,7 @@ mod tests {
         let mut p = Pipeline::default();
         p.push(Expect::Query { plan: None });
         assert_eq!(steps(&mut p, b"TDC"), [Forward; 3]);
-        assert!(p.fail().is_empty());
+        assert!(p.fail().dropped.is_empty());
         assert_eq!(p.step(b'Z'), Forward);
         assert!(p.is_empty());
     }
@@ -376,5 +526,35 @@ mod tests {
         assert_eq!(p.next_local(), None);
         assert_eq!(p.step(b'Z'), Forward);
         assert!(p.is_empty());
+    }
+
+    fn closes(name: &[u8]) -> Expect {
+        Expect::ClosedHere { undo: Some(Undo { name: name.into(), previous: None }) }
+    }
+
+    #[test]
+    fn a_name_is_uncertain_while_the_segment_that_changed_it_may_fail() {
+        let mut p = Pipeline::default();
+        p.push(closes(b"s"));
+        assert!(!p.is_name_uncertain(b"s"), "within its own segment the order is certain");
+        p.push(Expect::Sync { shown: true });
+        assert!(p.in_flight() && p.is_name_uncertain(b"s") && !p.is_name_uncertain(b"t"));
+        p.push(closes(b"s"));
+        assert!(!p.is_name_uncertain(b"s"), "changed again");
+        while p.next_local().is_some() {}
+        p.step(b'Z');
+        assert!(!p.in_flight() && !p.is_name_uncertain(b"s"));
+    }
+
+    #[test]
+    fn a_skipped_change_is_taken_back_from_under_a_later_one() {
+        let mut p = Pipeline::default();
+        for e in [bind(), closes(b"s"), Expect::Sync { shown: true }, closes(b"s")] {
+            p.push(e);
+        }
+        let Failed { dropped, skips } = p.fail();
+        assert!(!skips && dropped.len() == 2);
+        let undo = |name: &[u8]| Undo { name: name.into(), previous: None };
+        assert!(p.take_back(undo(b"s")).is_none() && p.take_back(undo(b"t")).is_some());
     }
 }

@@ -24,6 +24,9 @@ pub struct Statement {
 /// What the names of statements on servers begin with. The colon keeps it out of the way of names that drivers make.
 pub const NAME_PREFIX: &str = "pgweir:";
 
+/// The id of no statement, where it is not known which one is meant.
+pub const UNKNOWN: u64 = u64::MAX;
+
 /// Above this many statements, those that no client holds are forgotten.
 const SWEEP_AT: usize = 10_000;
 
@@ -85,9 +88,6 @@ impl Names {
         }
     }
 
-    /// DEALLOCATE ALL, DISCARD ALL.
-    pub fn clear(&mut self) {
-        *self = Names::default();
     /// A message of a server that quotes a statement's name there, with the client's name in its place; `None` where
     /// there is none.
     pub fn as_client_says(&self, message: &[u8]) -> Option<Vec<u8>> {
@@ -106,6 +106,9 @@ impl Names {
         self.named.iter().find(|(_, s)| *s.name == *there).map(|(name, _)| &**name)
     }
 
+    /// DEALLOCATE ALL, DISCARD ALL.
+    pub fn clear(&mut self) {
+        *self = Names::default();
     }
 
     pub fn len(&self) -> usize {
@@ -120,48 +123,69 @@ impl Names {
 /// What one server connection has prepared, least recently used first out.
 #[derive(Debug, Default)]
 pub struct Held {
-    last_use: HashMap<u64, (u64, Arc<Statement>)>,
+    entries: HashMap<u64, Entry>,
     clock: u64,
 }
 
+#[derive(Debug)]
+struct Entry {
+    last_use: u64,
+    statement: Arc<Statement>,
+    /// An error has skipped a Parse or a Close of it: the server may or may not have it.
+    doubtful: bool,
+}
+
 impl Held {
-    /// True, and marked as used, where the connection has it.
+    /// True, and marked as used, where the connection has it for certain.
     pub fn touch(&mut self, id: u64) -> bool {
         self.clock += 1;
-        match self.last_use.get_mut(&id) {
-            Some((used, _)) => {
-                *used = self.clock;
+        match self.entries.get_mut(&id) {
+            Some(entry) if !entry.doubtful => {
+                entry.last_use = self.clock;
                 true
             }
-            None => false,
+            _ => false,
         }
     }
 
-    /// Notes a statement as prepared; gives back the one to close where more than `max` would be held.
-    pub fn insert(&mut self, statement: Arc<Statement>, max: usize) -> Option<Arc<Statement>> {
-        let oldest = (self.last_use.len() >= max.max(1) && !self.last_use.contains_key(&statement.id))
-            .then(|| self.last_use.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id))
-            .flatten();
-        let evicted = oldest.and_then(|id| self.last_use.remove(&id)).map(|(_, statement)| statement);
+    pub fn is_doubtful(&self, id: u64) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.doubtful)
+    }
+
+    /// Takes out the least recently used where `max` or more are held, to be closed; again until `None`.
+    pub fn make_room(&mut self, max: usize) -> Option<Arc<Statement>> {
+        if self.entries.len() < max.max(1) {
+            return None;
+        }
+        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.last_use).map(|(id, _)| *id)?;
+        self.entries.remove(&oldest).map(|entry| entry.statement)
+    }
+
+    /// Notes a statement as prepared.
+    pub fn insert(&mut self, statement: Arc<Statement>) {
         self.clock += 1;
-        self.last_use.insert(statement.id, (self.clock, statement));
-        evicted
+        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: false });
+    }
+
+    /// Notes that the server may or may not have it.
+    pub fn doubt(&mut self, statement: Arc<Statement>) {
+        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: true });
     }
 
     pub fn remove(&mut self, id: u64) {
-        self.last_use.remove(&id);
+        self.entries.remove(&id);
     }
 
     pub fn clear(&mut self) {
-        self.last_use.clear();
+        self.entries.clear();
     }
 
     pub fn len(&self) -> usize {
-        self.last_use.len()
+        self.entries.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.last_use.is_empty()
+        self.entries.is_empty()
     }
 }
 
@@ -199,12 +223,27 @@ mod tests {
         let registry = Registry::default();
         let s: Vec<_> = ["a", "b", "c"].iter().map(|t| statement(&registry, t)).collect();
         let mut held = Held::default();
-        assert!(held.insert(s[0].clone(), 2).is_none());
-        assert!(held.insert(s[1].clone(), 2).is_none());
+        assert!(held.make_room(2).is_none());
+        held.insert(s[0].clone());
+        held.insert(s[1].clone());
         assert!(held.touch(s[0].id));
-        assert_eq!(held.insert(s[2].clone(), 2).map(|e| e.id), Some(s[1].id));
+        assert_eq!(held.make_room(2).map(|e| e.id), Some(s[1].id));
+        assert!(held.make_room(2).is_none());
+        held.insert(s[2].clone());
         assert!(!held.touch(s[1].id));
         assert_eq!(held.len(), 2);
-        assert!(held.insert(s[2].clone(), 2).is_none(), "held already: nothing to close");
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_not_relied_on_and_not_forgotten() {
+        let registry = Registry::default();
+        let a = statement(&registry, "a");
+        let mut held = Held::default();
+        held.doubt(a.clone());
+        assert!(!held.touch(a.id) && held.is_doubtful(a.id));
+        held.insert(a.clone());
+        assert!(held.touch(a.id) && !held.is_doubtful(a.id));
+        held.doubt(a.clone());
+        assert_eq!(held.make_room(1).map(|e| e.id), Some(a.id));
     }
 }

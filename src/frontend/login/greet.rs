@@ -167,6 +167,7 @@ impl Parts {
             parameters: Parameters::new(base),
             pins: Pins::default(),
             status: b'I',
+            opens_block: false,
             failed: false,
             skipping: false,
             terminating: false,
