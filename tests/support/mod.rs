@@ -11,12 +11,14 @@
 pub mod client;
 mod config;
 pub mod console;
+pub mod differential;
 mod gate;
 pub mod newcomer;
 mod raw;
 mod role;
 pub mod http;
 pub mod prometheus;
+pub mod wire;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
