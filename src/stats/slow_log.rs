@@ -174,7 +174,8 @@ fn start(target: &config::SlowLog, counts: &Arc<LogCounts>) -> io::Result<Option
 }
 
 fn append(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("the slow-query log {}: {e}", path.display()));
+    OpenOptions::new().append(true).create(true).open(path).map_err(named)
 }
 
 /// The thread. It ends when the last sender is gone.
@@ -224,7 +225,7 @@ impl Output {
             match append(path) {
                 Ok(opened) => *file = opened,
                 Err(error) => {
-                    tracing::warn!(%error, path = %path.display(), "the slow-query log cannot be reopened; the old file stays in use");
+                    tracing::warn!(%error, "the slow-query log cannot be reopened; the old file stays in use");
                 }
             }
         }
