@@ -70,7 +70,8 @@ fn run_demo(args: &DemoArgs) -> Exit {
         Ok(()) => Exit::Done,
         Err(e) => {
             say(&format!("pgweir demo: {e}"));
-            Exit::Fault
+            // What it needs is missing, or taken: nothing that pgweir did wrong.
+            Exit::Refused
         }
     }
 }

@@ -20,7 +20,7 @@ use cluster::Cluster;
 use error::Error;
 use interrupt::Interrupt;
 use load::Load;
-use proxy::{Ports, Proxy, WEIGHTS, slow_log};
+use proxy::{Ports, Proxy, Reserved, WEIGHTS, slow_log};
 
 const SCREEN_INTERVAL: Duration = Duration::from_secs(1);
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -43,8 +43,8 @@ pub struct Options {
 /// [`Error::Missing`] if PostgreSQL or pgbench is not installed; [`Error::Failed`] if a part does not start or ends.
 pub fn run(options: Options) -> Result<(), Error> {
     let interrupt = Interrupt::install()?;
-    let ports = Ports::choose(options.port)?;
-    for surprise in ports.surprises(options.port) {
+    let reserved = Reserved::choose(options.port)?;
+    for surprise in reserved.ports.surprises(options.port) {
         say(&surprise)?;
     }
     say("starting a primary and three replicas …")?;
@@ -54,14 +54,15 @@ pub fn run(options: Options) -> Result<(), Error> {
         sample::install(cluster.primary())?;
         cluster.wait_replayed(REPLAY_LIMIT)?;
         say("starting pgweir and a load …")?;
-        serve(&cluster, ports, &interrupt)?;
+        serve(&cluster, reserved, &interrupt)?;
     }
     if options.keep { keep(cluster) } else { say("removing everything …") }
 }
 
 /// pgweir and the load, until a signal.
-fn serve(cluster: &Cluster, ports: Ports, interrupt: &Interrupt) -> Result<(), Error> {
-    let mut proxy = Proxy::start(cluster, ports)?;
+fn serve(cluster: &Cluster, reserved: Reserved, interrupt: &Interrupt) -> Result<(), Error> {
+    let ports = reserved.ports;
+    let mut proxy = Proxy::start(cluster, reserved)?;
     let mut load = Load::start(cluster.programs(), cluster.scratch(), ports.sql)?;
     let addresses = addresses(cluster, &proxy);
     let live = io::stdout().is_terminal();

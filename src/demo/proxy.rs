@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::cluster::{Cluster, HOST, end, free_port, living};
+use super::cluster::{Cluster, HOST, end, living};
 use super::error::Error;
 use super::sample;
 use super::{http, screen::Reading};
@@ -34,20 +35,41 @@ pub struct Ports {
     pub admin: u16,
 }
 
-impl Ports {
+/// Ports that nobody else can take while the cluster starts.
+#[derive(Debug)]
+pub struct Reserved {
+    pub ports: Ports,
+    /// Bound, until pgweir itself is about to.
+    listeners: [TcpListener; 2],
+}
+
+impl Reserved {
     /// The asked-for port, else the usual ones or, where one is taken, a free one in its stead.
     ///
     /// # Errors
     /// When the asked-for port is taken, or none is free.
     pub fn choose(asked: Option<u16>) -> Result<Self, Error> {
         let sql = match asked {
-            Some(port) if is_free(port) => port,
-            Some(port) => return Err(Error::failed(format!("port {port} of {HOST} is taken"), "")),
-            None => free_or_other(DEFAULT_PORT)?,
+            Some(port) => bind(port).map_err(|_| Error::failed(format!("port {port} of {HOST} is taken"), ""))?,
+            None => this_or_other(DEFAULT_PORT)?,
         };
-        Ok(Ports { sql, admin: free_or_other(DEFAULT_ADMIN_PORT)? })
+        let listeners = [sql, this_or_other(DEFAULT_ADMIN_PORT)?];
+        let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
+        let [sql, admin] = listeners.each_ref().map(port);
+        let named = Error::io("cannot tell a port");
+        match (sql, admin) {
+            (Ok(sql), Ok(admin)) => Ok(Reserved { ports: Ports { sql, admin }, listeners }),
+            (Err(e), _) | (_, Err(e)) => Err(named(e)),
+        }
     }
 
+    fn release(self) -> Ports {
+        drop(self.listeners);
+        self.ports
+    }
+}
+
+impl Ports {
     /// What differs from the usual, for people who expect it.
     pub fn surprises(self, asked: Option<u16>) -> Vec<String> {
         let moved = |usual, now| (usual != now).then(|| format!("port {usual} is taken: using {now}"));
@@ -70,19 +92,21 @@ impl Proxy {
     ///
     /// # Errors
     /// [`Error::Failed`] with the end of its log if it ends or is not ready within 30 s.
-    pub fn start(cluster: &Cluster, ports: Ports) -> Result<Self, Error> {
+    pub fn start(cluster: &Cluster, reserved: Reserved) -> Result<Self, Error> {
         let folder = cluster.scratch().path();
         let (config, log) = (folder.join("pgweir.toml"), folder.join("pgweir.log"));
-        fs::write(&config, configuration(cluster, ports, &slow_log(folder)))
+        fs::write(&config, configuration(cluster, reserved.ports, &slow_log(folder)))
             .map_err(Error::io("cannot write the configuration"))?;
         let stderr = File::options().create(true).append(true).mode(0o600).open(&log);
         let executable = env::current_exe().map_err(Error::io("cannot find this executable"))?;
+        let stderr = stderr.map_err(Error::io("cannot make pgweir's log"))?;
+        let ports = reserved.release();
         let child = Command::new(executable)
             .args(["run", "--config"])
             .arg(&config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(stderr.map_err(Error::io("cannot make pgweir's log"))?)
+            .stderr(stderr)
             .process_group(0)
             .spawn()
             .map_err(Error::io("cannot start pgweir"))?;
@@ -212,12 +236,12 @@ tls = "disable"
     text
 }
 
-fn free_or_other(port: u16) -> Result<u16, Error> {
-    if is_free(port) { Ok(port) } else { free_port() }
+fn this_or_other(port: u16) -> Result<TcpListener, Error> {
+    bind(port).or_else(|_| bind(0)).map_err(Error::io("no port is free"))
 }
 
-fn is_free(port: u16) -> bool {
-    TcpListener::bind((HOST, port)).is_ok()
+fn bind(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((HOST, port))
 }
 
 #[cfg(test)]
@@ -228,8 +252,14 @@ mod tests {
     fn a_taken_port_is_refused_when_asked_for_and_avoided_otherwise() {
         let holder = TcpListener::bind((HOST, 0)).unwrap();
         let taken = holder.local_addr().unwrap().port();
-        assert!(Ports::choose(Some(taken)).unwrap_err().to_string().contains("is taken"));
-        assert_ne!(free_or_other(taken).unwrap(), taken);
+        assert!(Reserved::choose(Some(taken)).unwrap_err().to_string().contains("is taken"));
+        assert_ne!(this_or_other(taken).unwrap().local_addr().unwrap().port(), taken);
+    }
+
+    #[test]
+    fn reserved_ports_cannot_be_taken() {
+        let reserved = Reserved::choose(None).unwrap();
+        assert!(bind(reserved.ports.sql).is_err() && bind(reserved.ports.admin).is_err());
     }
 
     #[test]
