@@ -1,23 +1,13 @@
 //! The throw-away cluster keeps its promises: replicas follow, servers die and return, and nothing is left behind.
 
+mod support;
+
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use pgweir::demo::cluster::{Cluster, Scratch, Shutdown};
-
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// Processes whose command line names the folder.
-fn processes_of(folder: &Path) -> Vec<String> {
-    let needle = folder.to_str().unwrap();
-    let commands = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-        entry.file_name().to_str()?.parse::<u32>().ok()?;
-        let command = fs::read(entry.path().join("cmdline")).ok()?;
-        Some(String::from_utf8_lossy(&command).replace('\0', " "))
-    });
-    commands.filter(|command| command.contains(needle)).collect()
-}
+use support::processes::processes_of;
+use support::{LIMIT, wait_until};
 
 /// The System V segment that the lock file of a killed server names in its seventh line.
 fn segment_of(data: &Path) -> String {
@@ -28,14 +18,6 @@ fn segment_of(data: &Path) -> String {
 fn segments() -> Vec<String> {
     let table = fs::read_to_string("/proc/sysvipc/shm").unwrap();
     table.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect()
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -79,7 +61,7 @@ fn a_cluster_lives_dies_and_leaves_nothing() {
     replicas[0].promote().unwrap();
     replicas[1].follow(&replicas[0]).unwrap();
     replicas[0].psql("INSERT INTO t VALUES (4)").unwrap();
-    wait_until("the new primary's row on the other replica", || {
+    wait_until(LIMIT, "the new primary's row on the other replica", || {
         replicas[1].psql("SELECT count(*) FROM t").unwrap() == "3"
     });
 
@@ -163,12 +145,12 @@ fn a_killed_owner_leaves_nothing() {
         .env(ROLE, &report)
         .spawn()
         .unwrap();
-    wait_until("the owner's report", || report.exists());
+    wait_until(LIMIT, "the owner's report", || report.exists());
     let folder = fs::read_to_string(&report).unwrap();
     fs::remove_file(&report).unwrap();
     assert!(!processes_of(Path::new(&folder)).is_empty());
     owner.kill().unwrap();
     owner.wait().unwrap();
-    wait_until("the folder's removal", || !Path::new(&folder).exists());
+    wait_until(LIMIT, "the folder's removal", || !Path::new(&folder).exists());
     assert_eq!(processes_of(Path::new(&folder)), Vec::<String>::new());
 }

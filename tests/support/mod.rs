@@ -17,6 +17,7 @@ pub mod newcomer;
 mod raw;
 mod role;
 pub mod http;
+pub mod processes;
 pub mod prometheus;
 pub mod wire;
 
