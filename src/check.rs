@@ -1,9 +1,13 @@
 //! `pgweir check`: every finding about a file, then how each of its nodes answers.
 
+mod nodes;
+
 use std::io::{self, Write};
 use std::path::Path;
 
 use crate::config::{Config, Diagnostic, Severity};
+
+pub use nodes::try_nodes;
 
 /// How the trial of one node went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,13 +20,13 @@ pub struct NodeTrial {
 }
 
 /// Tries every node of a configuration.
-pub type TryNodes<'a> = &'a dyn Fn(&Config) -> Vec<NodeTrial>;
+pub type TryNodes<'a> = &'a dyn Fn(&Config) -> io::Result<Vec<NodeTrial>>;
 
 /// Writes the findings about the file at `path` to `out`, a line each, and then a summary. An accepted file's nodes
 /// are tried when there is a `try_nodes`. True: the file is accepted, and every node tried serves.
 ///
 /// # Errors
-/// Those of `out`.
+/// Those of `out` and of `try_nodes`.
 pub fn check(path: &Path, try_nodes: Option<TryNodes<'_>>, out: &mut dyn Write) -> io::Result<bool> {
     let file = path.display();
     let (config, found) = match Config::load(path) {
@@ -36,7 +40,7 @@ pub fn check(path: &Path, try_nodes: Option<TryNodes<'_>>, out: &mut dyn Write) 
         writeln!(out, "{file}: refused: {}", tally(&found))?;
         return Ok(false);
     };
-    let trials = try_nodes.map(|try_nodes| try_nodes(&config)).unwrap_or_default();
+    let trials = try_nodes.map_or(Ok(Vec::new()), |try_nodes| try_nodes(&config))?;
     let mut down = 0;
     for NodeTrial { database, node, outcome } in &trials {
         let (word, what) = match outcome {
@@ -90,11 +94,11 @@ mod tests {
         let try_nodes = |config: &Config| {
             let database = &config.databases[0];
             let node = &database.nodes[0];
-            vec![NodeTrial {
+            Ok(vec![NodeTrial {
                 database: database.name.clone(),
                 node: format!("{}:{}", node.host, node.port),
                 outcome: outcome.clone(),
-            }]
+            }])
         };
         let mut out = Vec::new();
         let passed = check(&path, Some(&try_nodes), &mut out).unwrap();

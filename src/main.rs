@@ -77,10 +77,8 @@ fn run_demo(args: &DemoArgs) -> Exit {
 }
 
 fn run_check(args: &CheckArgs) -> Exit {
-    if !args.offline {
-        say("pgweir check: this version tries no node: the file alone is checked");
-    }
-    match check::check(&args.config.config, None, &mut std::io::stdout().lock()) {
+    let try_nodes: Option<check::TryNodes<'_>> = if args.offline { None } else { Some(&check::try_nodes) };
+    match check::check(&args.config.config, try_nodes, &mut std::io::stdout().lock()) {
         Ok(true) => Exit::Done,
         Ok(false) => Exit::Refused,
         Err(e) => {
