@@ -43,11 +43,10 @@ impl Refused {
         match self {
             Refused::Timeout(last) => {
                 let message = format!("no server connection became free within {} ms", acquire_timeout.as_millis());
-                let fault = Fault::error(sqlstate::TOO_MANY_CONNECTIONS, message)
-                    .with_hint("Raise pool.max, shorten transactions, or raise pool.acquire_timeout.");
+                let fault = Fault::error(sqlstate::TOO_MANY_CONNECTIONS, message);
                 match last {
                     Some(last) => fault.with_detail(format!("The last attempt to make one failed: {last}")),
-                    None => fault,
+                    None => fault.with_hint("Raise pool.max, shorten transactions, or raise pool.acquire_timeout."),
                 }
             }
             Refused::Unavailable(why) => {
