@@ -71,9 +71,9 @@ fn refusal(outcome: Result<(Newcomer, Greeting), Fields>) -> Fields {
 /// Whoever is let in is that user on the primary and on the replica.
 #[track_caller]
 fn works(pgweir: &Pgweir, user: &str, password: &str) {
-    let (mut raw, _) = login_as(pgweir.port(), user, password, &[]).unwrap_or_else(|e| panic!("{user}: {e:?}"));
+    let (mut client, _) = login_as(pgweir.port(), user, password, &[]).unwrap_or_else(|e| panic!("{user}: {e:?}"));
     for node in ["primary", "replica"] {
-        assert_eq!(raw.value(&format!("/* pgweir: {node} */ SELECT current_user")), user, "{node}");
+        assert_eq!(client.value(&format!("/* pgweir: {node} */ SELECT current_user")), user, "{node}");
     }
 }
 
@@ -117,9 +117,9 @@ impl Renamed for Fields {
 fn an_unknown_user_looks_like_a_wrong_password() {
     let pgweir = builder().start();
     let asked = |user: &str| {
-        let mut raw = Newcomer::connect(pgweir.port());
-        raw.startup(0, &[("user", user), ("database", "no such database")]);
-        raw.frame().unwrap()
+        let mut client = Newcomer::connect(pgweir.port());
+        client.startup(0, &[("user", user), ("database", "no such database")]);
+        client.frame().unwrap()
     };
     assert_eq!(asked("nobody"), asked(sample::USER));
     let unknown = refusal(login_as(pgweir.port(), "nobody", "x", &[]));
@@ -226,25 +226,25 @@ fn reset_returns_to_the_clients_own_values_and_says_so() {
     let zone = ("TimeZone".to_owned(), "Europe/Paris".to_owned());
     let name = ("application_name".to_owned(), "mine".to_owned());
     for reset in ["RESET ALL", "DISCARD ALL", "RESET TimeZone; RESET application_name; RESET my.own; RESET work_mem"] {
-        let (mut raw, _) = login(pgweir.port(), &asked).unwrap();
-        raw.query("SET TimeZone = 'Asia/Tokyo'");
-        raw.query("SET application_name = 'other'; SET my.own = '2'; SET work_mem = '6MB'");
+        let (mut client, _) = login(pgweir.port(), &asked).unwrap();
+        client.query("SET TimeZone = 'Asia/Tokyo'");
+        client.query("SET application_name = 'other'; SET my.own = '2'; SET work_mem = '6MB'");
         // A later report counts over an earlier one of the same name.
-        let told: BTreeMap<String, String> = statuses(&raw.query(reset)).into_iter().collect();
+        let told: BTreeMap<String, String> = statuses(&client.query(reset)).into_iter().collect();
         assert_eq!(told, BTreeMap::from([zone.clone(), name.clone()]), "{reset}");
         for (setting, value) in asked {
-            assert_eq!(raw.value(&format!("SHOW {setting}")), value, "{reset}");
+            assert_eq!(client.value(&format!("SHOW {setting}")), value, "{reset}");
         }
     }
     // Within a transaction too, and undone with it.
-    let (mut raw, _) = login(pgweir.port(), &asked).unwrap();
-    raw.query("SET TimeZone = 'Asia/Tokyo'");
-    raw.query("BEGIN");
-    assert_eq!(statuses(&raw.query("RESET TimeZone")).last(), Some(&zone));
-    assert_eq!(raw.value("SHOW TimeZone"), "Europe/Paris");
-    let told = statuses(&raw.query("ROLLBACK"));
+    let (mut client, _) = login(pgweir.port(), &asked).unwrap();
+    client.query("SET TimeZone = 'Asia/Tokyo'");
+    client.query("BEGIN");
+    assert_eq!(statuses(&client.query("RESET TimeZone")).last(), Some(&zone));
+    assert_eq!(client.value("SHOW TimeZone"), "Europe/Paris");
+    let told = statuses(&client.query("ROLLBACK"));
     assert_eq!(told.last(), Some(&("TimeZone".to_owned(), "Asia/Tokyo".to_owned())));
-    assert_eq!(raw.value("SHOW TimeZone"), "Asia/Tokyo");
+    assert_eq!(client.value("SHOW TimeZone"), "Asia/Tokyo");
 }
 
 #[test]
@@ -260,33 +260,33 @@ fn protocol_versions_are_negotiated() {
         (0, true, Some(0), 4),
         (2, true, Some(2), 32),
     ] {
-        let mut raw = Newcomer::connect(pgweir.port());
+        let mut client = Newcomer::connect(pgweir.port());
         let asked = [&parameters[..], if options { &unknown } else { &[] }].concat();
-        raw.startup(minor, &asked);
-        let greeting = raw.authenticate(sample::USER, sample::PASSWORD).unwrap();
+        client.startup(minor, &asked);
+        let greeting = client.authenticate(sample::USER, sample::PASSWORD).unwrap();
         let names = unknown.iter().filter(|_| options).map(|(name, _)| (*name).to_owned()).collect();
         assert_eq!(greeting.negotiated, negotiated.map(|minor| ((3 << 16) | minor, names)), "3.{minor}");
-        assert_eq!((greeting.secret.len(), raw.value("SELECT 1")), (key, "1".to_owned()), "3.{minor}");
+        assert_eq!((greeting.secret.len(), client.value("SELECT 1")), (key, "1".to_owned()), "3.{minor}");
     }
-    let mut raw = Newcomer::connect(pgweir.port());
-    raw.send(&support::newcomer::opening(2 << 16, &[0; 288]));
-    assert_eq!(raw.refused().unwrap()[&'C'], "0A000");
+    let mut client = Newcomer::connect(pgweir.port());
+    client.send(&support::newcomer::opening(2 << 16, &[0; 288]));
+    assert_eq!(client.refused().unwrap()[&'C'], "0A000");
 }
 
 #[test]
 fn a_cancel_with_a_wrong_key_stops_nothing() {
     let pgweir = builder().start();
-    let (mut raw, greeting) = login(pgweir.port(), &[]).unwrap();
+    let (mut client, greeting) = login(pgweir.port(), &[]).unwrap();
     let port = pgweir.port();
     let sleeper =
-        std::thread::spawn(move || raw.query("/* pgweir: primary */ SELECT pg_sleep(60) /* to be cancelled */"));
+        std::thread::spawn(move || client.query("/* pgweir: primary */ SELECT pg_sleep(60) /* to be cancelled */"));
     let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%to be cancelled%' \
                    AND query NOT LIKE '%count%' AND state = 'active'";
     wait_until(LIMIT, "the statement runs", || cluster().primary().psql(running).unwrap() == "1");
     let cancel = |pid, secret: &[u8]| {
-        let mut raw = Newcomer::connect(port);
-        raw.cancel(pid, secret);
-        assert_eq!(raw.frame(), None, "a cancel request has no answer");
+        let mut client = Newcomer::connect(port);
+        client.cancel(pid, secret);
+        assert_eq!(client.frame(), None, "a cancel request has no answer");
     };
     let mut wrong = greeting.secret.clone();
     wrong[0] ^= 1;

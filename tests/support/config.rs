@@ -19,6 +19,12 @@ pub struct Builder {
 
 impl Default for Builder {
     fn default() -> Self {
+        Builder::without_users().user(sample::USER, sample::PASSWORD)
+    }
+}
+
+impl Builder {
+    pub fn without_users() -> Self {
         let empty = Builder { settings: Table::new(), nodes: Vec::new(), users: Vec::new(), more: String::new() };
         // A small pool, so that a few clients already share connections.
         empty
@@ -27,11 +33,8 @@ impl Default for Builder {
             .set("listen.workers", 2)
             .set("listen.shutdown_grace", "2s")
             .set("routing.probe_interval", "200ms")
-            .user(sample::USER, sample::PASSWORD)
     }
-}
 
-impl Builder {
     /// A value by its dotted key: `pool.mode`, `routing.freshness`; `database.pool.max` is of the one database.
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
         let mut table = &mut self.settings;
@@ -54,9 +57,13 @@ impl Builder {
     }
 
     /// A node on 127.0.0.1.
-    pub fn node(mut self, port: u16, role: &str, weight: Option<i64>) -> Self {
+    pub fn node(self, port: u16, role: &str, weight: Option<i64>) -> Self {
+        self.node_at("127.0.0.1", port, role, weight)
+    }
+
+    pub fn node_at(mut self, host: &str, port: u16, role: &str, weight: Option<i64>) -> Self {
         let mut node = Table::new();
-        node.insert("host".into(), "127.0.0.1".into());
+        node.insert("host".into(), host.into());
         node.insert("port".into(), i64::from(port).into());
         node.insert("role".into(), role.into());
         if let Some(weight) = weight {
@@ -72,15 +79,26 @@ impl Builder {
         self
     }
 
+    /// A user whose password pgweir does not know: the client's own is passed through.
+    pub fn passthrough(mut self, name: &str) -> Self {
+        self.users.push(Table::from_iter([("name".into(), Value::from(name))]).into());
+        self
+    }
+
     /// Text at the end of the file, for what the other methods do not say.
     pub fn more(mut self, toml: &str) -> Self {
         self.more.push_str(toml);
         self
     }
 
-    /// Runs pgweir with it, on free ports.
+    /// Runs pgweir with it, on free ports, and waits until it can serve.
     pub fn start(&self) -> Pgweir {
-        Pgweir::start(self)
+        Pgweir::start(self, "/readyz")
+    }
+
+    /// The same where no node may be up: waits only until it listens.
+    pub fn start_unready(&self) -> Pgweir {
+        Pgweir::start(self, "/livez")
     }
 
     /// The file's text.

@@ -87,12 +87,12 @@ impl Pgweir {
         Builder::default()
     }
 
-    /// Starts pgweir and waits until it is ready.
-    fn start(builder: &Builder) -> Self {
+    /// Starts pgweir and waits until `path` of its admin address says that it is well.
+    fn start(builder: &Builder, path: &str) -> Self {
         // Another process may take a port between our look and pgweir's bind.
         for _ in 0..PORT_TRIES {
             let pgweir = Pgweir::spawn(builder);
-            if pgweir.wait_ready() {
+            if pgweir.wait_well(path) {
                 return pgweir;
             }
             let status = pgweir.wait_exit(LIMIT);
@@ -122,17 +122,18 @@ impl Pgweir {
     }
 
     /// False if it ended instead.
-    fn wait_ready(&self) -> bool {
+    fn wait_well(&self, path: &str) -> bool {
         let deadline = Instant::now() + LIMIT;
         loop {
             if self.try_exit().is_some() {
                 return false;
             }
-            let answer = pgweir::demo::http::get(self.admin_address(), "/readyz", LIMIT);
-            if matches!(answer, Ok((200, _))) {
+            let answer = pgweir::demo::http::get(self.admin_address(), path, LIMIT);
+            // An answer alone may be that of another pgweir, which was quicker to take the port.
+            if matches!(answer, Ok((200, _))) && self.stderr().contains("\"serving\"") {
                 return true;
             }
-            assert!(Instant::now() < deadline, "pgweir is not ready: {answer:?}");
+            assert!(Instant::now() < deadline, "{path}: {answer:?}");
             thread::sleep(POLL);
         }
     }

@@ -46,9 +46,9 @@ impl Newcomer {
 
     /// Logged in by protocol 3.0.
     pub fn login(port: u16, parameters: &[(&str, &str)], password: &str) -> Result<(Newcomer, Greeting), Fields> {
-        let mut raw = Newcomer::connect(port);
-        raw.startup(0, parameters);
-        raw.authenticate(parameters[0].1, password).map(|greeting| (raw, greeting))
+        let mut client = Newcomer::connect(port);
+        client.startup(0, parameters);
+        client.authenticate(parameters[0].1, password).map(|greeting| (client, greeting))
     }
 }
 
@@ -58,11 +58,13 @@ impl<S: Read + Write> Newcomer<S> {
         self.stream.flush().unwrap();
     }
 
+    #[track_caller]
     pub fn ssl_request(&mut self) -> u8 {
         self.send(&opening(SSL_REQUEST, &[]));
         self.byte()
     }
 
+    #[track_caller]
     pub fn gssenc_request(&mut self) -> u8 {
         self.send(&opening(GSSENC_REQUEST, &[]));
         self.byte()
@@ -72,6 +74,7 @@ impl<S: Read + Write> Newcomer<S> {
         self.send(&opening(CANCEL_REQUEST, &[&pid.to_be_bytes(), secret].concat()));
     }
 
+    #[track_caller]
     pub fn byte(&mut self) -> u8 {
         let mut byte = [0];
         self.stream.read_exact(&mut byte).unwrap();
@@ -84,13 +87,13 @@ impl<S: Read + Write> Newcomer<S> {
         self.send(&out);
     }
 
-    /// Answers whatever is asked, up to the first ReadyForQuery or the refusal.
+    /// Answers whatever is asked, up to the first ReadyForQuery or the refusal; a refusal without a word has no fields.
     pub fn authenticate(&mut self, user: &str, password: &str) -> Result<Greeting, Fields> {
         let credentials = Credentials::Plain(Password::new(password));
         let mut auth = ClientAuth::new(user, credentials, None, Nonce::draw().unwrap(), self.end_point.clone());
         let mut greeting = Greeting::default();
         loop {
-            let (tag, body) = self.frame().expect("closed during the login");
+            let Some((tag, body)) = self.frame() else { return Err(Fields::new()) };
             match tag {
                 b'R' => match auth.step(&body) {
                     Reply::Send(answer) => {
@@ -122,6 +125,7 @@ impl<S: Read + Write> Newcomer<S> {
     }
 
     /// The next message; `None` at the end of the connection, however it came.
+    #[track_caller]
     pub fn frame(&mut self) -> Option<Frame> {
         let mut head = [0; scan::HEADER];
         match self.stream.read_exact(&mut head) {
@@ -158,6 +162,7 @@ impl<S: Read + Write> Newcomer<S> {
     }
 
     /// The connection must end with an error, which is returned; or silently (`None`).
+    #[track_caller]
     pub fn refused(&mut self) -> Option<Fields> {
         let (tag, body) = self.frame()?;
         assert_eq!(char::from(tag), 'E');

@@ -1,0 +1,285 @@
+//! What a client may not do before it is logged in, and what it may: odd packets, silence, crowds, the unix socket, and
+//! logins while servers are down.
+
+mod support;
+
+use std::os::unix::net::UnixStream;
+
+use pgweir::demo::cluster::{Cluster, Scratch, Shutdown};
+use pgweir::demo::sample;
+use pgweir::wire::startup::{GSSENC_REQUEST, SSL_REQUEST};
+use rustix::process::Signal;
+use support::newcomer::{Fields, Greeting, Newcomer, opening};
+use support::{Builder, LIMIT, Pgweir, wait_until};
+
+const APP: [(&str, &str); 2] = [("user", sample::USER), ("database", sample::DATABASE)];
+
+fn builder() -> Builder {
+    Pgweir::builder().cluster(support::cluster(), &[1, 1])
+}
+
+fn direct() -> u16 {
+    support::cluster().primary().port()
+}
+
+fn login(port: u16) -> Result<(Newcomer, Greeting), Fields> {
+    Newcomer::login(port, &APP, sample::PASSWORD)
+}
+
+fn startup_packet(parameters: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = bytes::BytesMut::new();
+    pgweir::wire::write::startup(&mut out, 0, parameters.iter().copied());
+    out.to_vec()
+}
+
+#[test]
+fn malformed_opening_packets_are_refused_and_hurt_nobody() {
+    let pgweir = builder().start();
+    let mut unterminated = startup_packet(&APP);
+    *unterminated.last_mut().unwrap() = b'x';
+    let long = "x".repeat(10_000);
+    let layout = "invalid startup packet layout: expected terminator as last byte";
+    let length = "invalid length of startup packet";
+    for (packet, code, message) in [
+        (&[0, 0, 0, 0][..], "08P01", length),
+        (&[0, 0, 0, 7], "08P01", length),
+        (&[0xff, 0xff, 0xff, 0xff], "08P01", length),
+        (&startup_packet(&[("user", &long)]), "08P01", length),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "08P01", length),
+        // A TLS ClientHello where no TLS is offered.
+        (&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3], "08P01", length),
+        (&[b'x'; 100_000], "08P01", length),
+        (&unterminated, "08P01", layout),
+        (&startup_packet(&[("database", "app")]), "28000", "no PostgreSQL user name specified in startup packet"),
+        (&startup_packet(&[("user", "")]), "28000", "no PostgreSQL user name specified in startup packet"),
+        (&opening(2 << 16, &[0; 288]), "0A000", "unsupported frontend protocol 2.0: server supports 3.0 to 3.2"),
+        (&opening(4 << 16, b"user\0a\0\0"), "0A000", "unsupported frontend protocol 4.0: server supports 3.0 to 3.2"),
+    ] {
+        let mut client = Newcomer::connect(pgweir.port());
+        client.send(packet);
+        let fields = client.refused().expect("told why");
+        let got = (fields[&'S'].as_str(), fields[&'C'].as_str(), fields[&'M'].as_str());
+        assert_eq!(got, ("FATAL", code, message), "{:?}", &packet[..packet.len().min(20)]);
+    }
+    assert_eq!(pgweir.psql("SELECT 1"), "1");
+}
+
+#[test]
+fn encryption_is_asked_for_once_each_and_nothing_may_follow_unasked() {
+    let pgweir = builder().start();
+    let port = pgweir.port();
+    // libpq's order with gssencmode=prefer, and the other way round.
+    for gss_first in [true, false] {
+        let mut client = Newcomer::connect(port);
+        for gss in [gss_first, !gss_first] {
+            assert_eq!(if gss { client.gssenc_request() } else { client.ssl_request() }, b'N');
+        }
+        client.startup(0, &APP);
+        client.authenticate(sample::USER, sample::PASSWORD).unwrap();
+    }
+    // A Postgres that knows Kerberos would go on with it.
+    for (port, code) in [(direct(), SSL_REQUEST), (port, SSL_REQUEST), (port, GSSENC_REQUEST)] {
+        let mut client = Newcomer::connect(port);
+        client.send(&opening(code, &[]));
+        assert_eq!(client.byte(), b'N');
+        client.send(&opening(code, &[]));
+        assert_eq!(client.refused().unwrap()[&'C'], "0A000", "asked twice");
+    }
+    for code in [SSL_REQUEST, GSSENC_REQUEST] {
+        let mut client = Newcomer::connect(port);
+        client.send(&[opening(code, &[]), startup_packet(&APP)].concat());
+        assert_eq!(client.refused().unwrap()[&'C'], "08P01", "something behind the request");
+    }
+}
+
+#[test]
+fn a_packet_may_come_byte_by_byte() {
+    let pgweir = builder().start();
+    let mut client = Newcomer::connect(pgweir.port());
+    for byte in opening(SSL_REQUEST, &[]) {
+        client.send(&[byte]);
+    }
+    assert_eq!(client.byte(), b'N');
+    for byte in startup_packet(&APP) {
+        client.send(&[byte]);
+    }
+    client.authenticate(sample::USER, sample::PASSWORD).unwrap();
+    assert_eq!(client.value("SELECT 2"), "2");
+}
+
+/// A SASLInitialResponse.
+fn sasl(mechanism: &str, data: &str) -> Vec<u8> {
+    let length = (data.len() as u32).to_be_bytes();
+    let body = [mechanism.as_bytes(), &[0], &length, data.as_bytes()].concat();
+    [b"p", &(body.len() as u32 + 4).to_be_bytes()[..], &body].concat()
+}
+
+#[test]
+fn what_is_no_password_is_refused_as_directly() {
+    let pgweir = builder().start();
+    let answer = |port, message: &[u8]| {
+        let mut client = Newcomer::connect(port);
+        client.startup(0, &APP);
+        assert_eq!(client.frame().unwrap().0, b'R');
+        client.send(message);
+        client.refused().map(|fields| (fields[&'S'].clone(), fields[&'C'].clone()))
+    };
+    for message in [
+        &b"Q\0\0\0\x0dSELECT 1\0"[..],
+        b"p\0\0\0\x04",
+        b"p\0\0\0\x08junk",
+        &sasl("SCRAM-SHA-1", "n,,n=,r=x"),
+        &sasl("SCRAM-SHA-256-PLUS", "p=tls-server-end-point,,n=,r=x"),
+        &sasl("SCRAM-SHA-256", "n,,"),
+    ] {
+        let expected = answer(direct(), message).expect("Postgres says why");
+        assert_eq!(answer(pgweir.port(), message), Some(expected), "{}", String::from_utf8_lossy(message));
+    }
+    // Postgres closes without a word; here the client is told.
+    for message in [&b"p\x7f\xff\xff\xff"[..], b"p\0\x02\0\0", b"p\0\0\0\0"] {
+        assert_eq!(answer(pgweir.port(), message).expect("told why").1, "08P01");
+    }
+    assert_eq!(pgweir.psql("SELECT 1"), "1");
+}
+
+#[test]
+fn clients_that_never_log_in_are_sent_away() {
+    let pgweir = builder().set("listen.login_timeout", "300ms").set("listen.max_clients", 5).start();
+    let begun = startup_packet(&APP);
+    let silent: [&[u8]; 5] = [b"", &[0], &begun[..begun.len() - 1], &begun, &opening(SSL_REQUEST, &[])];
+    let clients = silent.map(|bytes| {
+        let mut client = Newcomer::connect(pgweir.port());
+        client.send(bytes);
+        client
+    });
+    for mut client in clients {
+        let mut frames = std::iter::from_fn(|| client.frame()).collect::<Vec<_>>();
+        if let Some((b'N', _)) = frames.first() {
+            frames.remove(0);
+        }
+        assert!(frames.iter().all(|(tag, _)| b"RE".contains(tag)), "{frames:?}");
+    }
+    login(pgweir.port()).expect("their places are free again");
+}
+
+#[test]
+fn clients_that_never_log_in_cost_little() {
+    let pgweir = builder().start();
+    let resident = || pgweir.json("/stats")["memory"]["resident"].as_u64().unwrap();
+    let crowd = 400;
+    let before = resident();
+    let clients: Vec<Newcomer> = (0..crowd)
+        .map(|_| {
+            let mut client = Newcomer::connect(pgweir.port());
+            // One byte short of the longest packet there may be.
+            client.send(&[&10_000u32.to_be_bytes()[..], &[0, 3, 0, 0], &[b'a'; 9_991]].concat());
+            client
+        })
+        .collect();
+    // Behind them in the queue: when it is served, they have been read.
+    assert_eq!(pgweir.psql("SELECT 1"), "1");
+    let grown = resident().saturating_sub(before) / crowd;
+    assert!(grown < 64 * 1024, "{grown} bytes each");
+    drop(clients);
+}
+
+#[test]
+fn one_client_too_many_is_told_and_a_place_that_is_freed_is_taken_again() {
+    let pgweir = builder().set("listen.max_clients", 2).start();
+    let mut stay = login(pgweir.port()).unwrap().0;
+    let leave = login(pgweir.port()).unwrap().0;
+    let told = login(pgweir.port()).map(|_| ()).unwrap_err();
+    assert_eq!((told[&'S'].as_str(), told[&'C'].as_str()), ("FATAL", "53300"));
+    assert_eq!(told[&'M'], "sorry, too many clients already");
+    drop(leave);
+    wait_until(LIMIT, "the place is free", || login(pgweir.port()).is_ok());
+    assert_eq!(stay.value("SELECT 'still here'"), "still here");
+}
+
+#[test]
+fn a_crowd_at_the_door_is_turned_away_and_those_inside_are_served() {
+    let pgweir = builder().set("listen.max_clients", 3).start();
+    let mut inside = login(pgweir.port()).unwrap().0;
+    let crowd: Vec<Newcomer> = (0..300).map(|_| Newcomer::connect(pgweir.port())).collect();
+    assert_eq!(inside.value("SELECT 'served'"), "served");
+    assert!(login(pgweir.port()).is_err());
+    drop(crowd);
+    wait_until(LIMIT, "the places are free", || login(pgweir.port()).is_ok());
+}
+
+#[test]
+fn a_failed_login_frees_its_place() {
+    let pgweir = builder().set("listen.max_clients", 2).start();
+    for _ in 0..6 {
+        let refused = Newcomer::login(pgweir.port(), &APP, "wrong").map(|_| ()).unwrap_err();
+        assert!(["28P01", "53300"].contains(&refused[&'C'].as_str()), "{refused:?}");
+    }
+    wait_until(LIMIT, "the places are free", || login(pgweir.port()).is_ok());
+}
+
+#[test]
+fn the_unix_socket_serves_and_goes_with_the_process() {
+    let folder = Scratch::create(None).unwrap();
+    let pgweir =
+        builder().set("listen.unix_socket_dir", folder.path().to_str().unwrap()).passthrough("through").start();
+    support::cluster().primary().psql("CREATE ROLE through LOGIN PASSWORD 'through-word'").unwrap();
+    let path = folder.path().join(format!(".s.PGSQL.{}", pgweir.port()));
+    let at_socket = |user: &str, password: &str| {
+        let mut client = Newcomer { stream: UnixStream::connect(&path).unwrap(), end_point: None };
+        assert_eq!(client.ssl_request(), b'N', "no TLS on unix sockets");
+        client.startup(0, &[("user", user), ("database", sample::DATABASE)]);
+        client.authenticate(user, password).map(|_| client)
+    };
+    let mut client = at_socket(sample::USER, sample::PASSWORD).unwrap();
+    assert_eq!(client.value("SELECT current_user"), sample::USER);
+
+    // A password that pgweir does not know is tried on the server, and may come in clear, since nobody can listen.
+    for _ in 0..2 {
+        assert_eq!(at_socket("through", "through-word").unwrap().value("SELECT current_user"), "through");
+        assert_eq!(at_socket("through", "wrong").map(|_| ()).unwrap_err()[&'C'], "28P01");
+    }
+    let over_tcp =
+        Newcomer::login(pgweir.port(), &[("user", "through"), ("database", sample::DATABASE)], "through-word");
+    assert_eq!(over_tcp.map(|_| ()).unwrap_err()[&'C'], "28000");
+
+    pgweir.signal(Signal::TERM);
+    assert!(pgweir.wait_exit(LIMIT).success());
+    assert!(!path.exists());
+}
+
+#[test]
+fn clients_log_in_and_read_while_only_a_replica_is_up() {
+    let cluster = Cluster::builder().replicas(1).start().unwrap();
+    sample::install(cluster.primary()).unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+    let folder = Scratch::create(None).unwrap();
+    let pgweir = Pgweir::builder()
+        .cluster(&cluster, &[1])
+        .passthrough("through")
+        .set("listen.unix_socket_dir", folder.path().to_str().unwrap())
+        .set("routing.probe_interval", "1h")
+        .start();
+    cluster.primary().psql("CREATE ROLE through LOGIN PASSWORD 'through-word'").unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+    cluster.primary().stop(Shutdown::Fast).unwrap();
+    // No probe has noticed yet: the login does.
+    let (mut client, greeting) = login(pgweir.port()).unwrap();
+    assert_eq!(greeting.statuses["in_hot_standby"], "on");
+    assert_eq!(client.value("SELECT count(*) FROM users"), "1000");
+    let path = folder.path().join(format!(".s.PGSQL.{}", pgweir.port()));
+    let mut client = Newcomer { stream: UnixStream::connect(path).unwrap(), end_point: None };
+    client.startup(0, &[("user", "through"), ("database", sample::DATABASE)]);
+    client.authenticate("through", "through-word").unwrap();
+    assert_eq!(client.value("SELECT current_user"), "through");
+}
+
+#[test]
+fn roles_left_open_are_waited_for() {
+    let cluster = support::cluster();
+    let stored = "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'";
+    let verifier = cluster.primary().psql(stored).unwrap();
+    // Nobody can ask the node what it is until the first client has shown its password.
+    let pgweir =
+        Builder::without_users().node(cluster.primary().port(), "auto", None).user(sample::USER, &verifier).start();
+    assert_eq!(pgweir.psql("SELECT 1"), "1");
+}
