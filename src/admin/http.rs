@@ -1,6 +1,7 @@
 //! The HTTP server: a bounded number of connections, each of bounded cost and age.
 //!
-//! Reading is free for whoever reaches the port, as statement texts come without literals; POST needs the token.
+//! Reading is free for whoever reaches the port, as statement texts come without literals; POST needs the token, and so
+//! does `/slow` where the slow-query log shows literals.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -176,7 +177,7 @@ fn get<B>(admin: &Admin, path: &str, request: &Request<B>) -> Option<Reply> {
         "/" => typed("text/html; charset=utf-8", DASHBOARD),
         "/stats" => json_reply(StatusCode::OK, &StatsDocument::collect(admin, Instant::now())),
         "/statements" => statements(admin, query).unwrap_or_else(Reply::from),
-        "/slow" => slow(admin, query).unwrap_or_else(Reply::from),
+        "/slow" => slow(admin, query, request).unwrap_or_else(Reply::from),
         "/nodes" => json_reply(StatusCode::OK, &documents::nodes(admin)),
         "/pools" => json_reply(StatusCode::OK, &documents::pools(admin)),
         "/history" => history(admin, query).unwrap_or_else(Reply::from),
@@ -205,8 +206,11 @@ fn statements(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
     Ok(json_reply(StatusCode::OK, &documents::statements(admin, order, limit)))
 }
 
-fn slow(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
+fn slow<B>(admin: &Admin, query: Query<'_>, request: &Request<B>) -> Result<Reply, Refusal> {
     let entries = admin.stats.slow.last(query.number("limit", DEFAULT_LIMIT, slow_log::KEPT)?);
+    if entries.iter().any(|entry| entry.literals) {
+        authorized(admin, request)?;
+    }
     let entries: Vec<&SlowEntry> = entries.iter().map(|entry| &**entry).collect();
     Ok(json_reply(StatusCode::OK, &entries))
 }

@@ -101,6 +101,7 @@ impl Session {
             client: self.client.address.clone(),
             fingerprint: plan.fingerprint,
             statement: if shows { plan.text.to_string() } else { plan.normalized() },
+            literals: shows,
             parameters: values.filter(|_| shows).map(Arc::unwrap_or_clone),
             duration: sample.elapsed(),
             wait: sample.wait,

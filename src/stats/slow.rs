@@ -23,6 +23,9 @@ pub struct SlowEntry {
     pub fingerprint: Fingerprint,
     /// Literals folded out, unless `statements.slow_log_parameters` asks for them.
     pub statement: String,
+    /// It shows literals, so not to be seen by everyone.
+    #[serde(skip)]
+    pub literals: bool,
     /// The bound values; only where `statements.slow_log_parameters` asks for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Vec<Option<String>>>,
@@ -101,6 +104,7 @@ pub(crate) mod tests {
             client: "127.0.0.1:50000".into(),
             fingerprint: Fingerprint(0xab),
             statement: statement.into(),
+            literals: false,
             parameters: None,
             duration: Duration::from_micros(150_250),
             wait: Duration::from_micros(250),
