@@ -311,6 +311,19 @@ fn a_verifier_serves_only_servers_that_store_the_same() {
 }
 
 #[test]
+fn a_reload_changes_passwords_and_removes_users() {
+    let with = |password: &str| builder().user("trusted", password);
+    let pgweir = with("first").user("clear", "clear-word").start();
+    let (mut client, _) = login_as(pgweir.port(), "clear", "clear-word", &[]).unwrap();
+    pgweir.reload(&with("second"));
+    wait_until(LIMIT, "the new password", || login_as(pgweir.port(), "trusted", "second", &[]).is_ok());
+    for (user, password) in [("trusted", "first"), ("clear", "clear-word")] {
+        assert_eq!(refusal(login_as(pgweir.port(), user, password, &[]))[&'C'], "28P01", "{user}");
+    }
+    assert_eq!(client.value("SELECT current_user"), "clear", "who is in stays in");
+}
+
+#[test]
 fn no_password_is_written_anywhere() {
     let pgweir = builder().user("scram", "scram-word").set("admin.users", vec![sample::USER]).start();
     refusal(login_as(pgweir.port(), sample::USER, "a wrong secret", &[]));
