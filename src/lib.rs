@@ -18,6 +18,9 @@
 //!    itself is put in where its turn is. At rest, outside any transaction and with nothing that pins the session,
 //!    the lease goes back.
 //!
+//! What clients LISTEN for comes over one connection per database ([`notify`]), not over the leases: a client that listens
+//! is not bound to a connection.
+//!
 //! # The layers
 //!
 //! A module imports only from layers below it, or from lines above it in its own layer; `tests/layers.rs` holds that.
@@ -52,6 +55,7 @@ pub mod net;
 pub mod backend;
 pub mod cluster;
 pub mod pool;
+pub mod notify;
 
 // L4 clients
 pub mod admin;

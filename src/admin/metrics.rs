@@ -188,6 +188,11 @@ fn databases(page: &mut Exposition, admin: &Admin, now: Instant) {
             page.sample(&[("database", &*database.database)], value(&database.totals));
         }
     }
+    let help = "Times that the connection which listens for clients was lost and made again.";
+    page.family(Kind::Counter, "pgweir_listen_reconnects", help);
+    for database in &stats {
+        page.sample(&[("database", &*database.database)], database.listen_reconnects);
+    }
 }
 
 fn pools(page: &mut Exposition, pools: &[PoolRow]) {

@@ -10,6 +10,7 @@ use crate::backend::connect::Login;
 use crate::cluster::Cluster;
 use crate::config;
 use crate::net::tls::{Connector, TlsError};
+use crate::notify::hub::{Hub, Reach};
 use crate::pool::checkout::Pool;
 use crate::pool::registry::Pools;
 use crate::route::plan::Plans;
@@ -28,6 +29,8 @@ pub struct Database {
     pub tls: Connector,
     pub cluster: Arc<Cluster>,
     pub pools: Pools,
+    /// Listens for the clients.
+    pub hub: Hub,
     pub plans: Plans,
     pub statements: Registry,
     pub counters: Arc<stats::counters::Database>,
@@ -50,13 +53,22 @@ impl Database {
     ) -> Result<Database, TlsError> {
         let dbname = config.dbname.as_deref().map_or_else(|| name.clone(), Arc::from);
         let tls = Connector::new(config.tls, config.ca.as_deref())?;
+        let cluster = Arc::new(Cluster::new(name.clone(), &config.nodes, routing, epoch));
+        let counters = stats.databases.database(&name);
+        let reach = Reach {
+            cluster: cluster.clone(),
+            tls: tls.clone(),
+            config: config.pool.clone(),
+            counters: counters.clone(),
+        };
         Ok(Database {
             dbname,
-            cluster: Arc::new(Cluster::new(name.clone(), &config.nodes, routing, epoch)),
+            cluster,
+            hub: Hub::new(reach, control.clone()),
             pools: Pools::new(name.clone(), tls.clone(), config.pool.clone(), control.clone(), ids.clone()),
             plans: Plans::new(name.clone(), stats.clone()),
             statements: Registry::default(),
-            counters: stats.databases.database(&name),
+            counters,
             statuses: DashMap::new(),
             name,
             tls,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::frontend::session::{Leased, Session};
 use crate::route::plan::Plan;
+use crate::session::channels::Change;
 use crate::session::parameters::{Settings, Value};
 use crate::session::pins::Pin;
 use crate::session::pipeline::{Expect, Undo};
@@ -17,6 +18,7 @@ impl Session {
         let facts = &plan.facts;
         self.writing |= may_write(facts);
         self.opens_block |= !facts.control.is_empty();
+        self.note_listen(facts, leased);
         for effect in &facts.effects {
             match effect {
                 Effect::Unknown => leased.suspect = true,
@@ -55,6 +57,7 @@ impl Session {
             Control::Commit { .. } if tag == b"ROLLBACK" => self.rolled_back(),
             Control::Commit { chain } => {
                 self.parameters.commit();
+                self.channels.commit();
                 if *chain {
                     self.parameters.begin();
                 }
@@ -65,12 +68,19 @@ impl Session {
                     self.parameters.begin();
                 }
             }
-            Control::Savepoint(name) => self.parameters.savepoint(name),
+            Control::Savepoint(name) => {
+                self.parameters.savepoint(name);
+                self.channels.savepoint(name);
+            }
             Control::RollbackTo(name) => {
                 self.parameters.rollback_to(name);
+                self.channels.rollback_to(name);
                 self.settle_actual();
             }
-            Control::Release(name) => self.parameters.release(name),
+            Control::Release(name) => {
+                self.parameters.release(name);
+                self.channels.release(name);
+            }
             Control::PrepareTransaction => self.parameters.commit(),
             Control::SetTransaction { .. } | Control::FinishPrepared => {}
         }
@@ -78,6 +88,7 @@ impl Session {
 
     /// Settings are as they were at BEGIN, here and on the server.
     pub fn rolled_back(&mut self) {
+        self.channels.rollback();
         self.parameters.rollback();
         self.settle_actual();
     }
@@ -109,6 +120,7 @@ impl Session {
             Effect::DiscardAll => {
                 self.names.clear();
                 self.pins.clear();
+                self.change_channels(Change::UnlistenAll);
                 self.parameters.discard_all();
                 leased.actual = Settings::default();
                 leased.lease.held.clear();
@@ -131,8 +143,9 @@ impl Session {
             Effect::DiscardTemp => self.pins.remove(Pin::TemporaryTable),
             Effect::DiscardSequences => self.pins.remove(Pin::Sequence),
             Effect::Prepare(_) => self.pins.insert(Pin::Prepare),
-            Effect::Listen(_) => self.pins.insert(Pin::Listen),
-            Effect::Unlisten(None) => self.pins.remove(Pin::Listen),
+            Effect::Listen(name) => self.change_channels(Change::Listen(name.as_str().into())),
+            Effect::Unlisten(Some(name)) => self.change_channels(Change::Unlisten(name.as_str().into())),
+            Effect::Unlisten(None) => self.change_channels(Change::UnlistenAll),
             Effect::Declare { hold: true, .. } => self.pins.insert(Pin::HoldCursor),
             Effect::Close(None) => self.pins.remove(Pin::HoldCursor),
             Effect::Temporary => self.pins.insert(Pin::TemporaryTable),

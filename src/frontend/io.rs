@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::error::Fault;
 use crate::frontend::session::Session;
 use crate::net::Stream;
 use crate::net::buffers::Buffers;
@@ -36,6 +37,8 @@ pub enum Event {
     ServerGone(io::Error),
     /// `client.stop` was called.
     Stopped,
+    /// The session cannot go on; the client is to be told why.
+    Fault(Fault),
 }
 
 /// How a wait for a connection ended.
@@ -88,6 +91,12 @@ impl Session {
     }
 
     fn poll_event(&mut self, need: usize, cx: &mut Context<'_>) -> Poll<Event> {
+        match self.poll_mailbox(cx) {
+            Ok(false) => {}
+            // The ReadyForQuery that was held is the server's next.
+            Ok(true) => return Poll::Ready(Event::Server),
+            Err(fault) => return Poll::Ready(Event::Fault(fault)),
+        }
         let mut server_full = false;
         if let Some(leased) = &mut self.leased {
             let server = &mut *leased.lease;
@@ -104,14 +113,13 @@ impl Session {
                 return Poll::Ready(Event::Room);
             }
         }
-        let client_full = match self.poll_send_client(cx) {
-            Poll::Pending => true,
-            Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
-            Poll::Ready(Ok(())) => {
-                self.worker.buffers.give_back(&mut self.outbox);
-                false
-            }
-        };
+        // What stands before a held ReadyForQuery waits with it.
+        let client_full = self.is_holding()
+            || match self.poll_send_client(cx) {
+                Poll::Pending => true,
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
+                Poll::Ready(Ok(())) => false,
+            };
         if let (false, Some(leased)) = (client_full, &mut self.leased) {
             let server = &mut *leased.lease;
             match poll_receive(&mut server.stream, &mut server.inbox, &self.worker.buffers, cx) {
@@ -131,14 +139,22 @@ impl Session {
         }
     }
 
+    /// Sends the outbox, and behind it the notifications whose time it is.
     fn poll_send_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let before = self.outbox.len();
-        let polled = poll_send(&mut self.stream, &mut self.outbox, cx);
-        let sent = before - self.outbox.len();
-        if sent > 0 {
-            self.counters().sent(sent as u64);
+        loop {
+            let before = self.outbox.len();
+            let polled = poll_send(&mut self.stream, &mut self.outbox, cx);
+            let sent = before - self.outbox.len();
+            if sent > 0 {
+                self.counters().sent(sent as u64);
+            }
+            ready!(polled)?;
+            if !self.deliver_if_idle() {
+                break;
+            }
         }
-        polled
+        self.worker.buffers.give_back(&mut self.outbox);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_receive_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -9,6 +9,7 @@ pub mod directory;
 pub mod effects;
 pub mod io;
 pub mod login;
+pub mod notifications;
 pub mod peers;
 pub mod proxy;
 pub mod record;

@@ -102,6 +102,7 @@ impl Session {
                 backend::NOTICE | backend::PARAMETER_STATUS | backend::NOTIFICATION => {
                     self.pass_aside(head, copy)?;
                 }
+                backend::READY if self.holds(head, copy) => break,
                 backend::ERROR => {
                     if let Some(ended) = self.on_error(head, copy)? {
                         return Ok(ended);
@@ -150,13 +151,32 @@ impl Session {
         Ok(())
     }
 
+    /// What the statements of a string have done is taken over once; then whether the ReadyForQuery is to wait.
+    fn holds(&mut self, head: scan::Head, copy: &mut Copy) -> bool {
+        let resumed = self.subscription.as_mut().is_some_and(|subscription| subscription.resumes());
+        let several = match self.pipeline.front() {
+            Some(Expect::Query { plan: Some(plan) }) if plan.facts.statements > 1 => Some(plan.clone()),
+            Some(Expect::Query { .. } | Expect::Function | Expect::Sync { shown: true }) => None,
+            _ => return false,
+        };
+        if let Some(plan) = several.filter(|_| !resumed && !self.failed) {
+            self.apply(&plan, b"");
+        }
+        let status = copy.inbox[copy.at + head.total - 1];
+        if !resumed && status == b'I' && self.holds_ready() {
+            return true;
+        }
+        if status == b'I' && self.subscription.is_some() {
+            copy.flush(&mut self.outbox);
+            self.deliver();
+        }
+        false
+    }
+
     fn pass_ready(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
         let own = match self.pipeline.front() {
             Some(Expect::Query { plan: Some(plan) }) => {
                 let plan = plan.clone();
-                if plan.facts.statements > 1 && !self.failed {
-                    self.apply(&plan, b"");
-                }
                 self.record(&plan);
                 false
             }
@@ -181,12 +201,17 @@ impl Session {
 
     /// Messages that may come at any time.
     fn pass_aside(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
-        let body = &copy.inbox[copy.at + scan::HEADER..copy.at + head.total];
         let own = self.pipeline.is_replay();
-        if head.tag == backend::PARAMETER_STATUS {
-            self.note_status(body, own)?;
-        }
-        if own {
+        let frame = &mut copy.inbox[copy.at..copy.at + head.total];
+        let passed = match head.tag {
+            backend::PARAMETER_STATUS => {
+                self.note_status(&frame[scan::HEADER..], own)?;
+                true
+            }
+            backend::NOTIFICATION => self.pass_notification(head, frame)?,
+            _ => true,
+        };
+        if own || !passed {
             copy.flush(&mut self.outbox);
             copy.from = copy.at + head.total;
         }

@@ -52,6 +52,7 @@ impl Session {
                 Event::ClientGone => Some(End::Client),
                 Event::Server => self.on_server(),
                 Event::ServerGone(error) => self.on_server_gone(&error.to_string()),
+                Event::Fault(fault) => Some(End::Fault(fault)),
                 Event::Stopped => Some(End::Fault(stop_fault(self.client.stop_reason()))),
             };
             if let Some(end) = ended {
@@ -148,7 +149,11 @@ impl Session {
             let pool = self.pools[usize::from(node)].clone();
             match self.lease(&pool).await? {
                 Ok(lease) => {
+                    let fenced = !replica && self.fence_before(&batch).await.map_err(End::Fault)?;
                     self.send(batch, lease, why, replica);
+                    if let Some(leased) = &mut self.leased {
+                        leased.fenced = fenced;
+                    }
                     return self.forward_batch(batch, replica);
                 }
                 Err(Refused::Unavailable(_)) if replica => self.tried.insert(node),
@@ -200,7 +205,7 @@ impl Session {
         self.request.kept = if replica { batch.end } else { 0 };
         self.client.set_target(Some(lease.identity.clone()));
         let actual = lease.settings.clone();
-        self.leased = Some(Leased { lease, why, replica, actual, suspect: false, prepared: false });
+        self.leased = Some(Leased { lease, why, replica, actual, suspect: false, prepared: false, fenced: false });
         self.replay();
     }
 

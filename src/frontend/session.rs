@@ -11,6 +11,7 @@ use crate::cluster::Tried;
 use crate::config::PoolMode;
 use crate::frontend::client::Client;
 use crate::frontend::database::{Database, Statuses};
+use crate::frontend::notifications::Subscription;
 use crate::frontend::proxy::Proxy;
 use crate::net::Stream;
 use crate::net::buffers::Buffers;
@@ -18,6 +19,7 @@ use crate::pool::checkout::Pool;
 use crate::pool::lease::Lease;
 use crate::route::decide::Why;
 use crate::route::plan::Plan;
+use crate::session::channels::Channels;
 use crate::session::parameters::{Parameters, Settings};
 use crate::session::pins::Pins;
 use crate::session::pipeline::{Pipeline, Undo};
@@ -46,6 +48,8 @@ pub struct Leased {
     pub suspect: bool,
     /// … and SQL-level prepared statements may be among it.
     pub prepared: bool,
+    /// Notifications of this connection's process are the client's own: those of earlier clients have been delivered.
+    pub fenced: bool,
 }
 
 /// What a scan of the client's messages has found, for their translation: in their order.
@@ -139,6 +143,10 @@ pub struct Session {
     pub portals: Vec<Portal>,
     pub parameters: Parameters,
     pub pins: Pins,
+    /// What the client listens on over the shared connection.
+    pub channels: Channels,
+    /// Since it first listened.
+    pub subscription: Option<Box<Subscription>>,
     /// The status byte of the last ReadyForQuery.
     pub status: u8,
     /// A BEGIN may be among the segments in flight.

@@ -189,6 +189,8 @@ impl Totals {
 pub struct Database {
     shards: Box<[Counters]>,
     turns: Mutex<Turns>,
+    /// How often the connection that listens for the clients was made again, with notifications perhaps lost.
+    pub listen_reconnects: AtomicU64,
 }
 
 /// Totals at the last turn of the period and at the one before.
@@ -201,7 +203,7 @@ struct Turns {
 impl Database {
     fn new(workers: usize) -> Database {
         let shards = (0..workers.max(1)).map(|_| Counters::default()).collect();
-        Database { shards, turns: Mutex::default() }
+        Database { shards, turns: Mutex::default(), listen_reconnects: AtomicU64::new(0) }
     }
 
     /// The counters to be used by a worker.
@@ -228,6 +230,7 @@ pub struct DatabaseStats {
     pub database: Arc<str>,
     pub totals: Totals,
     pub averages: Totals,
+    pub listen_reconnects: u64,
 }
 
 /// The databases that clients have used.
@@ -285,7 +288,8 @@ impl Databases {
                 let totals = entry.value().totals();
                 let older = entry.value().turns.lock().older;
                 let averages = totals.average_since(older, elapsed);
-                DatabaseStats { database: entry.key().clone(), totals, averages }
+                let listen_reconnects = entry.value().listen_reconnects.load(Ordering::Relaxed);
+                DatabaseStats { database: entry.key().clone(), totals, averages, listen_reconnects }
             })
             .collect();
         stats.sort_by(|a, b| a.database.cmp(&b.database));

@@ -110,6 +110,12 @@ pub fn query(body: &[u8]) -> Result<&[u8], Malformed> {
     }
 }
 
+/// NotificationResponse's process id and channel; the payload follows.
+pub fn notification(body: &[u8]) -> Result<(i32, &[u8]), Malformed> {
+    let mut r = Reader::new(body);
+    Ok((r.i32()?, r.cstr()?))
+}
+
 /// Fields of an ErrorResponse or NoticeResponse that pgweir looks at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ErrorFields<'a> {

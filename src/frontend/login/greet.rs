@@ -17,6 +17,7 @@ use crate::frontend::session::{Request, Session};
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::Why;
+use crate::session::channels::Channels;
 use crate::session::parameters::{Parameters, Settings, Value};
 use crate::session::pins::Pins;
 use crate::session::pipeline::Pipeline;
@@ -166,6 +167,8 @@ impl Parts {
             portals: Vec::new(),
             parameters: Parameters::new(base),
             pins: Pins::default(),
+            channels: Channels::default(),
+            subscription: None,
             status: b'I',
             opens_block: false,
             failed: false,
