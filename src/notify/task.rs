@@ -35,7 +35,7 @@ const PREPARE: &str = "SET client_encoding = 'UTF8'; SET application_name = 'pgw
                        SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
                        WHERE name IN ('idle_session_timeout', 'statement_timeout')";
 
-type Connecting = Pin<Box<dyn Future<Output = Result<(u16, Connection), String>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<(u16, Box<Connection>), String>> + Send>>;
 
 /// The shared connection.
 enum Link {
@@ -56,7 +56,7 @@ enum Event {
     /// No hub is left to give commands.
     End,
     Retry,
-    Connected(Result<(u16, Connection), String>),
+    Connected(Result<(u16, Box<Connection>), String>),
     Frame(u8, BytesMut),
     Broken(String),
     Tick,
@@ -298,11 +298,11 @@ impl Task {
         self.attempts += 1;
     }
 
-    fn connected(&mut self, made: Result<(u16, Connection), String>) {
+    fn connected(&mut self, made: Result<(u16, Box<Connection>), String>) {
         match made {
             Ok((node, connection)) => {
                 self.last_heard = Instant::now();
-                self.link = Link::Up { node, connection: Box::new(connection) };
+                self.link = Link::Up { node, connection };
                 let sql = said("LISTEN", self.members.channels());
                 self.ask(&sql, Asked::ListenAgain);
                 std::mem::take(&mut self.held).into_iter().for_each(|pending| self.ask_change(pending));
@@ -374,7 +374,7 @@ fn said<'a>(command: &str, channels: impl Iterator<Item = &'a Channel>) -> Strin
 }
 
 /// A connection to the primary, ready to listen, and its node.
-async fn made(reach: Reach, login: Login) -> Result<(u16, Connection), String> {
+async fn made(reach: Reach, login: Login) -> Result<(u16, Box<Connection>), String> {
     let node = reach.cluster.primary().ok_or("no primary is known")?;
     let connecting = async {
         let _permit = node.connects.acquire().await;
@@ -384,7 +384,7 @@ async fn made(reach: Reach, login: Login) -> Result<(u16, Connection), String> {
         Ok::<_, connect::ConnectFailure>(connection)
     };
     match tokio::time::timeout(reach.config.create_timeout, connecting).await {
-        Ok(Ok(connection)) => Ok((node.index, connection)),
+        Ok(Ok(connection)) => Ok((node.index, Box::new(connection))),
         Ok(Err(failure)) => Err(failure.to_string()),
         Err(_) => Err("timed out while connecting".to_owned()),
     }

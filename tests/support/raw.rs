@@ -14,6 +14,8 @@ use super::LIMIT;
 /// A logged-in connection. Dropping it closes the socket without a Terminate, as the death of a client does.
 #[derive(Debug)]
 pub struct Raw {
+    /// Of its cancel key.
+    pub pid: i32,
     stream: TcpStream,
     inbox: BytesMut,
     outbox: BytesMut,
@@ -25,7 +27,7 @@ impl Raw {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let mut raw = Raw { stream, inbox: BytesMut::new(), outbox: BytesMut::new() };
+        let mut raw = Raw { pid: 0, stream, inbox: BytesMut::new(), outbox: BytesMut::new() };
         write::startup(&mut raw.outbox, 0, [("user", user), ("database", sample::DATABASE)]);
         raw.flush();
         let password = Credentials::Plain(Password::new(user));
@@ -43,6 +45,7 @@ impl Raw {
                 Reply::Fail(error) => panic!("{error:?}"),
             }
         }
+        raw.pid = i32::from_be_bytes(raw.until(b'K')[..4].try_into().unwrap());
         raw.until_ready();
         raw
     }
