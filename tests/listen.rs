@@ -336,7 +336,7 @@ fn a_client_that_does_not_read_is_given_up_and_no_other() {
     let mut slow = listening(&pgweir, &[&name]);
     let mut reader = listening(&pgweir, &[&name]);
     let mut notifier = client(&pgweir);
-    let payload = format!("rpad(i::text, 7900, '.')");
+    let payload = "rpad(i::text, 7900, '.')";
     run(&mut slow, "BEGIN");
     for block in 0..10 {
         let range = format!("generate_series({}, {})", block * 100, block * 100 + 99);
