@@ -57,6 +57,9 @@ impl Session {
         // encoding than the shared connection's cannot be served by it.
         let mixed = facts.statements > 1 && !facts.control.is_empty();
         let status = leased.lease.statuses.iter().find(|(name, _)| **name == *"client_encoding");
+        if mixed {
+            self.channels.set_alone();
+        }
         if mixed || status.is_some_and(|(_, encoding)| **encoding != *"UTF8") {
             self.pins.insert(Pin::Listen);
         }
@@ -64,15 +67,11 @@ impl Session {
 
     /// LISTEN or UNLISTEN has succeeded: it takes effect at commit.
     pub(super) fn change_channels(&mut self, change: Change) {
-        let own = self.mode == PoolMode::Session || self.pins.contains(Pin::Listen);
-        match change {
-            Change::Listen(_) if own => self.pins.insert(Pin::Listen),
-            Change::Listen(_) | Change::Unlisten(_) => self.channels.change(change),
-            Change::UnlistenAll => {
-                self.pins.remove(Pin::Listen);
-                self.channels.change(change);
-            }
-        }
+        let alone = self.mode == PoolMode::Session || self.pins.contains(Pin::Listen);
+        self.channels.change(match change {
+            Change::Listen(_) if alone => Change::ListenAlone,
+            change => change,
+        });
     }
 
     /// At the ReadyForQuery that ends a transaction: whether it is to be held.
@@ -80,6 +79,10 @@ impl Session {
         match self.failed {
             true => self.channels.rollback(),
             false => self.channels.commit(),
+        }
+        match self.channels.is_alone() {
+            true => self.pins.insert(Pin::Listen),
+            false => self.pins.remove(Pin::Listen),
         }
         let wrote = self.writing && self.channels.is_listening();
         let changes = self.channels.take();

@@ -171,7 +171,7 @@ impl Task {
     fn ask_change(&mut self, pending: Pending) {
         let channels = pending.changes.iter().filter_map(|change| match change {
             Change::Listen(channel) => Some(channel),
-            Change::Unlisten(_) | Change::UnlistenAll => None,
+            Change::ListenAlone | Change::Unlisten(_) | Change::UnlistenAll => None,
         });
         let sql = said("LISTEN", channels);
         self.ask(&sql, Asked::Change(pending));

@@ -11,6 +11,8 @@ pub type Channel = Arc<str>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Listen(Channel),
+    /// A LISTEN that only the connection it ran on can serve.
+    ListenAlone,
     Unlisten(Channel),
     UnlistenAll,
 }
@@ -22,6 +24,7 @@ impl Change {
             Change::Listen(channel) => drop(channels.insert(channel.clone())),
             Change::Unlisten(channel) => drop(channels.remove(channel)),
             Change::UnlistenAll => channels.clear(),
+            Change::ListenAlone => {}
         }
     }
 }
@@ -31,6 +34,8 @@ impl Change {
 pub struct Channels {
     /// What is listened on, as far as commits have been taken.
     active: BTreeSet<Channel>,
+    /// A connection of its own listens for the client, until it unlistens all.
+    alone: bool,
     /// Changes of committed transactions that have not been taken yet.
     due: Vec<Change>,
     /// Changes of the open transaction.
@@ -48,11 +53,28 @@ impl Channels {
         self.active.contains(channel)
     }
 
+    /// The client needs the connection that listens for it.
+    pub fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// Its connection may listen, whatever becomes of the transaction.
+    pub fn set_alone(&mut self) {
+        self.alone = true;
+    }
+
     pub fn change(&mut self, change: Change) {
         self.pending.push(change);
     }
 
     pub fn commit(&mut self) {
+        for change in &self.pending {
+            match change {
+                Change::ListenAlone => self.alone = true,
+                Change::UnlistenAll => self.alone = false,
+                Change::Listen(_) | Change::Unlisten(_) => {}
+            }
+        }
         self.due.append(&mut self.pending);
         self.saved.clear();
     }
@@ -91,6 +113,7 @@ impl Channels {
             Change::Listen(channel) => !active.contains(channel),
             Change::Unlisten(channel) => active.contains(channel),
             Change::UnlistenAll => !active.is_empty(),
+            Change::ListenAlone => false,
         };
         due.into_iter()
             .filter(|change| {
@@ -134,6 +157,20 @@ mod tests {
         }
         channels.commit();
         assert_eq!(channels.take(), [listening("a")]);
+    }
+
+    #[test]
+    fn a_connection_of_its_own_is_needed_until_a_committed_unlisten() {
+        let mut channels = Channels::default();
+        channels.change(Change::ListenAlone);
+        assert!(!channels.is_alone());
+        channels.commit();
+        channels.change(Change::UnlistenAll);
+        channels.rollback();
+        assert!(channels.is_alone() && channels.take().is_empty());
+        channels.change(Change::UnlistenAll);
+        channels.commit();
+        assert!(!channels.is_alone());
     }
 
     #[test]
