@@ -10,13 +10,13 @@ use crate::session::parameters::{Settings, Value};
 use crate::session::pins::Pin;
 use crate::session::pipeline::{Expect, Undo};
 use crate::session::prepared::{Statement, UNKNOWN};
-use crate::sql::{Control, Effect, Facts, Reason, RouteHint, SetValue};
+use crate::sql::{Control, Effect, Facts, Reason, SetValue};
 
 impl Session {
     /// Before a statement is sent: what holds even if it fails.
     pub fn note_plan(&mut self, plan: &Plan, leased: &mut Leased) {
         let facts = &plan.facts;
-        self.writing |= may_write(facts);
+        self.writing |= plan.is_refused() || may_write(facts);
         self.opens_block |= !facts.control.is_empty();
         self.note_listen(facts, leased);
         for effect in &facts.effects {
@@ -168,9 +168,6 @@ impl Session {
             }
             SetValue::Opaque => self.pins.insert(Pin::Set),
         }
-        if name == "pgweir.route" {
-            self.route = route_of(value);
-        }
     }
 
     /// Takes back what dropped messages had changed, last first.
@@ -226,20 +223,15 @@ fn keep_identity(settings: &Settings) -> Settings {
     kept
 }
 
-fn route_of(value: &SetValue) -> Option<RouteHint> {
-    let SetValue::Sql(text) = value else { return None };
-    match text.trim().trim_matches('\'').to_ascii_lowercase().as_str() {
-        "primary" => Some(RouteHint::Primary),
-        "replica" => Some(RouteHint::Replica),
-        _ => None,
-    }
-}
-
 /// It may leave a trace in the database that the session then expects to read.
 fn may_write(facts: &Facts) -> bool {
     let executes = facts.effects.iter().any(|e| matches!(e, Effect::Execute(_) | Effect::Unknown));
+    // COMMIT PREPARED shows what another session wrote.
+    let shows = facts.control.contains(&Control::FinishPrepared);
     match facts.primary {
-        None | Some(Reason::Transaction | Reason::Session | Reason::NodeLocal) => executes,
+        // The reason of the first of several statements says nothing of the others.
+        _ if facts.statements > 1 => true,
+        None | Some(Reason::Transaction | Reason::Session | Reason::NodeLocal) => executes || shows,
         Some(_) => true,
     }
 }

@@ -20,11 +20,22 @@ pub enum Relayed {
     /// All of them are on their way.
     On,
     /// Nothing has reached the client, and the server's error is one that another node would not give.
-    Retry { why: String, standby: bool },
+    Retry { why: String, again: Again },
     /// The server ends the connection; its own error is on its way to the client.
     Fatal,
     /// pgweir's own statement ahead of the client's has failed: the session's state cannot be had here.
     ReplayFailed(String),
+}
+
+/// Where a read is said again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// On any other node that may answer.
+    Elsewhere,
+    /// No standby can serve it as the session is.
+    OnPrimary,
+    /// It writes: its like go to the primary from now on.
+    Write,
 }
 
 /// A frame's place in the inbox, and the state of the copy to the client.
@@ -261,9 +272,9 @@ impl Session {
     fn on_error(&mut self, head: scan::Head, copy: &mut Copy) -> Result<Option<Relayed>, Malformed> {
         let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
         let untouched = self.request.kept > 0;
-        let standby = !fields.is_fatal() && is_of_standby(fields.code);
-        if untouched && (fields.is_fatal() || standby) {
-            return Ok(Some(Relayed::Retry { why: fields.message(), standby }));
+        let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { again(fields.code) };
+        if let (true, Some(again)) = (untouched, again) {
+            return Ok(Some(Relayed::Retry { why: fields.message(), again }));
         }
         if self.pipeline.is_replay() {
             return Ok(Some(Relayed::ReplayFailed(fields.message())));
@@ -361,7 +372,14 @@ impl Session {
     }
 }
 
-/// Errors that a standby gives and the primary does not: a write, a conflict with recovery, a wait for recovery.
-fn is_of_standby(code: &[u8]) -> bool {
-    matches!(code, b"25006" | b"40001" | b"57P03" | b"55000")
+/// Errors that a standby gives and the primary may not.
+fn again(code: &[u8]) -> Option<Again> {
+    match code {
+        b"25006" => Some(Again::Write),
+        // Cancelled for what replay needs (also as a deadlock with it), or not serving yet.
+        b"40001" | b"40P01" | b"57P03" => Some(Again::Elsewhere),
+        // "recovery is in progress"; serializable transactions.
+        b"55000" | b"0A000" => Some(Again::OnPrimary),
+        _ => None,
+    }
 }

@@ -10,7 +10,7 @@ use crate::error::{Fault, sqlstate};
 use crate::frontend::batch::{Batch, Head};
 use crate::frontend::client::{Activity, Stop};
 use crate::frontend::io::{self, Event, Wait};
-use crate::frontend::replies::Relayed;
+use crate::frontend::replies::{Again, Relayed};
 use crate::frontend::requests::Forwarded;
 use crate::frontend::session::{Leased, Request, Session};
 use crate::pool::checkout::{Pool, Refused};
@@ -174,7 +174,8 @@ impl Session {
     fn choose(&self, batch: &Batch) -> Option<(u16, Why)> {
         let target = match self.mode {
             PoolMode::Session => Target::Primary(Why::SessionMode),
-            PoolMode::Transaction | PoolMode::Statement => decide::decide(&batch.demand, self.route),
+            _ if self.parameters.is_serializable() => Target::Primary(Why::Serializable),
+            PoolMode::Transaction | PoolMode::Statement => decide::decide(&batch.demand, self.parameters.route()),
         };
         match target {
             Target::Primary(why) => self.cluster().primary().map(|node| (node.index, why)),
@@ -246,7 +247,7 @@ impl Session {
     fn on_server(&mut self) -> Option<End> {
         match self.relay() {
             Ok(Relayed::On) => None,
-            Ok(Relayed::Retry { why, standby }) => self.retry(&why, standby),
+            Ok(Relayed::Retry { why, again }) => self.retry(&why, again),
             Ok(Relayed::Fatal) => {
                 self.drop_lease();
                 Some(End::Server)
@@ -266,7 +267,7 @@ impl Session {
 
     fn on_server_gone(&mut self, why: &str) -> Option<End> {
         if self.request.kept > 0 {
-            return self.retry(why, false);
+            return self.retry(why, Again::Elsewhere);
         }
         self.record_broken_off(sqlstate::CONNECTION_FAILURE);
         self.drop_lease();
@@ -276,14 +277,17 @@ impl Session {
 
     /// A read of which nothing has reached the client is said again elsewhere, silently: its bytes are still at the
     /// head of the inbox.
-    fn retry(&mut self, why: &str, standby: bool) -> Option<End> {
+    fn retry(&mut self, why: &str, again: Again) -> Option<End> {
         let Some(leased) = &self.leased else { return None };
         let node = &leased.lease.pool.node;
         tracing::info!(node = %node.name, why, "a read is tried elsewhere");
         self.tried.insert(node.index);
-        if standby {
+        if again != Again::Elsewhere {
             self.tried = Tried::all();
-            self.remember_refusal();
+        }
+        let statement = self.pipeline.front().and_then(Expect::statement);
+        if let (Again::Write, Some((plan, _))) = (again, statement) {
+            plan.note_refusal();
         }
         // Names that the batch has bound or closed are bound and closed again.
         self.pipeline.abandon();
@@ -294,17 +298,6 @@ impl Session {
         self.failed = false;
         self.request.kept = 0;
         None
-    }
-
-    /// The texts that a standby refused go to the primary from now on.
-    fn remember_refusal(&mut self) {
-        let plan = match self.pipeline.front() {
-            Some(Expect::Query { plan } | Expect::Execute { plan, .. }) => plan.clone(),
-            _ => None,
-        };
-        if let Some(plan) = plan {
-            plan.refused_by_standby.store(true, Ordering::Relaxed);
-        }
     }
 
     /// Gives the connection back once nothing more is owed on it and nothing holds the session to it.

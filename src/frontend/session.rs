@@ -25,7 +25,6 @@ use crate::session::pins::Pins;
 use crate::session::pipeline::{Pipeline, Undo};
 use crate::session::prepared::{Names, Statement};
 use crate::session::values::Values;
-use crate::sql::RouteHint;
 use crate::stats::counters::Counters;
 
 /// One thread that serves clients.
@@ -161,8 +160,6 @@ pub struct Session {
     pub writing: bool,
     /// When the session last wrote.
     pub wrote: Option<Instant>,
-    /// `pgweir.route`
-    pub route: Option<RouteHint>,
     /// The ParameterStatus values that the client began with: those to which RESET returns.
     pub greeting: Statuses,
     /// ParameterStatus values that the client was told since the last ReadyForQuery.

@@ -18,6 +18,8 @@ pub enum Why {
     Hint,
     /// The client asked for session pooling.
     SessionMode,
+    /// The session's transactions are serializable.
+    Serializable,
     /// What follows is not known yet: a pipeline flushed before its Sync, or larger than is held.
     OpenPipeline,
     /// The session wrote, and no replica is known to have replayed it yet.
@@ -39,6 +41,7 @@ impl Why {
             Why::Pinned => "pinned",
             Why::Hint => "hint",
             Why::SessionMode => "session_mode",
+            Why::Serializable => "serializable",
             Why::OpenPipeline => "open_pipeline",
             Why::Freshness => "freshness",
             Why::NoReplica => "no_replica",

@@ -32,13 +32,13 @@ pub struct Plan {
     pub text: Arc<str>,
     /// W3C trace context, from a comment.
     pub traceparent: Option<String>,
-    /// A standby refused it, whatever its text promises.
-    pub refused_by_standby: AtomicBool,
+    /// A standby refused it, whatever its text promises; shared with the texts that share the facts.
+    refused_by_standby: Arc<AtomicBool>,
 }
 
 impl Plan {
     fn new(facts: Arc<Facts>, fingerprint: Fingerprint, record: Arc<Statement>, text: Arc<str>) -> Plan {
-        Plan { facts, fingerprint, record, text, traceparent: None, refused_by_standby: AtomicBool::new(false) }
+        Plan { facts, fingerprint, record, text, traceparent: None, refused_by_standby: Arc::default() }
     }
 
     /// The statement as a log shows it without its literals; also where the record is the shared one.
@@ -59,10 +59,22 @@ impl Plan {
 
     /// Why it must run on the primary.
     pub fn primary(&self) -> Option<Reason> {
-        let refused = self.refused_by_standby.load(Ordering::Relaxed);
-        self.facts.primary.or(refused.then_some(Reason::SideEffect))
+        self.facts.primary.or(self.is_refused().then_some(Reason::SideEffect))
+    }
+
+    /// A standby has found that it writes.
+    pub fn is_refused(&self) -> bool {
+        self.refused_by_standby.load(Ordering::Relaxed)
+    }
+
+    /// From now on it runs on the primary.
+    pub fn note_refusal(&self) {
+        self.refused_by_standby.store(true, Ordering::Relaxed);
     }
 }
+
+/// What texts of one fingerprint have in common: their facts, and whether a standby has refused one of them.
+type Known = (Arc<Facts>, Arc<AtomicBool>);
 
 /// The plans of one database.
 #[derive(Debug)]
@@ -70,7 +82,7 @@ pub struct Plans {
     database: Arc<str>,
     stats: Arc<Stats>,
     by_text: Cache<Arc<str>, Arc<Plan>>,
-    by_fingerprint: Cache<Fingerprint, Arc<Facts>>,
+    by_fingerprint: Cache<Fingerprint, Known>,
     /// For texts that cannot be read: primary, and the session's state unknown. Made at first use, as it takes a
     /// record.
     opaque: OnceLock<Arc<Plan>>,
@@ -113,12 +125,12 @@ impl Plans {
     fn work_out(&self, text: &str) -> Plan {
         let Fingerprinted { fingerprint, by_literal } = fingerprint::fingerprint(text);
         let known = if by_literal { None } else { self.by_fingerprint.get(&fingerprint) };
-        let facts = known.unwrap_or_else(|| {
-            let facts = Arc::new(classify::classify(text));
-            if !facts.by_literal && !by_literal {
-                self.by_fingerprint.insert(fingerprint, facts.clone());
+        let (facts, refused_by_standby) = known.unwrap_or_else(|| {
+            let known: Known = (Arc::new(classify::classify(text)), Arc::default());
+            if !known.0.by_literal && !by_literal {
+                self.by_fingerprint.insert(fingerprint, known.clone());
             }
-            facts
+            known
         });
         let record = self.stats.statements.record(fingerprint, || fingerprint::normalize(text), &self.database);
         let traceparent = fingerprint::traceparent(text).map(str::to_owned);
@@ -126,7 +138,7 @@ impl Plans {
             true => text.into(),
             false => bounded_text(text).into(),
         };
-        Plan { traceparent, ..Plan::new(facts, fingerprint, record, kept) }
+        Plan { traceparent, refused_by_standby, ..Plan::new(facts, fingerprint, record, kept) }
     }
 }
 
@@ -168,6 +180,16 @@ mod tests {
         assert!(Arc::ptr_eq(&a.facts, &b.facts) && Arc::ptr_eq(&a.record, &b.record));
         let (a, b) = (plans.plan(b"set x = 1"), plans.plan(b"set x = 2"));
         assert_ne!(a.facts, b.facts);
+    }
+
+    #[test]
+    fn what_a_standby_refused_is_known_of_all_its_literals() {
+        let plans = plans();
+        plans.plan(b"select n from v where n = 1").note_refusal();
+        for text in ["select n from v where n = 1", "select n from v where n = 2"] {
+            assert_eq!(plans.plan(text.as_bytes()).primary(), Some(Reason::SideEffect), "{text}");
+        }
+        assert_eq!(plans.plan(b"select m from v where n = 1").primary(), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use crate::sql::RouteHint;
+
 /// A setting's value, in the form in which it can be said again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
@@ -12,6 +14,14 @@ pub enum Value {
     Flat(String),
     /// What stands behind `SET name =`.
     Sql(String),
+}
+
+impl Value {
+    /// The value without the quotes that SET may have around it, in lower case: enough for keywords.
+    pub fn keyword(&self) -> String {
+        let (Value::Flat(text) | Value::Sql(text)) = self;
+        text.trim().trim_matches(['\'', '"']).to_ascii_lowercase()
+    }
 }
 
 /// Settings by lower-case name. Cheap to clone; equal maps are mostly the same allocation.
@@ -120,6 +130,20 @@ impl Parameters {
 
     pub fn set(&mut self, name: &str, value: Value) {
         self.current.set(name, value);
+    }
+
+    /// Where `pgweir.route` sends the session's reads.
+    pub fn route(&self) -> Option<RouteHint> {
+        match self.current.value("pgweir.route")?.keyword().as_str() {
+            "primary" => Some(RouteHint::Primary),
+            "replica" => Some(RouteHint::Replica),
+            _ => None,
+        }
+    }
+
+    /// Each of its transactions is serializable, which no standby offers.
+    pub fn is_serializable(&self) -> bool {
+        self.current.value("default_transaction_isolation").is_some_and(|level| level.keyword() == "serializable")
     }
 
     /// Back to what the client asked for at startup.

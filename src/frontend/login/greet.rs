@@ -22,7 +22,6 @@ use crate::session::parameters::{Parameters, Settings, Value};
 use crate::session::pins::Pins;
 use crate::session::pipeline::Pipeline;
 use crate::session::prepared::Names;
-use crate::sql::RouteHint;
 use crate::wire::startup::{self, Startup};
 use crate::wire::write;
 
@@ -138,11 +137,6 @@ impl Parts {
     pub(super) fn into_session(self, opening: Opening) -> Session {
         let Parts { client, database, login, pools, base, statuses } = self;
         let now = client.connected;
-        let route = match base.value("pgweir.route") {
-            Some(Value::Flat(route)) if route == "primary" => Some(RouteHint::Primary),
-            Some(Value::Flat(route)) if route == "replica" => Some(RouteHint::Replica),
-            _ => None,
-        };
         let mode: PoolMode = database.pools.config().mode;
         Session {
             proxy: opening.proxy,
@@ -176,7 +170,6 @@ impl Parts {
             terminating: false,
             writing: false,
             wrote: None,
-            route,
             readable: is_readable(&statuses),
             greeting: statuses,
             reported: Vec::new(),
