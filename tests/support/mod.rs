@@ -10,6 +10,7 @@
 
 pub mod client;
 mod config;
+pub mod sessions;
 pub mod console;
 pub mod differential;
 mod gate;
