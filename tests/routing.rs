@@ -433,6 +433,8 @@ fn a_write_behind_a_view_is_retried_on_the_primary_and_remembered() {
             let seen = value(&client, "SELECT count(*) FROM noted").await;
             assert_eq!(seen, done.to_string());
         }
+        // Another session: this one's reads are now kept to where its writes are.
+        let client = connect(&pgweir.url()).await;
         for _ in 0..4 {
             client.query("SELECT n, 1 FROM noting /* hidden-extended */", &[]).await.unwrap();
         }
