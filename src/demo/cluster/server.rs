@@ -146,6 +146,21 @@ impl Server {
     /// # Errors
     /// [`Error::Failed`] with the end of the log if it ends instead or is not ready within 60 s.
     pub fn start(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + STOP_LIMIT;
+        loop {
+            match self.start_once() {
+                // A killed server's children are still on their way out.
+                Err(Error::Failed { detail, .. })
+                    if detail.contains("pre-existing shared memory block") && Instant::now() < deadline =>
+                {
+                    thread::sleep(POLL);
+                }
+                started => return started,
+            }
+        }
+    }
+
+    fn start_once(&self) -> Result<(), Error> {
         let mut slot = self.slot();
         if living(&mut slot).is_some() {
             return Ok(());
