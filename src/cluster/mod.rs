@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::cluster::node::{Node, Role};
 use crate::cluster::positions::Positions;
@@ -46,25 +47,34 @@ pub struct Cluster {
     pub routing: config::Routing,
     balancer: Mutex<Balancer>,
     positions: Mutex<Positions>,
+    changes: watch::Sender<u64>,
 }
 
 impl Cluster {
     pub fn new(database: Arc<str>, nodes: &[config::Node], routing: &config::Routing, epoch: Instant) -> Cluster {
-        let node = |(i, n): (usize, &config::Node)| Arc::new(Node::new(i as u16, n.clone(), epoch));
+        let changes = watch::Sender::new(0);
+        let node = |(i, n): (usize, &config::Node)| Arc::new(Node::new(i as u16, n.clone(), epoch, changes.clone()));
         Cluster {
             database,
             nodes: nodes.iter().enumerate().map(node).collect(),
             routing: routing.clone(),
             balancer: Mutex::new(Balancer::new(nodes.iter().map(|n| n.weight))),
             positions: Mutex::new(Positions::default()),
+            changes,
         }
     }
 
-    /// The primary: never banned, for writes have nowhere else to go. `None`: all roles are open, and no node has said
-    /// yet that it is the primary.
+    /// Whenever a node has gone, come, or changed its role.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The primary: never banned, for writes have nowhere else to go. One that was replaced by a promotion, and comes
+    /// back believing in itself, is on an older timeline. `None`: no node has said yet that it is the primary.
     pub fn primary(&self) -> Option<&Arc<Node>> {
-        let primaries = || self.nodes.iter().filter(|n| n.role() == Role::Primary);
-        primaries().find(|n| n.is_up()).or_else(|| primaries().next())
+        let primaries = self.nodes.iter().filter(|n| n.role() == Role::Primary);
+        // Of equals the first in the file: `max_by_key` takes the last.
+        primaries.rev().max_by_key(|n| (n.timeline(), n.is_up()))
     }
 
     /// The node that does what any node can: the primary while it is up, else a replica that is. `None`: no role is known
@@ -94,11 +104,9 @@ impl Cluster {
             stale |= serves && !fresh;
             usable |= u64::from(fresh) << i;
         }
-        let with_primary = self.routing.primary_reads == PrimaryReads::Always;
-        let may_pick = |i: usize| {
-            usable & (1 << i) != 0
-                || (with_primary && i < 64 && self.nodes[i].role() == Role::Primary && self.nodes[i].is_up())
-        };
+        let always = self.routing.primary_reads == PrimaryReads::Always;
+        let with_primary = self.primary().filter(|node| always && node.is_up()).map(|node| usize::from(node.index));
+        let may_pick = |i: usize| usable & (1 << i) != 0 || with_primary == Some(i);
         if let Some(i) = self.balancer.lock().pick(may_pick) {
             let node = &self.nodes[i];
             return Some((node, if node.role() == Role::Primary { Why::PrimaryTurn } else { Why::Read }));
@@ -122,7 +130,7 @@ impl Cluster {
 
     /// Some node can serve: the condition of readiness.
     pub fn can_serve(&self) -> bool {
-        self.nodes.iter().any(|n| n.is_up())
+        self.nodes.iter().any(|n| n.is_up() && n.role() != Role::Unknown)
     }
 }
 

@@ -1,11 +1,11 @@
 //! One server: where it is, and what the last probes and connections told of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::{self, NodeRole};
 
@@ -48,7 +48,13 @@ pub struct Node {
     pub name: Arc<str>,
     pub config: config::Node,
     up: AtomicBool,
+    /// It takes connections or bytes and gives no answer: what waits for one waits in vain.
+    silent: AtomicBool,
+    /// It has come back, and nobody has taken note.
+    returned: AtomicBool,
     role: AtomicU8,
+    /// Of its WAL, while it is a primary: each promotion raises it. 0: not known.
+    timeline: AtomicU32,
     /// All commits up to this instant are replayed here; microseconds since `epoch`.
     fresh_until: AtomicU64,
     /// Microseconds behind the primary; `u64::MAX` while not known.
@@ -61,11 +67,13 @@ pub struct Node {
     pub writes: AtomicU64,
     /// Connections and requests that failed for a fault of the node.
     pub failures: AtomicU64,
+    /// Counts what those who wait have to know.
+    changes: watch::Sender<u64>,
 }
 
 impl Node {
     /// A node counts as up until something says otherwise, so that the first client need not wait for a probe.
-    pub fn new(index: u16, config: config::Node, epoch: Instant) -> Node {
+    pub fn new(index: u16, config: config::Node, epoch: Instant, changes: watch::Sender<u64>) -> Node {
         let role = match config.role {
             NodeRole::Primary => 1,
             NodeRole::Replica => 2,
@@ -76,6 +84,9 @@ impl Node {
             name: format!("{}:{}", config.host, config.port).into(),
             config,
             up: AtomicBool::new(true),
+            silent: AtomicBool::new(false),
+            returned: AtomicBool::new(false),
+            timeline: AtomicU32::new(0),
             role: AtomicU8::new(role),
             fresh_until: AtomicU64::new(0),
             lag: AtomicU64::new(u64::MAX),
@@ -85,6 +96,7 @@ impl Node {
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            changes,
         }
     }
 
@@ -98,8 +110,10 @@ impl Node {
 
     /// What the server says it is; counts only where the configuration leaves it open.
     pub fn note_role(&self, in_recovery: bool) {
-        if self.config.role == NodeRole::Auto {
-            self.role.store(if in_recovery { 2 } else { 1 }, Ordering::Relaxed);
+        let role = if in_recovery { 2 } else { 1 };
+        if self.config.role == NodeRole::Auto && self.role.swap(role, Ordering::Relaxed) != role {
+            tracing::info!(node = %self.name, role = self.role().as_str(), "node has this role");
+            self.tell();
         }
     }
 
@@ -108,19 +122,54 @@ impl Node {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes the node out of the rotation; the next good probe brings it back.
+    /// The timeline of a primary.
+    pub fn note_timeline(&self, timeline: u32) {
+        if self.timeline.swap(timeline, Ordering::Relaxed) != timeline {
+            self.tell();
+        }
+    }
+
+    pub fn timeline(&self) -> u32 {
+        self.timeline.load(Ordering::Relaxed)
+    }
+
+    fn tell(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// As [`Node::eject`], for a node that does not answer at all.
+    pub fn eject_silent(&self, why: &str) {
+        self.silent.store(true, Ordering::Relaxed);
+        self.eject(why);
+    }
+
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has come back since this was last asked.
+    pub fn take_return(&self) -> bool {
+        self.returned.swap(false, Ordering::Relaxed)
+    }
+
+    /// Takes the node out of the rotation; the next good probe brings it back. Told each time, for those who have come to
+    /// wait meanwhile.
     pub fn eject(&self, why: &str) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         *self.fault.lock() = Some(why.to_owned());
         if self.up.swap(false, Ordering::Relaxed) {
             tracing::warn!(node = %self.name, why, "node is down");
         }
+        self.tell();
     }
 
     pub fn admit(&self) {
         *self.fault.lock() = None;
+        self.silent.store(false, Ordering::Relaxed);
         if !self.up.swap(true, Ordering::Relaxed) {
             tracing::info!(node = %self.name, "node is up");
+            self.returned.store(true, Ordering::Relaxed);
+            self.tell();
         }
     }
 

@@ -12,7 +12,9 @@ use crate::net::tls::Connector;
 
 /// The insert position covers commits that are not flushed yet (synchronous_commit = off).
 const ASK: &str = "SELECT pg_catalog.pg_is_in_recovery(), CASE WHEN pg_catalog.pg_is_in_recovery() \
-                   THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END";
+                   THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
+                   CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
+                   THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END";
 
 /// How nodes are asked.
 #[derive(Debug, Clone)]
@@ -29,6 +31,21 @@ struct Answer {
     asked: Instant,
     in_recovery: bool,
     position: Option<Lsn>,
+    timeline: Option<u32>,
+}
+
+/// Why a node gave none.
+#[derive(Debug)]
+enum Unwell {
+    Failed(String),
+    /// It was given the time, and nothing came.
+    Silent(&'static str),
+}
+
+impl From<String> for Unwell {
+    fn from(why: String) -> Unwell {
+        Unwell::Failed(why)
+    }
 }
 
 /// Probes one node until its cluster is gone.
@@ -47,22 +64,24 @@ pub async fn watch(cluster: Weak<Cluster>, node: Arc<Node>, prober: Prober) {
 pub async fn round(cluster: &Cluster, node: &Arc<Node>, prober: &Prober, connection: &mut Option<Connection>) {
     let had_one = connection.is_some();
     let mut answer = ask(node, prober, connection).await;
-    if answer.is_err() && had_one {
+    if matches!(answer, Err(Unwell::Failed(_))) && had_one {
         answer = ask(node, prober, connection).await;
     }
     match answer {
         Ok(answer) => {
             if let Some(answer) = answer {
+                answer.timeline.into_iter().for_each(|timeline| node.note_timeline(timeline));
                 node.note_role(answer.in_recovery);
                 cluster.note(node, &answer);
             }
             node.admit();
         }
-        Err(why) => node.eject(&why),
+        Err(Unwell::Failed(why)) => node.eject(&why),
+        Err(Unwell::Silent(when)) => node.eject_silent(when),
     }
 }
 
-async fn ask(node: &Node, prober: &Prober, connection: &mut Option<Connection>) -> Result<Option<Answer>, String> {
+async fn ask(node: &Node, prober: &Prober, connection: &mut Option<Connection>) -> Result<Option<Answer>, Unwell> {
     let mut open = match connection.take() {
         Some(open) => open,
         None => {
@@ -75,18 +94,18 @@ async fn ask(node: &Node, prober: &Prober, connection: &mut Option<Connection>) 
                     tracing::debug!(node = %node.name, %failure, "the probe cannot log in");
                     return Ok(None);
                 }
-                Ok(Err(failure)) => return Err(failure.to_string()),
-                Err(_) => return Err("timed out while connecting".to_owned()),
+                Ok(Err(failure)) => return Err(failure.to_string().into()),
+                Err(_) => return Err(Unwell::Silent("timed out while connecting")),
             }
         }
     };
     let asked = Instant::now();
     let rows = tokio::time::timeout(prober.timeout, open.query(ASK)).await;
     let answer = match rows {
-        Ok(Ok(rows)) => read(asked, &rows).ok_or("an answer that is none")?,
-        Ok(Err(BackendError::Server(e))) if !e.fatal => return Err(e.message),
-        Ok(Err(error)) => return Err(error.to_string()),
-        Err(_) => return Err("timed out while answering".to_owned()),
+        Ok(Ok(rows)) => read(asked, &rows).ok_or_else(|| "an answer that is none".to_owned())?,
+        Ok(Err(BackendError::Server(e))) if !e.fatal => return Err(e.message.into()),
+        Ok(Err(error)) => return Err(error.to_string().into()),
+        Err(_) => return Err(Unwell::Silent("timed out while answering")),
     };
     *connection = Some(open);
     Ok(Some(answer))
@@ -96,7 +115,9 @@ fn read(asked: Instant, rows: &[Vec<Option<String>>]) -> Option<Answer> {
     let [row] = rows else { return None };
     let in_recovery = row.first()?.as_deref()? == "t";
     let position = row.get(1)?.as_deref().and_then(|text| text.parse().ok());
-    Some(Answer { asked, in_recovery, position })
+    // The name of a WAL file begins with eight hexadecimal digits of the timeline.
+    let timeline = row.get(2)?.as_deref().and_then(|name| u32::from_str_radix(name.get(..8)?, 16).ok());
+    Some(Answer { asked, in_recovery, position, timeline })
 }
 
 impl Cluster {
@@ -106,7 +127,7 @@ impl Cluster {
         if answer.in_recovery {
             let (until, lag) = positions.replica(position, Instant::now());
             node.note_position(until, lag);
-        } else {
+        } else if self.primary().is_some_and(|primary| primary.index == node.index) {
             positions.note_primary(answer.asked, position);
             node.note_position(None, Some(Duration::ZERO));
         }

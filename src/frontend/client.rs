@@ -126,6 +126,11 @@ impl Client {
         self.stopped.notify_one();
     }
 
+    /// Has the session look again at what it waits for.
+    pub fn nudge(&self) {
+        self.stopped.notify_one();
+    }
+
     pub fn stop_reason(&self) -> Stop {
         match self.stop.load(Ordering::Acquire) {
             1 => Stop::Shutdown,
@@ -235,6 +240,12 @@ impl Clients {
         let mut all: Vec<_> = self.by_pid.iter().map(|entry| entry.value().clone()).collect();
         all.sort_by_key(|client| client.id);
         all
+    }
+
+    /// Nudges all clients of a database that wait for something.
+    pub fn nudge(&self, database: &str) {
+        let waiting = |client: &Client| *client.database == *database && client.activity().0 != Activity::Idle;
+        self.by_pid.iter().filter(|entry| waiting(entry.value())).for_each(|entry| entry.value().nudge());
     }
 
     pub fn len(&self) -> usize {

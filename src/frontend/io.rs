@@ -11,6 +11,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::Fault;
+use crate::frontend::client::Stop;
 use crate::frontend::session::Session;
 use crate::net::Stream;
 use crate::net::buffers::Buffers;
@@ -35,7 +36,7 @@ pub enum Event {
     Server,
     /// The server is gone.
     ServerGone(io::Error),
-    /// `client.stop` was called.
+    /// `client.stop` was called, or `client.nudge`: something has changed.
     Stopped,
     /// The session cannot go on; the client is to be told why.
     Fault(Fault),
@@ -45,6 +46,8 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Wait {
     Answer(Answer),
+    /// It can be had elsewhere, or not at all.
+    InVain,
     ClientGone,
     Stopped,
 }
@@ -55,12 +58,21 @@ impl Session {
         let mut checkout = pin!(pool.checkout(self.worker.index));
         let client = self.client.clone();
         let mut stopped = pin!(client.stopped.notified());
+        // The node may have gone since it was chosen.
+        let mut nudged = true;
         poll_fn(|cx| {
             if let Poll::Ready(answer) = checkout.as_mut().poll(cx) {
                 return Poll::Ready(Wait::Answer(answer));
             }
-            if stopped.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Wait::Stopped);
+            while stopped.as_mut().poll(cx).is_ready() {
+                if client.stop_reason() != Stop::None {
+                    return Poll::Ready(Wait::Stopped);
+                }
+                nudged = true;
+                stopped.set(client.stopped.notified());
+            }
+            if std::mem::take(&mut nudged) && self.waits_in_vain(&pool.node) {
+                return Poll::Ready(Wait::InVain);
             }
             if matches!(self.poll_send_client(cx), Poll::Ready(Err(_))) {
                 return Poll::Ready(Wait::ClientGone);

@@ -7,6 +7,7 @@ pub mod console;
 pub mod database;
 pub mod directory;
 pub mod effects;
+pub mod failover;
 pub mod io;
 pub mod login;
 pub mod notifications;

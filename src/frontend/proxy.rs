@@ -16,6 +16,7 @@ use crate::cluster::probe::{self, Prober};
 use crate::config::{self, Config};
 use crate::frontend::client::Clients;
 use crate::frontend::database::Database;
+use crate::frontend::failover;
 use crate::net::tls::{Acceptor, TlsError};
 use crate::stats::Stats;
 
@@ -110,7 +111,7 @@ const MAX_DATABASES: usize = 1000;
 pub struct Proxy {
     pub config: ArcSwap<Config>,
     pub stats: Arc<Stats>,
-    pub clients: Clients,
+    pub clients: Arc<Clients>,
     pub databases: DashMap<Arc<str>, Arc<Database>>,
     users: ArcSwap<Users>,
     /// Those that `auth.query` has found.
@@ -145,7 +146,7 @@ impl Proxy {
             users: ArcSwap::from_pointee(users(&config, &Users::new())?),
             config: ArcSwap::new(config.clone()),
             stats,
-            clients: Clients::new(config.listen.peer_id),
+            clients: Arc::new(Clients::new(config.listen.peer_id)),
             databases: DashMap::new(),
             control,
             admin: OnceLock::new(),
@@ -202,7 +203,9 @@ impl Proxy {
     }
 
     /// Starts the probes of a database's nodes, and warms the pools of the users that can log in on their own.
-    fn watch(&self, database: &Database) {
+    fn watch(&self, database: &Arc<Database>) {
+        let follow = failover::follow(Arc::downgrade(database), database.cluster.changes(), self.clients.clone());
+        self.control.spawn(follow);
         let (known, learning): (Vec<_>, Vec<_>) =
             self.users().into_iter().filter(|u| !self.is_admin_only(u)).partition(|u| u.is_known());
         let timeout = database.pools.config().connection_timeout;

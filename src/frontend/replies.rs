@@ -110,6 +110,10 @@ impl Session {
                     continue;
                 }
                 _ if available < head.total => break,
+                backend::NOTICE if self.request.kept > 0 && is_farewell(head, copy)? && self.fails_over() => {
+                    let why = "the server ends at once".to_owned();
+                    return Ok(Relayed::Retry { why, again: Again::Elsewhere });
+                }
                 backend::NOTICE | backend::PARAMETER_STATUS | backend::NOTIFICATION => {
                     self.pass_aside(head, copy)?;
                 }
@@ -273,6 +277,7 @@ impl Session {
         let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
         let untouched = self.request.kept > 0;
         let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { again(fields.code) };
+        let again = again.filter(|again| *again != Again::Elsewhere || self.fails_over());
         if let (true, Some(again)) = (untouched, again) {
             return Ok(Some(Relayed::Retry { why: fields.message(), again }));
         }
@@ -370,6 +375,13 @@ impl Session {
             self.request.undo.clear();
         }
     }
+}
+
+/// On an immediate shutdown, and when a process of the server has crashed, a warning is all that comes before the end
+/// (`quickdie`).
+fn is_farewell(head: scan::Head, copy: &Copy) -> Result<bool, Malformed> {
+    let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
+    Ok(matches!(fields.code, b"57P01" | b"57P02"))
 }
 
 /// Errors that a standby gives and the primary may not.

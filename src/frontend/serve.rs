@@ -53,7 +53,10 @@ impl Session {
                 Event::Server => self.on_server(),
                 Event::ServerGone(error) => self.on_server_gone(&error.to_string()),
                 Event::Fault(fault) => Some(End::Fault(fault)),
-                Event::Stopped => Some(End::Fault(stop_fault(self.client.stop_reason()))),
+                Event::Stopped => match self.client.stop_reason() {
+                    Stop::None => self.on_nudge(),
+                    why => Some(End::Fault(stop_fault(why))),
+                },
             };
             if let Some(end) = ended {
                 return end;
@@ -141,7 +144,7 @@ impl Session {
         }
         loop {
             let Some((node, why)) = self.choose(&batch) else {
-                let fault = Fault::error(sqlstate::CANNOT_CONNECT, "no server can take this statement");
+                let Some(fault) = self.wait_for_primary(&batch).await? else { continue };
                 self.refuse(batch, &fault);
                 return Ok(());
             };
@@ -156,7 +159,9 @@ impl Session {
                     }
                     return self.forward_batch(batch, replica);
                 }
-                Err(Refused::Unavailable(_)) if replica => self.tried.insert(node),
+                Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(node),
+                // Another node is the primary now.
+                Err(Refused::Unavailable(_)) if self.fails_over() => {}
                 Err(refused) => {
                     let timeout = pool.config.load().acquire_timeout;
                     self.refuse(batch, &refused.fault(timeout));
@@ -166,18 +171,21 @@ impl Session {
         }
     }
 
-    fn cluster(&self) -> &Cluster {
+    pub(super) fn cluster(&self) -> &Cluster {
         &self.database.cluster
+    }
+
+    pub(super) fn target(&self, batch: &Batch) -> Target {
+        match self.mode {
+            PoolMode::Session => Target::Primary(Why::SessionMode),
+            _ if self.parameters.is_serializable() => Target::Primary(Why::Serializable),
+            PoolMode::Transaction | PoolMode::Statement => decide::decide(&batch.demand, self.parameters.route()),
+        }
     }
 
     /// The node for a batch, by its index.
     fn choose(&self, batch: &Batch) -> Option<(u16, Why)> {
-        let target = match self.mode {
-            PoolMode::Session => Target::Primary(Why::SessionMode),
-            _ if self.parameters.is_serializable() => Target::Primary(Why::Serializable),
-            PoolMode::Transaction | PoolMode::Statement => decide::decide(&batch.demand, self.parameters.route()),
-        };
-        match target {
+        match self.target(batch) {
             Target::Primary(why) => self.cluster().primary().map(|node| (node.index, why)),
             Target::Replica => self.cluster().reader(self.wrote, self.tried).map(|(n, why)| (n.index, why)),
         }
@@ -192,6 +200,7 @@ impl Session {
                 self.waited(began.elapsed(), false);
                 return Err(End::Client);
             }
+            Wait::InVain => Err(Refused::Unavailable(pool.node.fault().unwrap_or_default())),
             Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),
         };
         let now = Instant::now();
@@ -266,7 +275,7 @@ impl Session {
     }
 
     fn on_server_gone(&mut self, why: &str) -> Option<End> {
-        if self.request.kept > 0 {
+        if self.request.kept > 0 && self.fails_over() {
             return self.retry(why, Again::Elsewhere);
         }
         self.record_broken_off(sqlstate::CONNECTION_FAILURE);
@@ -277,7 +286,7 @@ impl Session {
 
     /// A read of which nothing has reached the client is said again elsewhere, silently: its bytes are still at the
     /// head of the inbox.
-    fn retry(&mut self, why: &str, again: Again) -> Option<End> {
+    pub(super) fn retry(&mut self, why: &str, again: Again) -> Option<End> {
         let Some(leased) = &self.leased else { return None };
         let node = &leased.lease.pool.node;
         tracing::info!(node = %node.name, why, "a read is tried elsewhere");
@@ -330,7 +339,7 @@ impl Session {
         }
     }
 
-    fn drop_lease(&mut self) {
+    pub(super) fn drop_lease(&mut self) {
         self.client.set_target(None);
         self.leased = None;
     }
@@ -339,7 +348,10 @@ impl Session {
         match end {
             End::Client => {}
             End::Fault(fault) => {
-                write::error(&mut self.outbox, &fault);
+                // Within a frame that the server has left unfinished, it would be taken for the frame's rest.
+                if self.server_rest == 0 {
+                    write::error(&mut self.outbox, &fault);
+                }
                 self.farewell().await;
             }
             End::Server => self.farewell().await,
@@ -378,7 +390,7 @@ impl Session {
     }
 }
 
-fn stop_fault(why: Stop) -> Fault {
+pub(super) fn stop_fault(why: Stop) -> Fault {
     match why {
         Stop::IdleInTransaction => Fault::fatal(
             sqlstate::IDLE_IN_TRANSACTION_TIMEOUT,

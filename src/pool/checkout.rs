@@ -192,6 +192,12 @@ impl Pool {
         self.sweep(sweep, home);
     }
 
+    /// The node serves again: what failed while it was down delays nobody any more.
+    pub fn node_returned(self: &Arc<Self>, home: usize) {
+        let create = self.ledger.lock().forgive(Instant::now());
+        self.start(create, home);
+    }
+
     /// RECONNECT; also when the node is known to be gone.
     pub fn reconnect(self: &Arc<Self>, home: usize) {
         let sweep = self.ledger.lock().reconnect(Instant::now());

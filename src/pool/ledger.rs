@@ -257,6 +257,12 @@ impl<C, W> Ledger<C, W> {
         self.ask(now, self.below_min())
     }
 
+    /// Forgets the failures so far, since their cause is gone; asks as [`retry`](Self::retry) does.
+    pub fn forgive(&mut self, now: Instant) -> Creates {
+        self.backoff.succeeded();
+        self.ask(now, self.below_min())
+    }
+
     /// Takes a connection back into the ledger it came from.
     pub fn checkin(&mut self, now: Instant, held: Held<C>, verdict: Verdict) -> Placement<C, W> {
         let close = verdict == Verdict::Discard

@@ -87,7 +87,12 @@ impl Opening {
                 }
             }
         }
-        let statuses: Statuses = lease.statuses.clone().into();
+        // Whichever node was asked, writes are taken.
+        let told = |(name, value): &(Box<str>, Box<str>)| {
+            let value = if **name == *"in_hot_standby" { "off".into() } else { value.clone() };
+            (name.clone(), value)
+        };
+        let statuses: Statuses = lease.statuses.iter().map(told).collect();
         if base.is_empty() && on_primary {
             database.set_statuses(login.user.clone(), statuses.clone());
         }

@@ -1,0 +1,93 @@
+//! What happens to clients when a node goes or comes: those that wait for it, or for its answer, look again.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::cluster::node::{Node, Role};
+use crate::config::PrimaryReads;
+use crate::error::{Fault, sqlstate};
+use crate::frontend::batch::Batch;
+use crate::frontend::client::{Activity, Clients, Stop};
+use crate::frontend::database::Database;
+use crate::frontend::replies::Again;
+use crate::frontend::serve::{End, stop_fault};
+use crate::frontend::session::Session;
+use crate::pool::registry::CONTROL;
+use crate::route::decide::Target;
+
+/// Follows the nodes of one database until it is gone.
+pub async fn follow(database: Weak<Database>, mut changes: watch::Receiver<u64>, clients: Arc<Clients>) {
+    while changes.changed().await.is_ok() {
+        let Some(database) = database.upgrade() else { return };
+        clients.nudge(&database.name);
+        let back: Vec<_> = database.cluster.nodes.iter().filter(|node| node.take_return()).map(|n| n.index).collect();
+        for pool in database.pools.all().iter().filter(|pool| back.contains(&pool.node.index)) {
+            pool.node_returned(CONTROL);
+        }
+    }
+}
+
+impl Session {
+    /// `routing.failover`: a failure is hidden where another node can make it good.
+    pub fn fails_over(&self) -> bool {
+        self.cluster().routing.failover
+    }
+
+    /// No connection of this node need be waited for: it is down, and others serve, or writes have another primary.
+    pub fn waits_in_vain(&self, node: &Node) -> bool {
+        match self.cluster().primary() {
+            Some(primary) if primary.index == node.index => !node.is_up() && !self.fails_over(),
+            _ => !node.is_up() || node.role() == Role::Primary,
+        }
+    }
+
+    /// A node has gone or come. An answer that a silent one owes will not come: the read is said elsewhere if nothing of it
+    /// has reached the client, else the client is told. One that is down and not silent closes its connections itself.
+    pub fn on_nudge(&mut self) -> Option<End> {
+        let leased = self.leased.as_ref()?;
+        if !leased.replica || !leased.lease.pool.node.is_silent() {
+            return None;
+        }
+        if self.request.kept > 0 && self.fails_over() {
+            return self.retry("the node does not answer", Again::Elsewhere);
+        }
+        self.record_broken_off(sqlstate::CONNECTION_FAILURE);
+        self.drop_lease();
+        Some(End::Fault(Fault::fatal(sqlstate::CONNECTION_FAILURE, "the server does not answer any more")))
+    }
+
+    /// While no node has said that it is the primary, what needs one waits up to `acquire_timeout`; the fault, if none has
+    /// said so by then or nothing is to be waited for.
+    ///
+    /// # Errors
+    /// The session is to end.
+    pub async fn wait_for_primary(&mut self, batch: &Batch) -> Result<Option<Fault>, End> {
+        let database = self.database.clone();
+        let mut changes = database.cluster.changes();
+        let needs =
+            self.target(batch) != Target::Replica || database.cluster.routing.primary_reads != PrimaryReads::Never;
+        if !needs || !self.fails_over() || database.cluster.primary().is_some() {
+            return Ok(Some(Fault::error(sqlstate::CANNOT_CONNECT, "no server can take this statement")));
+        }
+        let (began, timeout) = (Instant::now(), database.pools.config().acquire_timeout);
+        self.client.set_activity(Activity::Waiting, began);
+        let client = self.client.clone();
+        let found = loop {
+            if database.cluster.primary().is_some() {
+                break true;
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = client.stopped.notified() => if client.stop_reason() != Stop::None {
+                    return Err(End::Fault(stop_fault(client.stop_reason())));
+                },
+                () = tokio::time::sleep_until((began + timeout).into()) => break false,
+            }
+        };
+        self.waited(began.elapsed(), found);
+        let message = format!("no server was found to be the primary within {} ms", timeout.as_millis());
+        Ok((!found).then(|| Fault::error(sqlstate::TOO_MANY_CONNECTIONS, message)))
+    }
+}
