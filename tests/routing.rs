@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pgweir::demo::cluster::{Cluster, Server};
 use pgweir::demo::sample;
-use support::sessions::{block_on, column, connect, sqlstate, value};
+use support::sessions::{block_on, column, connect, sqlstate, value, wait_for};
 use support::{LIMIT, Pgweir, logged, wait_until};
 use tokio_postgres::Client;
 
@@ -505,7 +505,7 @@ fn a_session_reads_its_own_writes_whatever_the_replicas_lack() {
         assert_eq!(stalling.runs("own-write")[1], 0, "a read on the replica that lacks the write");
         // The other replica replays, and then takes this session's reads again.
         let mut n = 0;
-        wait_for(async || {
+        wait_for("reads to return to the replica", async || {
             n += 1;
             let marker = format!("back-{n}-end");
             assert_eq!(value(&client, &format!("SELECT n FROM seen /* {marker} */")).await, "29");
@@ -515,7 +515,7 @@ fn a_session_reads_its_own_writes_whatever_the_replicas_lack() {
         })
         .await;
         stalling.go_on(0);
-        wait_for(async || {
+        wait_for("reads to return to the replica", async || {
             n += 1;
             let marker = format!("back-{n}-end");
             assert_eq!(value(&client, &format!("SELECT n FROM seen /* {marker} */")).await, "29");
@@ -596,15 +596,6 @@ fn a_replica_beyond_max_lag_leaves_the_rotation_and_returns() {
         }
         assert_eq!(stalling.runs("caught-up"), [0, 3, 3]);
     });
-}
-
-/// Polls an asynchronous condition until it holds.
-async fn wait_for(mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = std::time::Instant::now() + LIMIT;
-    while !condition().await {
-        assert!(std::time::Instant::now() < deadline, "not within {LIMIT:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
 }
 
 // ---- reads on the primary --------------------------------------------------------------------------------------

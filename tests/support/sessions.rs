@@ -1,7 +1,9 @@
 //! tokio-postgres clients, for tests that need one session over many statements or many sessions at once.
 
 use std::future::Future;
+use std::time::Instant;
 
+use super::{LIMIT, POLL};
 use tokio_postgres::{Client, Error, NoTls, SimpleQueryMessage};
 
 /// Runs a test's asynchronous part, on this thread alone.
@@ -43,4 +45,13 @@ pub async fn value(client: &Client, sql: &str) -> String {
 /// The SQLSTATE of an error that a server or pgweir sent.
 pub fn sqlstate(error: &Error) -> &str {
     error.code().map_or("(none)", |code| code.code())
+}
+
+/// Polls until the condition holds, and lets other tasks run meanwhile.
+pub async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+        tokio::time::sleep(POLL).await;
+    }
 }
