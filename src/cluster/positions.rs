@@ -47,18 +47,15 @@ impl Positions {
         self.samples.push_back((asked, written));
     }
 
-    /// Up to which instant a replica that has replayed to `replayed` is fresh, and how far it is behind at `now`:
-    /// nothing where it has all of the newest sample. `None`: not known.
+    /// Up to which instant a replica that has replayed to `replayed` is fresh, and how far it is behind at `now`: as long
+    /// as what it lacks is known to have been written, and nothing where it has all of the newest sample. `None`: not
+    /// known.
     pub fn replica(&self, replayed: Lsn, now: Instant) -> (Option<Instant>, Option<Duration>) {
         let at = self.samples.partition_point(|(_, written)| *written <= replayed);
         let until = at.checked_sub(1).map(|i| self.samples[i].0);
-        let lag = match (until, self.samples.get(at)) {
-            (Some(_), None) => Some(Duration::ZERO),
-            // It lacks something written after the last sample it has.
-            (Some(until), Some(_)) => Some(now.saturating_duration_since(until)),
-            // It lacks even the oldest sample: at least so far behind.
-            (None, Some((oldest, _))) => Some(now.saturating_duration_since(*oldest)),
-            (None, None) => None,
+        let lag = match self.samples.get(at) {
+            Some((lacking, _)) => Some(now.saturating_duration_since(*lacking)),
+            None => until.map(|_| Duration::ZERO),
         };
         (until, lag)
     }
@@ -85,7 +82,7 @@ mod tests {
         positions.note_primary(at(2), Lsn(20));
         positions.note_primary(at(3), Lsn(20));
         assert_eq!(positions.replica(Lsn(5), at(4)), (None, Some(Duration::from_secs(3))));
-        assert_eq!(positions.replica(Lsn(15), at(4)), (Some(at(1)), Some(Duration::from_secs(3))));
+        assert_eq!(positions.replica(Lsn(15), at(4)), (Some(at(1)), Some(Duration::from_secs(2))));
         assert_eq!(positions.replica(Lsn(20), at(4)), (Some(at(3)), Some(Duration::ZERO)));
         positions.note_primary(at(5), Lsn(7));
         assert_eq!(positions.replica(Lsn(20), at(6)).0, Some(at(5)));
