@@ -4,7 +4,7 @@
 use super::fingerprint::hints;
 use super::lex::{Lexer, Strings, Token};
 use super::view::View;
-use super::{Effect, Facts, Name, Reason};
+use super::{Effect, Facts, Name, Reason, SetValue};
 use super::{commands, relations, settings, tokens, tree};
 
 /// Tokens beyond these are not looked at, which makes the text [`Reason::TooLong`].
@@ -147,6 +147,15 @@ impl Notes {
         self.push_unknown();
     }
 
+    /// Settings of the session change, of which neither names nor values are known.
+    pub(super) fn sets_unseen(&mut self) {
+        self.unknown();
+        let unseen = Effect::Set { name: String::new(), value: SetValue::Opaque, local: false };
+        if !self.facts.effects.contains(&unseen) {
+            self.effect(unseen);
+        }
+    }
+
     pub(super) fn push_unknown(&mut self) {
         if !self.facts.effects.contains(&Effect::Unknown) {
             self.facts.effects.push(Effect::Unknown);
@@ -239,6 +248,10 @@ impl Notes {
     }
 
     pub(super) fn written(&mut self, name: Name) {
+        // A rule of this view calls set_config.
+        if name.name == "pg_settings" {
+            self.sets_unseen();
+        }
         self.relation(name.clone());
         if !add(&mut self.facts.written, name) {
             self.too_long();

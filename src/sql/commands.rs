@@ -1,6 +1,7 @@
 //! Statements that are no query: session commands, transaction control and utilities, read by their tokens, so that
 //! values stay as they were written.
 
+use super::block;
 use super::classify::{Notes, query, statement};
 use super::lex::Kind;
 use super::settings;
@@ -35,6 +36,9 @@ pub(super) fn command(view: View, notes: &mut Notes, depth: usize) -> bool {
             notes.reason(Reason::Utility);
             notes.inexact = true;
             notes.unknown();
+            if word == "do" {
+                block::block(view.source(), notes);
+            }
         }
         "vacuum" | "analyze" | "analyse" | "checkpoint" | "cluster" | "reindex" | "refresh" | "repack" | "wait" => {
             notes.reason(Reason::Utility);

@@ -14,6 +14,7 @@
 //! count as leaving the session as it was, whatever their triggers do; so do nextval and setval, though currval is
 //! the session's.
 
+mod block;
 mod builtins;
 mod bytes;
 pub mod classify;

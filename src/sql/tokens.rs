@@ -335,11 +335,24 @@ impl Scan<'_, '_> {
         let built_in = schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
         let class = if built_in { functions::class(&name) } else { None };
         self.notes.function(Name { schema, name });
-        let Some(class) = class else {
-            self.notes.unknown_name(Reason::UnknownFunction);
-            return;
-        };
-        self.class(class);
+        match class {
+            Some(Class::SetConfig) => self.set_config(at),
+            Some(class) => self.class(class),
+            None => self.notes.unknown_name(Reason::UnknownFunction),
+        }
+    }
+
+    /// set_config somewhere in a query: what it sets cannot be told, unless it is local to the transaction.
+    fn set_config(&mut self, at: usize) {
+        self.notes.reason(Reason::Session);
+        self.notes.facts.by_literal = true;
+        self.notes.facts.transient = true;
+        let view = self.view;
+        let last = view.closing(at + 1).and_then(|end| end.checked_sub(1)).filter(|&last| last > at + 2);
+        let local = last.is_some_and(|last| view.punct(last - 1, b',') && view.is(last, "true"));
+        if !local {
+            self.notes.sets_unseen();
+        }
     }
 
     fn class(&mut self, class: Class) {
@@ -357,12 +370,7 @@ impl Scan<'_, '_> {
                 self.notes.reason(Reason::Lock);
                 self.notes.effect(Effect::AdvisoryUnlockAll);
             }
-            Class::SetConfig => {
-                self.notes.reason(Reason::Session);
-                self.notes.facts.by_literal = true;
-                self.notes.unknown();
-            }
-            Class::Opaque => {
+            Class::SetConfig | Class::Opaque => {
                 self.notes.reason(Reason::SideEffect);
                 self.notes.unknown();
             }

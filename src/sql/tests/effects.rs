@@ -68,6 +68,7 @@ fn set_and_reset() {
 #[test]
 fn set_config() {
     let local = |name, value| other(name, value, true);
+    let unseen = vec![Effect::Unknown, other("", SetValue::Opaque, false)];
     let cases = [
         ("SELECT set_config('A.b', 'c', false)", vec![set("a.b", "'c'")]),
         ("SELECT pg_catalog.set_config('x', 'it''s', 'f') AS y;", vec![set("x", "'it''s'")]),
@@ -81,13 +82,16 @@ fn set_config() {
             "SELECT set_config('a', '1', true), set_config('b', '2', false)",
             vec![local("a", SetValue::Sql("'1'".into())), set("b", "'2'")],
         ),
-        ("SELECT set_config($1, 'a', false)", vec![Effect::Unknown]),
-        ("SELECT set_config('a', 'b', $1)", vec![Effect::Unknown]),
-        ("SELECT set_config('a', 'b' || c, false)", vec![Effect::Unknown]),
-        ("SELECT set_config('a', 'b', false) FROM t", vec![Effect::Unknown]),
-        ("SELECT set_config('a', 'b', false) WHERE false", vec![Effect::Unknown]),
-        ("SELECT set_config('a', 'b', false), 1", vec![Effect::Unknown]),
-        ("INSERT INTO t SELECT set_config('a', 'b', false)", vec![Effect::Unknown]),
+        ("SELECT set_config($1, 'a', false)", unseen.clone()),
+        ("SELECT set_config('a', 'b', $1)", unseen.clone()),
+        ("SELECT set_config('a', 'b' || c, false)", unseen.clone()),
+        ("SELECT set_config('a', 'b', false) FROM t", unseen.clone()),
+        ("SELECT set_config('a', 'b', false) WHERE false", unseen.clone()),
+        ("SELECT set_config('a', 'b', false), 1", unseen.clone()),
+        ("INSERT INTO t SELECT set_config('a', 'b', false)", unseen.clone()),
+        ("SELECT set_config($1, $2, true), 1", vec![]),
+        ("SELECT set_config($1, $2, not true)", unseen.clone()),
+        ("UPDATE pg_settings SET setting = '1'", unseen),
         ("SELECT public.set_config('a', 'b', false)", vec![Effect::Unknown]),
     ];
     for (text, expected) in cases {
