@@ -1,6 +1,7 @@
 //! The console's commands, done on the running parts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -13,6 +14,9 @@ use crate::frontend::database::Database;
 use crate::frontend::proxy::Proxy;
 use crate::pool::registry::CONTROL;
 
+/// How often a PAUSE looks whether it is complete.
+const PAUSE_POLL: Duration = Duration::from_millis(20);
+
 type Commands = Box<dyn Fn(Command) -> CommandResult + Send + Sync>;
 
 pub(super) fn commands(proxy: &Arc<Proxy>, orders: mpsc::UnboundedSender<Order>) -> Commands {
@@ -23,23 +27,32 @@ pub(super) fn commands(proxy: &Arc<Proxy>, orders: mpsc::UnboundedSender<Order>)
             let _entered = proxy.control.enter();
             act(&proxy, &orders, &command)
         };
-        Box::pin(std::future::ready(done.map(|()| command.name().to_owned())))
+        let paused = match &command {
+            Command::Pause(name) => chosen(&proxy, name.as_deref()).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        Box::pin(async move {
+            done?;
+            for database in paused {
+                wait_paused(&database).await;
+            }
+            Ok(command.name().to_owned())
+        })
     })
+}
+
+/// PAUSE returns when no server connection is left, as PgBouncer's does, so that the operator may go on with the server.
+async fn wait_paused(database: &Database) {
+    while !database.pools.all().iter().all(|pool| pool.has_paused()) {
+        tokio::time::sleep(PAUSE_POLL).await;
+    }
 }
 
 fn act(proxy: &Arc<Proxy>, orders: &mpsc::UnboundedSender<Order>, command: &Command) -> Result<(), CommandError> {
     let order = |order| orders.send(order).map_err(|_| unknown("the control loop has ended".to_owned()));
     match command {
-        Command::Pause(name) => {
-            for database in chosen(proxy, name.as_deref())? {
-                database.pools.all().iter().for_each(|pool| pool.pause());
-            }
-        }
-        Command::Resume(name) => {
-            for database in chosen(proxy, name.as_deref())? {
-                database.pools.all().iter().for_each(|pool| pool.resume(CONTROL));
-            }
-        }
+        Command::Pause(name) => chosen(proxy, name.as_deref())?.iter().for_each(|database| database.pools.pause()),
+        Command::Resume(name) => chosen(proxy, name.as_deref())?.iter().for_each(|database| database.pools.resume()),
         Command::Reconnect(name) => {
             for database in chosen(proxy, name.as_deref())? {
                 database.pools.all().iter().for_each(|pool| pool.reconnect(CONTROL));

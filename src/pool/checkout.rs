@@ -209,6 +209,12 @@ impl Pool {
         idle.into_iter().for_each(|c| self.close(c));
     }
 
+    /// A pause is complete, or over: no connection is left that was open before it.
+    pub fn has_paused(&self) -> bool {
+        let books = self.ledger.lock();
+        books.is_empty() || !books.snapshot(Instant::now()).paused
+    }
+
     pub fn resume(self: &Arc<Self>, home: usize) {
         let create = self.ledger.lock().resume(Instant::now());
         self.start(create, home);

@@ -1,6 +1,6 @@
 //! The pools of one database: made when first asked for, reaped while they live.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -23,6 +23,8 @@ pub struct Pools {
     control: tokio::runtime::Handle,
     ids: Arc<AtomicU64>,
     pools: DashMap<(Arc<str>, u16), Arc<Pool>>,
+    /// Pools that are made now begin with a pause.
+    paused: AtomicBool,
 }
 
 impl Pools {
@@ -33,7 +35,15 @@ impl Pools {
         control: tokio::runtime::Handle,
         ids: Arc<AtomicU64>,
     ) -> Pools {
-        Pools { database, tls, config: ArcSwap::new(config), control, ids, pools: DashMap::new() }
+        Pools {
+            database,
+            tls,
+            config: ArcSwap::new(config),
+            control,
+            ids,
+            pools: DashMap::new(),
+            paused: AtomicBool::new(false),
+        }
     }
 
     pub fn config(&self) -> Arc<config::Pool> {
@@ -50,6 +60,9 @@ impl Pools {
             let (database, login, node) = (self.database.clone(), login.clone(), node.clone());
             let (tls, config, ids) = (self.tls.clone(), self.config.load_full(), self.ids.clone());
             let pool = Arc::new(Pool::new(database, login, node, tls, config, ids));
+            if self.paused.load(Ordering::Acquire) {
+                pool.pause();
+            }
             self.control.spawn(reap(Arc::downgrade(&pool)));
             pool
         };
@@ -58,6 +71,17 @@ impl Pools {
 
     pub fn all(&self) -> Vec<Arc<Pool>> {
         self.pools.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    /// Those there are, and those to come until [`Pools::resume`].
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::Release);
+        self.all().iter().for_each(Pool::pause);
+    }
+
+    pub fn resume(&self) {
+        self.paused.store(false, Ordering::Release);
+        self.all().iter().for_each(|pool| pool.resume(CONTROL));
     }
 
     pub fn reconfigure(&self, config: Arc<config::Pool>) {
