@@ -1,8 +1,11 @@
 //! The pool, at a real Postgres: its knobs, who is served when, and what clients and servers that die leave behind.
 
+mod control;
 mod gone;
 mod knobs;
+mod servers;
 mod share;
+mod state;
 #[path = "../support/mod.rs"]
 mod support;
 

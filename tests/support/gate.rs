@@ -28,6 +28,9 @@ struct State {
     arrivals: Mutex<Vec<Instant>>,
     clients: Mutex<Vec<TcpStream>>,
     open: AtomicUsize,
+    /// Connections whose login is not over: now, and at most.
+    logins: AtomicUsize,
+    most_logins: AtomicUsize,
     goodbyes: AtomicUsize,
 }
 
@@ -49,6 +52,8 @@ impl Gate {
             arrivals: Mutex::default(),
             clients: Mutex::default(),
             open: AtomicUsize::new(0),
+            logins: AtomicUsize::new(0),
+            most_logins: AtomicUsize::new(0),
             goodbyes: AtomicUsize::new(0),
         });
         let accepting = state.clone();
@@ -68,6 +73,11 @@ impl Gate {
     /// Connections that their client has not closed.
     pub fn open(&self) -> usize {
         self.state.open.load(Ordering::SeqCst)
+    }
+
+    /// How many logins were under way at once, at most.
+    pub fn most_logins(&self) -> usize {
+        self.state.most_logins.load(Ordering::SeqCst)
     }
 
     /// How many clients have said Terminate.
@@ -94,41 +104,71 @@ impl State {
             return;
         }
         self.clients.lock().unwrap().push(client.try_clone().unwrap());
-        let server = TcpStream::connect(self.upstream).ok();
         let state = self.clone();
-        thread::spawn(move || state.relay(client, server));
+        thread::spawn(move || state.relay(client));
     }
 
-    fn relay(self: Arc<Self>, client: TcpStream, server: Option<TcpStream>) {
+    fn relay(self: Arc<Self>, client: TcpStream) {
+        let server = match self.mode() {
+            Mode::Open => match TcpStream::connect(self.upstream) {
+                Ok(server) => Some(server),
+                Err(_) => {
+                    let _ = client.shutdown(Shutdown::Both);
+                    return;
+                }
+            },
+            _ => None,
+        };
         self.open.fetch_add(1, Ordering::SeqCst);
+        let login = Login::begin(&self);
         if let Some(server) = &server {
             let (state, from, to) = (self.clone(), server.try_clone().unwrap(), client.try_clone().unwrap());
-            thread::spawn(move || state.pump(from, Some(to)));
+            thread::spawn(move || state.pump(from, Some(to), Some(login)));
         }
-        self.pump(client, server);
+        self.pump(client, server, None);
         self.open.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Passes bytes on until their sender closes, which closes the other side too, unless the gate is silent.
-    fn pump(&self, mut from: TcpStream, to: Option<TcpStream>) {
+    /// Passes bytes on until their sender closes, which closes the other side too, unless the gate is silent. The login
+    /// is over at the server's first ReadyForQuery.
+    fn pump(&self, mut from: TcpStream, to: Option<TcpStream>, mut login: Option<Login>) {
         from.set_read_timeout(Some(LOOK)).unwrap();
         let mut chunk = [0; 16 * 1024];
         loop {
             match from.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(n) => {
-                    self.goodbyes.fetch_add(usize::from(chunk[..n].ends_with(b"X\0\0\0\x04")), Ordering::SeqCst);
+                    let chunk = &chunk[..n];
+                    login.take_if(|_| chunk.ends_with(b"Z\0\0\0\x05I"));
+                    self.goodbyes.fetch_add(usize::from(chunk.ends_with(b"X\0\0\0\x04")), Ordering::SeqCst);
                     let through = to.as_ref().filter(|_| self.mode() == Mode::Open);
-                    if through.is_some_and(|mut to| to.write_all(&chunk[..n]).is_err()) {
+                    if through.is_some_and(|mut to| to.write_all(chunk).is_err()) {
                         break;
                     }
                 }
-                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(_) => break,
             }
         }
         if let Some(to) = to {
             let _ = to.shutdown(Shutdown::Both);
         }
+    }
+}
+
+/// A login under way.
+struct Login(Arc<State>);
+
+impl Login {
+    fn begin(state: &Arc<State>) -> Login {
+        let now = state.logins.fetch_add(1, Ordering::SeqCst) + 1;
+        state.most_logins.fetch_max(now, Ordering::SeqCst);
+        Login(state.clone())
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        self.0.logins.fetch_sub(1, Ordering::SeqCst);
     }
 }
