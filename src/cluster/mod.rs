@@ -209,6 +209,25 @@ mod tests {
     }
 
     #[test]
+    fn of_two_primaries_the_one_on_the_later_timeline_counts() {
+        let cluster = cluster(PrimaryReads::Fallback);
+        let auto = |index, port| {
+            let config = config::Node { host: "h".into(), port, role: NodeRole::Auto, weight: 1 };
+            Arc::new(Node::new(index, config, Instant::now(), cluster.changes.clone()))
+        };
+        let cluster = Cluster { nodes: vec![auto(0, 0), auto(1, 1)], ..cluster };
+        let primary = || cluster.primary().map(|node| node.index);
+        assert_eq!((primary(), cluster.can_serve()), (None, false));
+        cluster.nodes.iter().for_each(|node| node.note_role(false));
+        assert_eq!(primary(), Some(0));
+        cluster.nodes[0].note_timeline(1);
+        cluster.nodes[1].note_timeline(2);
+        assert_eq!(primary(), Some(1));
+        cluster.nodes[1].eject("test");
+        assert_eq!(primary(), Some(1), "writes never go back to a primary that was replaced");
+    }
+
+    #[test]
     fn a_replica_too_far_behind_serves_nothing() {
         let cluster = cluster(PrimaryReads::Fallback);
         cluster.nodes[1].note_position(None, Some(Duration::from_secs(11)));

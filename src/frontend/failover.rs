@@ -35,6 +35,16 @@ impl Session {
         self.cluster().routing.failover
     }
 
+    /// A read that failed on one node may be tried on another.
+    pub fn may_say_again(&self, again: Again) -> bool {
+        match again {
+            Again::Elsewhere => self.fails_over(),
+            // Where no read may, the server's own error says more than that nobody serves it.
+            Again::OnPrimary => self.cluster().routing.primary_reads != PrimaryReads::Never,
+            Again::Write => true,
+        }
+    }
+
     /// No connection of this node need be waited for: it is down, and others serve, or writes have another primary.
     pub fn waits_in_vain(&self, node: &Node) -> bool {
         match self.cluster().primary() {

@@ -277,7 +277,7 @@ impl Session {
         let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
         let untouched = self.request.kept > 0;
         let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { again(fields.code) };
-        let again = again.filter(|again| *again != Again::Elsewhere || self.fails_over());
+        let again = again.filter(|again| self.may_say_again(*again));
         if let (true, Some(again)) = (untouched, again) {
             return Ok(Some(Relayed::Retry { why: fields.message(), again }));
         }

@@ -170,6 +170,16 @@ fn failures_are_paused_between_and_then_tried_one_at_a_time() {
 }
 
 #[test]
+fn a_node_that_is_known_to_be_back_is_not_paused_for() {
+    let mut pool = Pool::new(0, 5);
+    for permit in pool.wait("a").1 {
+        pool.ledger.create_failed(pool.now, permit);
+    }
+    assert_eq!(pool.wait("b").1.len(), 0, "the pause");
+    assert_eq!(pool.ledger.forgive(pool.now).len(), 2);
+}
+
+#[test]
 fn an_error_for_all_empties_the_queue_in_order() {
     let mut pool = Pool::new(0, 1);
     let (ticket, create) = pool.wait("a");
