@@ -45,15 +45,8 @@ fn builder(cluster: &Cluster) -> Builder {
         .set("pool.connection_timeout", "500ms")
 }
 
-fn node(pgweir: &Pgweir, server: &Server) -> Value {
-    let name = format!("127.0.0.1:{}", server.port());
-    let nodes = pgweir.json("/nodes");
-    let list = nodes.as_array().or_else(|| nodes["nodes"].as_array()).unwrap_or_else(|| panic!("{nodes}"));
-    list.iter().find(|node| node["name"] == name.as_str()).unwrap_or_else(|| panic!("{name} in {nodes}")).clone()
-}
-
 fn wait_status(pgweir: &Pgweir, server: &Server, status: &str) {
-    wait_until(LIMIT, &format!("{} to be {status}", server.name()), || node(pgweir, server)["status"] == status);
+    wait_until(LIMIT, &format!("{} to be {status}", server.name()), || pgweir.node(server)["status"] == status);
 }
 
 // ---- load ------------------------------------------------------------------------------------------------------
@@ -262,7 +255,7 @@ fn a_frozen_replica_leaves_the_rotation_and_its_reads_go_elsewhere() {
     let load = Load::start(&pgweir);
     let rows = long_reads_during(&cluster, &pgweir, "long-frozen", || replica.pause());
     assert_eq!(rows, ["row"; 4]);
-    assert_eq!(node(&pgweir, replica)["status"], "down");
+    assert_eq!(pgweir.node(replica)["status"], "down");
     load.wait_progress(50);
     // Clients that come meanwhile have nothing to wait for either.
     block_on(async { assert_eq!(value(&connect(&pgweir.url()).await, "SELECT 1").await, "1") });
@@ -323,7 +316,7 @@ fn without_any_replica_the_primary_reads() {
     assert!(logged(cluster.primary(), "/* load */") > 0);
     for replica in cluster.replicas() {
         wait_status(&pgweir, replica, "down");
-        assert!(node(&pgweir, replica)["reason"].as_str().unwrap().contains("refused"));
+        assert!(pgweir.node(replica)["reason"].as_str().unwrap().contains("refused"));
         replica.start().unwrap();
         wait_status(&pgweir, replica, "up");
     }
@@ -471,7 +464,7 @@ fn writes_follow_a_promotion_and_never_go_back() {
     let pgweir = auto(&cluster).set("pool.acquire_timeout", "30s").start();
     // The very first statement: roles are known by then, or it waits for them.
     pgweir.psql("INSERT INTO kept VALUES (1)");
-    assert_eq!(node(&pgweir, old)["role"], "primary");
+    assert_eq!(pgweir.node(old)["role"], "primary");
     cluster.wait_replayed(LIMIT).unwrap();
     let load = Load::start(&pgweir);
     assert_eq!(logged(old, "/* load */"), 0);
@@ -490,7 +483,7 @@ fn writes_follow_a_promotion_and_never_go_back() {
         writing.await.unwrap().unwrap();
     });
     assert_eq!(logged(new, "/* promoted */"), 1);
-    assert_eq!(node(&pgweir, new)["role"], "primary");
+    assert_eq!(pgweir.node(new)["role"], "primary");
     other.follow(new).unwrap();
     load.wait_progress(50);
 
@@ -524,7 +517,7 @@ fn a_write_waits_until_some_node_says_that_it_is_the_primary() {
         assert_eq!(sqlstate(&error), "53300", "{error:?}");
         assert!(error.as_db_error().unwrap().message().contains("primary"), "{error:?}");
         primary.start().unwrap();
-        wait_until(LIMIT, "the primary to be known", || node(&pgweir, primary)["role"] == "primary");
+        wait_until(LIMIT, "the primary to be known", || pgweir.node(primary)["role"] == "primary");
         client.simple_query("INSERT INTO kept VALUES (7)").await.unwrap();
     });
 }
@@ -593,7 +586,7 @@ fn nodes_tell_when_they_go_and_come() {
     assert_eq!(pgweir.get("/readyz").0, 200);
     replica.start().unwrap();
     wait_until(LIMIT, "SHOW NODES to say up", || shown("up"));
-    assert_eq!(node(&pgweir, replica)["reason"], Value::Null);
+    assert_eq!(pgweir.node(replica)["reason"], Value::Null);
     assert_eq!(pgweir.json("/stats")["database"]["nodesUp"], 3);
     cluster.servers().for_each(Server::kill9);
     wait_until(LIMIT, "not to be ready", || pgweir.get("/readyz").0 == 503);

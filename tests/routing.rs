@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use pgweir::demo::cluster::{Cluster, Server};
+use pgweir::demo::cluster::Cluster;
 use pgweir::demo::sample;
 use support::sessions::{block_on, column, connect, sqlstate, value, wait_for};
 use support::{LIMIT, Pgweir, logged, wait_until};
@@ -76,14 +76,6 @@ impl Drop for Stalling {
     fn drop(&mut self) {
         (0..self.cluster.replicas().len()).for_each(|replica| self.go_on(replica));
     }
-}
-
-/// The entry of a server in /nodes.
-fn node(pgweir: &Pgweir, server: &Server) -> serde_json::Value {
-    let name = format!("127.0.0.1:{}", server.port());
-    let nodes = pgweir.json("/nodes");
-    let list = nodes.as_array().or_else(|| nodes["nodes"].as_array()).unwrap_or_else(|| panic!("{nodes}"));
-    list.iter().find(|node| node["name"] == name.as_str()).unwrap_or_else(|| panic!("{name} in {nodes}")).clone()
 }
 
 // ---- shares ----------------------------------------------------------------------------------------------------
@@ -581,8 +573,8 @@ fn a_replica_beyond_max_lag_leaves_the_rotation_and_returns() {
     let replica = &stalling.cluster.replicas()[0];
     stalling.stall(0);
     pgweir.psql("TRUNCATE seen; INSERT INTO seen VALUES (0)");
-    wait_until(LIMIT, "the stalled replica to lag", || node(&pgweir, replica)["status"] == "lagging");
-    assert!(node(&pgweir, replica)["lag_ms"].as_f64().unwrap() >= 300.0);
+    wait_until(LIMIT, "the stalled replica to lag", || pgweir.node(replica)["status"] == "lagging");
+    assert!(pgweir.node(replica)["lag_ms"].as_f64().unwrap() >= 300.0);
     block_on(async {
         let client = connect(&pgweir.url()).await;
         for _ in 0..6 {
@@ -590,7 +582,7 @@ fn a_replica_beyond_max_lag_leaves_the_rotation_and_returns() {
         }
         assert_eq!(stalling.runs("lagging"), [0, 0, 6]);
         stalling.go_on(0);
-        wait_until(LIMIT, "the replica to catch up", || node(&pgweir, replica)["status"] == "up");
+        wait_until(LIMIT, "the replica to catch up", || pgweir.node(replica)["status"] == "up");
         for _ in 0..6 {
             value(&client, "SELECT n FROM seen /* caught-up */").await;
         }
@@ -626,18 +618,36 @@ fn without_replicas_in_the_file_the_primary_reads_unless_never() {
     }
 }
 
+/// The standby's error may be the standby's alone, so the primary is asked too, unless it is to serve no reads.
+#[test]
+fn an_error_that_may_be_the_standbys_is_the_primarys_or_the_standbys_own() {
+    let table = "SET ROLE app; CREATE MATERIALIZED VIEW empty AS SELECT 1 AS n WITH NO DATA";
+    cluster().primary().psql_in(sample::DATABASE, table).unwrap();
+    cluster().wait_replayed(LIMIT).unwrap();
+    for (reads, on_primary) in [("fallback", true), ("never", false)] {
+        let pgweir = Pgweir::builder().cluster(cluster(), &WEIGHTS).set("routing.primary_reads", reads).start();
+        block_on(async {
+            let client = connect(&pgweir.url()).await;
+            let error = column(&client, &format!("SELECT n FROM empty /* empty-{reads} */")).await.unwrap_err();
+            assert_eq!(sqlstate(&error), "55000", "{reads}");
+            assert_eq!(value(&client, "SELECT 1").await, "1");
+        });
+        assert_eq!(runs(cluster(), &format!("statement: SELECT n FROM empty /* empty-{reads}"))[0] > 0, on_primary);
+    }
+}
+
 // ---- what is told of nodes -------------------------------------------------------------------------------------
 
 #[test]
 fn nodes_are_listed_with_role_weight_and_state() {
     let pgweir = Pgweir::builder().cluster(cluster(), &WEIGHTS).set("admin.users", vec!["postgres"]).start();
     wait_until(LIMIT, "the replicas' lag to be known", || {
-        cluster().replicas().iter().all(|replica| node(&pgweir, replica)["lag_ms"].is_number())
+        cluster().replicas().iter().all(|replica| pgweir.node(replica)["lag_ms"].is_number())
     });
-    let primary = node(&pgweir, cluster().primary());
+    let primary = pgweir.node(cluster().primary());
     assert_eq!((&primary["role"], &primary["status"]), (&"primary".into(), &"up".into()));
     for (replica, weight) in cluster().replicas().iter().zip(WEIGHTS) {
-        let entry = node(&pgweir, replica);
+        let entry = pgweir.node(replica);
         assert_eq!(
             (&entry["role"], &entry["status"], &entry["weight"]),
             (&"replica".into(), &"up".into(), &weight.into())

@@ -169,6 +169,14 @@ impl Pgweir {
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error} in {body}"))
     }
 
+    /// The entry of a server in `/nodes`.
+    pub fn node(&self, server: &Server) -> Value {
+        let name = format!("127.0.0.1:{}", server.port());
+        let nodes = self.json("/nodes");
+        let found = nodes.as_array().unwrap().iter().find(|node| node["name"] == name.as_str());
+        found.unwrap_or_else(|| panic!("{name} in {nodes}")).clone()
+    }
+
     /// Runs SQL as the application, in one simple Query; rows as `a|b`, a line each. It must succeed.
     pub fn psql(&self, sql: &str) -> String {
         let output = self.psql_output(&["-c", sql, &self.url()]);
