@@ -14,7 +14,7 @@ use crate::admin::rows::{
     ConfigRow, DatabaseRow, Lists, NodeRow, NodeStatus, PoolRow, Side, SocketRow, State, UserRow,
 };
 use crate::cluster::node::{Node, Role};
-use crate::config::NodeRole;
+use crate::config::{NodeRole, PoolMode};
 use crate::frontend::client::{Activity, Client};
 use crate::frontend::database::Database;
 use crate::frontend::proxy::Proxy;
@@ -70,19 +70,22 @@ fn pools(proxy: &Proxy) -> Vec<PoolRow> {
         }
         for pool in database.pools.all() {
             by_user.entry(pool.login.user.clone()).or_default();
-            rows.push(pool_row(&pool));
+            rows.push(PoolRow { pool_mode: mode_of(proxy, &database, &pool.login.user), ..pool_row(&pool) });
         }
-        let mode = database.pools.config().mode;
         rows.extend(by_user.into_iter().map(|(user, (active, waiting))| PoolRow {
             cl_active: active,
             cl_waiting: waiting,
-            ..empty_pool(&database.name, &user, mode)
+            ..empty_pool(&database.name, &user, mode_of(proxy, &database, &user))
         }));
     }
     rows
 }
 
-fn empty_pool(database: &str, user: &str, pool_mode: crate::config::PoolMode) -> PoolRow {
+fn mode_of(proxy: &Proxy, database: &Database, user: &str) -> PoolMode {
+    proxy.user(user).map_or(database.pools.config().mode, |user| user.mode_in(database))
+}
+
+fn empty_pool(database: &str, user: &str, pool_mode: PoolMode) -> PoolRow {
     PoolRow {
         database: database.to_owned(),
         user: user.to_owned(),
@@ -275,7 +278,7 @@ fn users(proxy: &Proxy) -> Vec<UserRow> {
         UserRow {
             name: user.name.to_string(),
             pool_size: None,
-            pool_mode: None,
+            pool_mode: user.mode,
             max_user_connections: 0,
             current_connections: count(own.map(|p| p.snapshot()).map(|s| s.active + s.idle).sum()),
             max_user_client_connections: 0,

@@ -7,7 +7,7 @@ use super::file::Expect;
 use super::listen::TLS_MODES;
 use super::pool;
 use super::section::Section;
-use super::{Database, Node, NodeRole, Pool, PrimaryReads, Routing, TlsMode, User, defaults};
+use super::{Database, Node, NodeRole, Pool, PoolMode, PrimaryReads, Routing, TlsMode, User, defaults};
 
 /// Names under which the admin console answers.
 const CONSOLE_NAMES: [&str; 2] = ["pgweir", "pgbouncer"];
@@ -188,9 +188,17 @@ pub(super) fn users(root: &Section<'_, '_>) -> Vec<User> {
             let hint = "it is SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>";
             s.error("password", "begins like a SCRAM verifier and is none", hint);
         }
-        Some(User { name: name?, password })
+        let pool_mode = s.choice("pool_mode", None, &user_modes());
+        let replication = s.boolean("replication", false);
+        Some(User { name: name?, password, pool_mode, replication })
     });
     users.collect()
+}
+
+/// Nothing at all is the database's own.
+fn user_modes() -> Vec<(&'static str, Option<PoolMode>)> {
+    let own = pool::MODES.into_iter().map(|(word, mode)| (word, Some(mode)));
+    own.chain([("", None)]).collect()
 }
 
 /// The shape that Postgres's `parse_scram_secret` asks for; it takes anything else for a plain password, which a

@@ -335,12 +335,16 @@ pub struct User {
     pub name: String,
     /// `None`: the client's own password is passed through.
     pub password: Option<Secret>,
+    /// `None`: the database's.
+    pub pool_mode: Option<PoolMode>,
+    /// May have replication connections passed through.
+    pub replication: bool,
 }
 
 impl User {
     /// A user without a secret of its own.
     pub fn named(name: &str) -> User {
-        User { name: name.to_owned(), password: None }
+        User { name: name.to_owned(), password: None, pool_mode: None, replication: false }
     }
 }
 

@@ -4,7 +4,7 @@ use super::number::Zero;
 use super::section::Section;
 use super::{Pool, PoolMode, UnnamedStatements};
 
-const MODES: [(&str, PoolMode); 3] =
+pub(super) const MODES: [(&str, PoolMode); 3] =
     [("transaction", PoolMode::Transaction), ("session", PoolMode::Session), ("statement", PoolMode::Statement)];
 
 const UNNAMED: [(&str, UnnamedStatements); 2] =

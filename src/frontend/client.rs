@@ -144,7 +144,8 @@ impl Client {
 /// All logged-in clients, by the pid of their cancel key.
 #[derive(Debug, Default)]
 pub struct Clients {
-    by_pid: DashMap<i32, Arc<Client>>,
+    /// Processes of several servers may have the same pid: the secret tells them apart.
+    by_pid: DashMap<i32, Vec<Arc<Client>>>,
     next: AtomicU64,
     /// Connections accepted and not yet closed, logged in or not.
     pub connections: AtomicUsize,
@@ -172,6 +173,8 @@ pub struct NewClient {
     /// Bytes of the cancel key: 4 in protocol 3.0, 32 in 3.2.
     pub key_length: usize,
     pub application_name: String,
+    /// Of the server process that serves it from first to last, where it has one.
+    pub server_pid: Option<i32>,
 }
 
 impl Clients {
@@ -191,14 +194,19 @@ impl Clients {
         }
     }
 
-    /// Enters a client, with a cancel key that no other has.
+    /// Enters a client, with a cancel key of its own.
     pub fn enter(&self, new: NewClient) -> Arc<Client> {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut secret = vec![0; new.key_length];
         let _ = aws_lc_rs::rand::fill(&mut secret);
+        // A key that names its pgweir by its pid cannot name the server's process as well.
+        let server_pid = new.server_pid.filter(|_| self.peer_id == 0);
         loop {
-            let pid = self.draw_pid();
-            let dashmap::Entry::Vacant(vacant) = self.by_pid.entry(pid) else { continue };
+            let pid = server_pid.unwrap_or_else(|| self.draw_pid());
+            let mut same = self.by_pid.entry(pid).or_default();
+            if server_pid.is_none() && !same.is_empty() {
+                continue;
+            }
             let client = Arc::new(Client {
                 id,
                 pid,
@@ -219,25 +227,30 @@ impl Clients {
                 stop: AtomicU8::new(0),
                 stopped: Notify::new(),
             });
-            vacant.insert(client.clone());
+            same.push(client.clone());
             return client;
         }
     }
 
     pub fn leave(&self, client: &Client) {
-        self.by_pid.remove(&client.pid);
+        self.by_pid.remove_if_mut(&client.pid, |_, same| {
+            same.retain(|other| other.id != client.id);
+            same.is_empty()
+        });
     }
 
     /// A CancelRequest: nothing is said whether or not the key fits, as in Postgres.
     pub fn cancel(&self, pid: i32, secret: &[u8]) {
-        let Some(client) = self.by_pid.get(&pid).map(|c| c.clone()) else { return };
-        if aws_lc_rs::constant_time::verify_slices_are_equal(&client.secret, secret).is_ok() {
+        let fits =
+            |client: &&Arc<Client>| aws_lc_rs::constant_time::verify_slices_are_equal(&client.secret, secret).is_ok();
+        let found = self.by_pid.get(&pid).and_then(|same| same.iter().find(fits).cloned());
+        if let Some(client) = found {
             client.cancel();
         }
     }
 
     pub fn all(&self) -> Vec<Arc<Client>> {
-        let mut all: Vec<_> = self.by_pid.iter().map(|entry| entry.value().clone()).collect();
+        let mut all: Vec<_> = self.by_pid.iter().flat_map(|entry| entry.value().clone()).collect();
         all.sort_by_key(|client| client.id);
         all
     }
@@ -249,7 +262,7 @@ impl Clients {
     }
 
     pub fn len(&self) -> usize {
-        self.by_pid.len()
+        self.by_pid.iter().map(|entry| entry.value().len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {

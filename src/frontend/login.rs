@@ -177,6 +177,7 @@ impl Opening {
         let database = proxy.database(&startup.database).ok_or_else(|| {
             Fault::fatal(sqlstate::INVALID_CATALOG_NAME, format!("database \"{}\" does not exist", startup.database))
         })?;
+        let mode = user.mode_in(&database);
         let login =
             Login { user: user.name.clone(), database: database.dbname.clone(), credentials: user.credentials.clone() };
         match credentials {
@@ -187,7 +188,7 @@ impl Opening {
             _ => {}
         }
         write::authentication(&mut self.outbox, &AUTHENTICATION_OK);
-        Ok(LoggedIn::Session(Box::new(self.greet(startup, database, login).await?)))
+        Ok(LoggedIn::Session(Box::new(self.greet(startup, database, login, mode).await?)))
     }
 
     /// Who the client is. A user that is not known is asked all the same, and refused as for a wrong password.

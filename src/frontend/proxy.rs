@@ -13,7 +13,7 @@ use crate::admin::Admin;
 use crate::auth::{Credentials, Method, Secret, Verifier};
 use crate::backend::connect::{Login, ServerCredentials};
 use crate::cluster::probe::{self, Prober};
-use crate::config::{self, Config};
+use crate::config::{self, Config, PoolMode};
 use crate::frontend::client::Clients;
 use crate::frontend::database::Database;
 use crate::frontend::failover;
@@ -29,6 +29,10 @@ pub struct User {
     /// Made of a plain password at the first login, and kept: it costs PBKDF2.
     verifier: OnceLock<Option<Arc<Verifier>>>,
     pub credentials: Arc<ServerCredentials>,
+    /// `None`: the database's.
+    pub mode: Option<PoolMode>,
+    /// May have replication connections passed through.
+    pub replication: bool,
 }
 
 impl User {
@@ -51,7 +55,19 @@ impl User {
             }
             None => ServerCredentials::new(credentials),
         };
-        Ok(User { name: config.name.as_str().into(), secret, verifier: OnceLock::new(), credentials })
+        Ok(User {
+            name: config.name.as_str().into(),
+            secret,
+            verifier: OnceLock::new(),
+            credentials,
+            mode: config.pool_mode,
+            replication: config.replication,
+        })
+    }
+
+    /// How its clients have their connections in a database.
+    pub fn mode_in(&self, database: &Database) -> PoolMode {
+        self.mode.unwrap_or(database.pools.config().mode)
     }
 
     /// How a client that says it is this user is asked for proof.

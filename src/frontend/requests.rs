@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, BytesMut};
 
-use crate::config::UnnamedStatements;
+use crate::config::{PoolMode, UnnamedStatements};
 use crate::error::Fault;
 use crate::frontend::batch::{MAX_QUERY, check_size};
 use crate::frontend::session::{Leased, Portal, Scanned, Session};
@@ -84,7 +84,7 @@ impl Session {
 
     /// What the message's name stands for depends on a segment that may yet fail.
     fn must_wait(&self, tag: u8, body: &[u8]) -> Result<bool, Fault> {
-        if !self.pipeline.in_flight() {
+        if !self.pipeline.in_flight() || self.keeps_names() {
             return Ok(false);
         }
         let name = match tag {
@@ -165,12 +165,15 @@ impl Session {
             Some(Scanned::Parse(statement)) => statement,
             _ => self.statement(parse.text, parse.types),
         };
-        if !parse.name.is_empty() && self.names.find(parse.name).is_some() {
+        if !parse.name.is_empty() && self.names.find(parse.name).is_some() && !self.keeps_names() {
             return self.forward_duplicate(parse, leased);
         }
         let previous = self.names.replace(parse.name, Some(statement.clone()));
         let undo = Some(self.keep_undo(parse.name, previous));
-        if parse.name.is_empty() && self.forwards_unnamed() {
+        if self.keeps_names() {
+            write::parse(&mut leased.lease.outbox, parse.name, parse.text, parse.types);
+            self.pipeline.push(Expect::Parse { statement: None, shown: true, undo });
+        } else if parse.name.is_empty() && self.forwards_unnamed() {
             leased.lease.unnamed = Some(statement.id);
             write::parse(&mut leased.lease.outbox, b"", parse.text, parse.types);
             self.pipeline.push(Expect::Parse { statement: None, shown: true, undo });
@@ -239,6 +242,9 @@ impl Session {
     /// has no such statement, and the server is to say so.
     fn server_name(&mut self, name: &[u8], leased: &mut Leased) -> Option<Arc<Statement>> {
         let statement = self.names.find(name)?.clone();
+        if self.keeps_names() {
+            return Some(statement);
+        }
         if name.is_empty() && self.forwards_unnamed() {
             if leased.lease.unnamed != Some(statement.id) || self.pipeline.is_unnamed_uncertain() {
                 leased.lease.unnamed = Some(statement.id);
@@ -289,14 +295,16 @@ impl Session {
 
     fn forward_close(&mut self, frame: &[u8], leased: &mut Leased) -> Result<(), Fault> {
         let (kind, name) = read::kind_and_name(&frame[scan::HEADER..])?;
-        if kind == b'S' {
+        if kind == b'S' && self.keeps_names() {
+            self.names.replace(name, None);
+        } else if kind == b'S' {
             let previous = self.names.replace(name, None);
             let undo = Some(self.keep_undo(name, previous));
             self.pipeline.push(Expect::ClosedHere { undo });
-        } else {
-            leased.lease.outbox.put_slice(frame);
-            self.pipeline.push(Expect::Close { shown: true, evicted: None });
+            return Ok(());
         }
+        leased.lease.outbox.put_slice(frame);
+        self.pipeline.push(Expect::Close { shown: true, evicted: None });
         Ok(())
     }
 
@@ -304,6 +312,7 @@ impl Session {
     /// forward mode another client's unnamed statement must not stand in for it.
     fn name_there(&mut self, name: &[u8], statement: Option<&Statement>, leased: &mut Leased) -> Box<[u8]> {
         match statement {
+            _ if self.keeps_names() => name.into(),
             Some(_) if name.is_empty() && self.forwards_unnamed() => Box::default(),
             Some(statement) => statement.name.clone(),
             None if name.is_empty() => {
@@ -316,6 +325,11 @@ impl Session {
             None if name.starts_with(NAME_PREFIX.as_bytes()) => [name, b"?"].concat().into(),
             None => name.into(),
         }
+    }
+
+    /// The connection is the client's alone: its statements have the names it gave them, for SQL to use as well.
+    fn keeps_names(&self) -> bool {
+        self.mode == PoolMode::Session
     }
 
     fn forwards_unnamed(&self) -> bool {

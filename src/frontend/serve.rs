@@ -22,6 +22,9 @@ use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
 use bytes::Buf;
 
+/// What a client is told that begins a transaction block in statement mode.
+const NO_BLOCKS: &str = "transaction blocks are not allowed in statement pooling mode";
+
 /// How a session ended.
 #[derive(Debug)]
 pub enum End {
@@ -138,8 +141,7 @@ impl Session {
     async fn take_on(&mut self, batch: Batch) -> Result<(), End> {
         self.request = Request::new(Instant::now(), Why::Read);
         if batch.begins && self.mode == PoolMode::Statement {
-            let message = "transaction blocks are not allowed in statement pooling mode";
-            self.refuse(batch, &Fault::error(sqlstate::FEATURE_NOT_SUPPORTED, message));
+            self.refuse(batch, &Fault::error(sqlstate::FEATURE_NOT_SUPPORTED, NO_BLOCKS));
             return Ok(());
         }
         loop {
@@ -255,6 +257,10 @@ impl Session {
 
     fn on_server(&mut self) -> Option<End> {
         match self.relay() {
+            // Begun out of sight: behind a Flush, or in a text that cannot be read.
+            Ok(Relayed::On) if self.mode == PoolMode::Statement && self.status != b'I' => {
+                Some(End::Fault(Fault::fatal(sqlstate::FEATURE_NOT_SUPPORTED, NO_BLOCKS)))
+            }
             Ok(Relayed::On) => None,
             Ok(Relayed::Retry { why, again }) => self.retry(&why, again),
             Ok(Relayed::Fatal) => {

@@ -51,6 +51,14 @@ pub struct Leased {
     pub fenced: bool,
 }
 
+impl Leased {
+    /// A connection that serves one client from its login to its end.
+    pub fn for_session(lease: Lease) -> Leased {
+        let actual = lease.settings.clone();
+        Leased { lease, why: Why::SessionMode, replica: false, actual, suspect: true, prepared: true, fenced: true }
+    }
+}
+
 /// What a scan of the client's messages has found, for their translation: in their order.
 #[derive(Debug)]
 pub enum Scanned {

@@ -79,6 +79,15 @@ impl Builder {
         self
     }
 
+    /// A user with one more key of its own.
+    pub fn user_with(mut self, name: &str, key: &str, value: impl Into<Value>) -> Self {
+        self = self.user(name, name);
+        if let Some(user) = self.users.last_mut().and_then(Value::as_table_mut) {
+            user.insert(key.into(), value.into());
+        }
+        self
+    }
+
     /// A user whose password pgweir does not know: the client's own is passed through.
     pub fn passthrough(mut self, name: &str) -> Self {
         self.users.push(Table::from_iter([("name".into(), Value::from(name))]).into());

@@ -16,6 +16,7 @@ use super::LIMIT;
 pub struct Raw {
     /// Of its cancel key.
     pub pid: i32,
+    secret: Vec<u8>,
     stream: TcpStream,
     inbox: BytesMut,
     outbox: BytesMut,
@@ -27,7 +28,7 @@ impl Raw {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let mut raw = Raw { pid: 0, stream, inbox: BytesMut::new(), outbox: BytesMut::new() };
+        let mut raw = Raw { pid: 0, secret: Vec::new(), stream, inbox: BytesMut::new(), outbox: BytesMut::new() };
         write::startup(&mut raw.outbox, 0, [("user", user), ("database", sample::DATABASE)]);
         raw.flush();
         let password = Credentials::Plain(Password::new(user));
@@ -45,9 +46,19 @@ impl Raw {
                 Reply::Fail(error) => panic!("{error:?}"),
             }
         }
-        raw.pid = i32::from_be_bytes(raw.until(b'K')[..4].try_into().unwrap());
+        let key = raw.until(b'K');
+        (raw.pid, raw.secret) = (i32::from_be_bytes(key[..4].try_into().unwrap()), key[4..].to_vec());
         raw.until_ready();
         raw
+    }
+
+    /// Sends a cancel request for this client, and waits until it has been taken.
+    pub fn cancel(&self) {
+        let mut other = TcpStream::connect(self.stream.peer_addr().unwrap()).unwrap();
+        let mut request = BytesMut::new();
+        write::cancel_request(&mut request, self.pid, &self.secret);
+        other.write_all(&request).unwrap();
+        assert_eq!(other.read(&mut [0]).unwrap(), 0);
     }
 
     /// Adds a Query to what the next [`Raw::flush`] sends.

@@ -13,7 +13,7 @@ use crate::error::{Fault, Severity, sqlstate};
 use crate::frontend::client::{Client, NewClient};
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::login::{Failed, Opening, no_server};
-use crate::frontend::session::{Request, Session};
+use crate::frontend::session::{Leased, Request, Session};
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::Why;
@@ -36,10 +36,26 @@ impl Opening {
         startup: Startup,
         database: Arc<Database>,
         login: Login,
+        mode: PoolMode,
     ) -> Result<Parts, Failed> {
         let base = settings(&startup)?;
         let pools = database.pools_of(&login);
-        let statuses = self.statuses(&database, &login, &pools, &base).await?;
+        let known = database.statuses(&login.user).filter(|_| base.is_empty() && mode != PoolMode::Session);
+        let (statuses, lease) = match known {
+            Some(known) => (known, None),
+            None => self
+                .statuses(&database, &login, &pools, &base)
+                .await
+                .map(|(statuses, lease)| (statuses, Some(lease)))?,
+        };
+        // A session of its own has one connection from first to last; others give it back.
+        let lease = match lease {
+            Some(lease) if mode != PoolMode::Session || lease.pool.node.role() != Role::Primary => {
+                lease.give_back(Return::default());
+                None
+            }
+            lease => lease,
+        };
         let application_name = status(&statuses, "application_name").unwrap_or_default().to_owned();
         let client = self.proxy.clients.enter(NewClient {
             user: login.user.clone(),
@@ -49,8 +65,9 @@ impl Opening {
             tls: self.stream.tls_info().map(|tls| format!("{}/{}", tls.version, tls.cipher)).unwrap_or_default(),
             key_length: if startup.agreed_minor() >= 2 { 32 } else { 4 },
             application_name,
+            server_pid: lease.as_ref().map(|lease| lease.identity.pid),
         });
-        let parts = Parts { client, database, login, pools, base, statuses: statuses.clone() };
+        let parts = Parts { client, database, login, pools, mode, lease, base, statuses: statuses.clone() };
         for (name, value) in statuses.iter() {
             write::parameter_status(&mut self.outbox, name, value);
         }
@@ -60,18 +77,15 @@ impl Opening {
         Ok(parts)
     }
 
-    /// What a fresh session with these settings reports. Settings are proven on a server: what it refuses ends the
-    /// login, as it would there.
+    /// What a fresh session with these settings reports, and the connection that said so. Settings are proven on a server:
+    /// what it refuses ends the login, as it would there.
     async fn statuses(
         &mut self,
         database: &Database,
         login: &Login,
         pools: &[Arc<Pool>],
         base: &Settings,
-    ) -> Result<Statuses, Failed> {
-        if let (true, Some(known)) = (base.is_empty(), database.statuses(&login.user)) {
-            return Ok(known);
-        }
+    ) -> Result<(Statuses, Lease), Failed> {
         let mut lease = self.any_lease(database, pools).await?;
         let on_primary = lease.pool.node.role() == Role::Primary;
         if let Some(sql) = to_be_said(&lease.settings, base) {
@@ -96,8 +110,7 @@ impl Opening {
         if base.is_empty() && on_primary {
             database.set_statuses(login.user.clone(), statuses.clone());
         }
-        lease.give_back(Return::default());
-        Ok(statuses)
+        Ok((statuses, lease))
     }
 
     /// A connection to the primary, or to whatever node serves. While none is known to, it is waited for.
@@ -134,15 +147,22 @@ pub(super) struct Parts {
     database: Arc<Database>,
     login: Login,
     pools: Vec<Arc<Pool>>,
+    mode: PoolMode,
+    /// In session mode.
+    lease: Option<Lease>,
     base: Settings,
     statuses: Statuses,
 }
 
 impl Parts {
     pub(super) fn into_session(self, opening: Opening) -> Session {
-        let Parts { client, database, login, pools, base, statuses } = self;
+        let Parts { client, database, login, pools, mode, lease, base, statuses } = self;
         let now = client.connected;
-        let mode: PoolMode = database.pools.config().mode;
+        let leased = lease.map(|mut lease| {
+            lease.begin();
+            client.set_target(Some(lease.identity.clone()));
+            Leased::for_session(lease)
+        });
         Session {
             proxy: opening.proxy,
             worker: opening.worker,
@@ -157,7 +177,7 @@ impl Parts {
             client_rest: 0,
             held_back: false,
             server_rest: 0,
-            leased: None,
+            leased,
             pipeline: Pipeline::default(),
             request: Request::new(now, Why::Read),
             tried: Tried::default(),
