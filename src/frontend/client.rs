@@ -257,8 +257,8 @@ impl Clients {
 
     /// Nudges all clients of a database that wait for something.
     pub fn nudge(&self, database: &str) {
-        let waiting = |client: &Client| *client.database == *database && client.activity().0 != Activity::Idle;
-        self.by_pid.iter().filter(|entry| waiting(entry.value())).for_each(|entry| entry.value().nudge());
+        let waiting = |client: &&Arc<Client>| *client.database == *database && client.activity().0 != Activity::Idle;
+        self.by_pid.iter().for_each(|entry| entry.value().iter().filter(waiting).for_each(|client| client.nudge()));
     }
 
     pub fn len(&self) -> usize {
