@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+
 use crate::backend::connect::Login;
 use crate::backend::connection::BackendError;
 use crate::cluster::node::{Node, Role};
@@ -12,8 +15,10 @@ use crate::config::PoolMode;
 use crate::error::{Fault, Severity, sqlstate};
 use crate::frontend::client::{Client, NewClient};
 use crate::frontend::database::{Database, Statuses};
+use crate::frontend::io::MAX_WAITING;
 use crate::frontend::login::{Failed, Opening, no_server};
 use crate::frontend::session::{Leased, Request, Session};
+use crate::net::Stream;
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::Why;
@@ -86,7 +91,10 @@ impl Opening {
         pools: &[Arc<Pool>],
         base: &Settings,
     ) -> Result<(Statuses, Lease), Failed> {
-        let mut lease = self.any_lease(database, pools).await?;
+        let mut lease = tokio::select! {
+            answer = any_lease(self.worker.index, database, pools) => answer?,
+            gone = gone(&mut self.stream, &mut self.inbox) => return Err(gone),
+        };
         let on_primary = lease.pool.node.role() == Role::Primary;
         if let Some(sql) = to_be_said(&lease.settings, base) {
             lease.begin();
@@ -112,32 +120,43 @@ impl Opening {
         }
         Ok((statuses, lease))
     }
+}
 
-    /// A connection to the primary, or to whatever node serves. While none is known to, it is waited for.
-    async fn any_lease(&self, database: &Database, pools: &[Arc<Pool>]) -> Result<Lease, Failed> {
-        let timeout = database.pools.config().acquire_timeout;
-        let end = tokio::time::Instant::now() + timeout;
-        let mut refused = None;
-        while tokio::time::Instant::now() < end {
-            let Some(node) = database.cluster.preferred() else {
-                tokio::time::sleep(LOOK).await;
-                continue;
-            };
-            let pool = &pools[usize::from(node.index)];
-            tokio::select! {
-                answer = pool.checkout(self.worker.index) => match answer {
-                    Ok(lease) => return Ok(lease),
-                    Err(Refused::Unavailable(why)) => {
-                        refused = Some(Refused::Unavailable(why));
-                        tokio::time::sleep(LOOK).await;
-                    }
-                    Err(refused) => return Err(lease_refused(&refused, timeout)),
-                },
-                () = worse_than_another(&database.cluster, node) => {}
-            }
+/// A connection to the primary, or to whatever node serves. While none is known to, it is waited for.
+async fn any_lease(worker: usize, database: &Database, pools: &[Arc<Pool>]) -> Result<Lease, Failed> {
+    let timeout = database.pools.config().acquire_timeout;
+    let end = tokio::time::Instant::now() + timeout;
+    let mut refused = None;
+    while tokio::time::Instant::now() < end {
+        let Some(node) = database.cluster.preferred() else {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        };
+        let pool = &pools[usize::from(node.index)];
+        tokio::select! {
+            answer = pool.checkout(worker) => match answer {
+                Ok(lease) => return Ok(lease),
+                Err(Refused::Unavailable(why)) => {
+                    refused = Some(Refused::Unavailable(why));
+                    tokio::time::sleep(LOOK).await;
+                }
+                Err(refused) => return Err(lease_refused(&refused, timeout)),
+            },
+            () = worse_than_another(&database.cluster, node) => {}
         }
-        Err(refused.map_or_else(|| no_server().into(), |refused| lease_refused(&refused, timeout)))
     }
+    Err(refused.map_or_else(|| no_server().into(), |refused| lease_refused(&refused, timeout)))
+}
+
+/// Returns when the client is gone: its place in the queue is then given up. What it sends ahead is kept, within bounds.
+async fn gone(stream: &mut Stream, inbox: &mut BytesMut) -> Failed {
+    while inbox.len() < MAX_WAITING {
+        match stream.read_buf(inbox).await {
+            Ok(n) if n > 0 => {}
+            _ => return Failed::Gone,
+        }
+    }
+    std::future::pending().await
 }
 
 /// What a login has found out, for the session.
