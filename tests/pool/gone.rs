@@ -191,6 +191,20 @@ fn while_waiting_for_a_connection() {
     scene.assert_clean();
 }
 
+/// A login that needs a server connection waits for one like a statement, and is watched as well.
+#[test]
+fn while_its_login_waits_for_a_connection() {
+    let scene = Scene::new("gone_login");
+    let mut holders = [scene.client(), scene.client()];
+    holders.iter_mut().for_each(|holder| assert_eq!(holder.run("BEGIN"), b'T'));
+    let parameters = [("application_name", "dead before its login")];
+    let mut dead = Raw::proven(scene.pgweir.port(), scene.role.name, &parameters);
+    // Closed at once, and not told that acquire_timeout has passed.
+    assert_eq!(dead.hang_up().until_closed(), None);
+    drop(holders);
+    scene.assert_clean();
+}
+
 /// With a Terminate behind its last statement a client has left in order: that statement is not cancelled.
 #[test]
 fn in_order_behind_its_last_statement() {

@@ -25,30 +25,32 @@ pub struct Raw {
 impl Raw {
     /// Logs in to the sample database; the role's password is its name.
     pub fn connect(port: u16, user: &str) -> Raw {
+        let mut raw = Raw::proven(port, user, &[]);
+        let key = raw.until(b'K');
+        (raw.pid, raw.secret) = (i32::from_be_bytes(key[..4].try_into().unwrap()), key[4..].to_vec());
+        raw.until_ready();
+        raw
+    }
+
+    /// Has proven who it is, and waits for the rest of its login. With parameters a server connection is needed for it.
+    pub fn proven(port: u16, user: &str, parameters: &[(&str, &str)]) -> Raw {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         let mut raw = Raw { pid: 0, secret: Vec::new(), stream, inbox: BytesMut::new(), outbox: BytesMut::new() };
-        write::startup(&mut raw.outbox, 0, [("user", user), ("database", sample::DATABASE)]);
+        let names = [("user", user), ("database", sample::DATABASE)];
+        write::startup(&mut raw.outbox, 0, names.iter().chain(parameters).copied());
         raw.flush();
         let password = Credentials::Plain(Password::new(user));
         let mut auth = ClientAuth::new(user, password, None, Nonce::draw().unwrap(), None);
-        loop {
+        // SCRAM asks twice, and is answered together with the rest.
+        for _ in 0..2 {
             let (tag, body) = raw.receive().expect("an answer to the login");
             assert_eq!(tag, b'R', "{}", String::from_utf8_lossy(&body));
-            match auth.step(&body) {
-                Reply::Send(answer) => {
-                    write::password(&mut raw.outbox, &answer);
-                    raw.flush();
-                }
-                Reply::Wait => {}
-                Reply::Done => break,
-                Reply::Fail(error) => panic!("{error:?}"),
-            }
+            let Reply::Send(answer) = auth.step(&body) else { panic!("no SCRAM") };
+            write::password(&mut raw.outbox, &answer);
+            raw.flush();
         }
-        let key = raw.until(b'K');
-        (raw.pid, raw.secret) = (i32::from_be_bytes(key[..4].try_into().unwrap()), key[4..].to_vec());
-        raw.until_ready();
         raw
     }
 
@@ -59,6 +61,12 @@ impl Raw {
         write::cancel_request(&mut request, self.pid, &self.secret);
         other.write_all(&request).unwrap();
         assert_eq!(other.read(&mut [0]).unwrap(), 0);
+    }
+
+    /// Ends its half of the connection, as the system does for a client that has died.
+    pub fn hang_up(&mut self) -> &mut Self {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        self
     }
 
     /// Adds a Query to what the next [`Raw::flush`] sends.
