@@ -3,8 +3,9 @@
 CARGO ?= cargo
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 20
+BENCH_OPTIONS ?=
 
-.PHONY: demo test lint bench fuzz setup
+.PHONY: demo test lint bench rooms instructions instructions-budget fuzz setup
 
 demo: setup
 	$(CARGO) run --release --locked -- demo
@@ -18,8 +19,19 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
+# What a query costs, beside PgBouncer and a bare relay. BENCH_OPTIONS: --quick, --only simple, --help, …
 bench:
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench compare -- $(BENCH_OPTIONS)
+
+# What the hot rooms cost: in time, and in instructions, which are held against benches/instructions.toml.
+rooms:
+	$(CARGO) bench --locked --bench rooms
+
+instructions:
+	$(CARGO) bench --locked --bench instructions
+
+instructions-budget:
+	$(CARGO) bench --locked --bench instructions -- --write
 
 # Runs each target of fuzz/ for a short while. RUSTC_BOOTSTRAP lets a stable compiler accept the sanitizer's flags.
 fuzz:

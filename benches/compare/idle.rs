@@ -1,0 +1,48 @@
+//! What an idle client costs: many connections, each with one query behind it.
+
+use std::error::Error;
+use std::net::SocketAddr;
+
+use tokio_postgres::{Config, NoTls};
+
+use crate::process;
+use crate::targets::{NAME, Target};
+
+/// Logins under way at a time.
+const AT_ONCE: usize = 50;
+/// Opened before the first look, so that what is allocated once is not counted.
+const WARM_UP: usize = 100;
+
+/// Resident bytes for each of `clients` idle connections.
+pub fn bytes_per_client(target: &Target, clients: usize) -> Result<Option<f64>, Box<dyn Error>> {
+    let Some(pid) = target.pid else { return Ok(None) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let _warm = open(target.address, WARM_UP).await?;
+        let before = process::resident(pid);
+        let _idle = open(target.address, clients).await?;
+        let after = process::resident(pid);
+        Ok(Some(after.saturating_sub(before) as f64 / clients as f64))
+    })
+}
+
+async fn open(address: SocketAddr, count: usize) -> Result<Vec<tokio_postgres::Client>, Box<dyn Error>> {
+    let mut clients = Vec::with_capacity(count);
+    while clients.len() < count {
+        let wanted = AT_ONCE.min(count - clients.len());
+        let opening: Vec<_> = (0..wanted).map(|_| tokio::spawn(open_one(address))).collect();
+        for one in opening {
+            clients.push(one.await??);
+        }
+    }
+    Ok(clients)
+}
+
+async fn open_one(address: SocketAddr) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let mut config = Config::new();
+    config.host(address.ip().to_string()).port(address.port()).user(NAME).password(NAME).dbname(NAME);
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    client.simple_query("SELECT 1").await?;
+    Ok(client)
+}

@@ -1,0 +1,154 @@
+//! The kinds of load, and one run of pgbench with one of them.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use pgweir::demo::cluster::Cluster;
+use serde::Serialize;
+
+use crate::process;
+use crate::targets::{DIRECT, FLOOR, NAME, Target, pgbench};
+
+/// 2,000 rows of 1,000 bytes.
+const LARGE: &str = "SELECT repeat('x', 1000) FROM generate_series(1, 2000);\n";
+
+/// One kind of load.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub name: &'static str,
+    pub clients: usize,
+    arguments: &'static [&'static str],
+    pub prepares: bool,
+    /// Also measured: system calls.
+    pub traced: bool,
+    large: bool,
+}
+
+const fn load(name: &'static str, clients: usize, arguments: &'static [&'static str]) -> Load {
+    Load { name, clients, arguments, prepares: false, traced: false, large: false }
+}
+
+pub const LOADS: [Load; 9] = [
+    Load { traced: true, ..load("simple", 32, &["-S", "-M", "simple"]) },
+    Load { traced: true, prepares: true, ..load("prepared", 32, &["-S", "-M", "prepared"]) },
+    Load { traced: true, ..load("extended", 32, &["-S", "-M", "extended"]) },
+    Load { traced: true, large: true, ..load("2 MB results", 4, &["-M", "simple"]) },
+    load("simple, 1 client", 1, &["-S", "-M", "simple"]),
+    Load { prepares: true, ..load("prepared, 1 client", 1, &["-S", "-M", "prepared"]) },
+    load("simple, 500 clients", 500, &["-S", "-M", "simple"]),
+    load("TPC-B", 32, &["-M", "simple"]),
+    load("reconnect", 8, &["-S", "-M", "simple", "-C"]),
+];
+
+/// What one run has shown. Times in microseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Run {
+    pub transactions: u64,
+    pub tps: f64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p95: f64,
+    pub p99: f64,
+    /// The proxy's CPU time for each transaction; its logins are in it, spread over all.
+    pub proxy_cpu: Option<f64>,
+    /// Postgres's.
+    pub server_cpu: f64,
+}
+
+/// How long a run is.
+#[derive(Debug, Clone, Copy)]
+pub enum Length {
+    Time(Duration),
+    /// Of each client.
+    Transactions(u32),
+}
+
+impl Load {
+    pub fn suits(&self, target: &Target) -> bool {
+        // Where nobody pools, each of many clients has a server process: another thing to measure.
+        let many = self.clients > 100 && [DIRECT, FLOOR].contains(&target.name.as_str());
+        !many && (target.may_prepare || !self.prepares)
+    }
+
+    /// Runs pgbench against the target once.
+    pub fn run(
+        &self,
+        target: &Target,
+        cluster: &Cluster,
+        postmasters: &[u32],
+        length: Length,
+    ) -> Result<Run, Box<dyn Error>> {
+        let folder = cluster.scratch().path();
+        let prefix = "latency";
+        let mut command = pgbench(cluster, target.address)?;
+        let threads = if self.clients > 100 { "2" } else { "1" };
+        command.args(["-n", "-c", &self.clients.to_string(), "-j", threads]).args(self.arguments);
+        match length {
+            // pgbench counts its logins as time.
+            Length::Time(time) => {
+                command.args(["-T", &(time.as_secs().max(1) + self.clients as u64 / 100).to_string()])
+            }
+            Length::Transactions(count) => command.args(["-t", &count.to_string()]),
+        };
+        if self.large {
+            let script = folder.join("large.sql");
+            fs::write(&script, LARGE)?;
+            command.arg("-f").arg(script);
+        }
+        command.arg("-l").arg("--log-prefix").arg(folder.join(prefix)).arg(NAME);
+        let before = self.cpu(target, postmasters);
+        let output = command.output()?;
+        let after = self.cpu(target, postmasters);
+        let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            return Err(format!("{} on {}: {printed}", self.name, target.name).into());
+        }
+        let latencies = take_latencies(folder, prefix)?;
+        let transactions = latencies.len() as u64;
+        let per_transaction = |time: Duration| time.as_secs_f64() * 1e6 / transactions as f64;
+        Ok(Run {
+            transactions,
+            tps: tps(&printed).ok_or("pgbench printed no tps")?,
+            mean: latencies.iter().sum::<f64>() / latencies.len() as f64,
+            p50: quantile(&latencies, 0.50),
+            p95: quantile(&latencies, 0.95),
+            p99: quantile(&latencies, 0.99),
+            proxy_cpu: target.pid.map(|_| per_transaction(after.0 - before.0)),
+            server_cpu: per_transaction(after.1 - before.1),
+        })
+    }
+
+    fn cpu(&self, target: &Target, postmasters: &[u32]) -> (Duration, Duration) {
+        let proxy = target.pid.map_or(Duration::ZERO, process::cpu);
+        (proxy, postmasters.iter().map(|pid| process::cpu_of_family(*pid)).sum())
+    }
+}
+
+/// `tps = 1234.5 (without initial connection time)`
+fn tps(printed: &str) -> Option<f64> {
+    let line = printed.lines().find_map(|line| line.strip_prefix("tps = "))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// All latencies of pgbench's logs, sorted; the logs are removed. A line is `client transaction latency …`.
+fn take_latencies(folder: &Path, prefix: &str) -> Result<Vec<f64>, Box<dyn Error>> {
+    let mut latencies = Vec::new();
+    for entry in fs::read_dir(folder)?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&format!("{prefix}.")) {
+            let text = fs::read_to_string(entry.path())?;
+            latencies.extend(text.lines().filter_map(|line| line.split(' ').nth(2)?.parse::<f64>().ok()));
+            fs::remove_file(entry.path())?;
+        }
+    }
+    if latencies.is_empty() {
+        return Err("pgbench completed no transaction".into());
+    }
+    latencies.sort_by(f64::total_cmp);
+    Ok(latencies)
+}
+
+fn quantile(sorted: &[f64], quantile: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * quantile).round() as usize]
+}

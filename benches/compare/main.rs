@@ -1,0 +1,229 @@
+//! `make bench`: what a query costs through pgweir, PgBouncer and a bare relay, on this machine in the same minutes.
+//!
+//! Starts a PostgreSQL of its own, each proxy in front of it, and drives them in turn with pgbench. All of it on
+//! loopback, bounded in time, and stopped in the end. CPU time for each transaction is the figure that holds on a
+//! noisy machine; ratios are taken within a round.
+
+mod idle;
+mod load;
+mod process;
+mod relay;
+mod report;
+mod targets;
+
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use pgweir::demo::cluster::Cluster;
+
+use load::{LOADS, Length, Load};
+use process::Strace;
+use report::{Calls, Report, Round};
+use targets::Target;
+
+/// Transactions of each client while system calls are counted.
+const TRACED: u32 = 400;
+
+#[derive(Debug, Parser)]
+#[command(name = "compare", about = "Measures what a query costs through pgweir, its peers and a bare relay")]
+struct Options {
+    /// Two short rounds: under two minutes in all.
+    #[arg(long)]
+    quick: bool,
+    /// Interleaved rounds.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Seconds of each run.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// No round begins that would not end within so many seconds of the start.
+    #[arg(long, default_value_t = 540)]
+    limit: u64,
+    /// Worker threads of pgweir.
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// Only loads whose name contains this; may be repeated.
+    #[arg(long)]
+    only: Vec<String>,
+    /// Another proxy, already running: name=host:port,pid. It must know user, password and database `bench`.
+    #[arg(long, value_parser = Target::parse)]
+    proxy: Vec<Target>,
+    /// Another build of pgweir, to be measured beside this one as pgweir-other.
+    #[arg(long)]
+    other: Option<PathBuf>,
+    /// Leave out direct, floor, pgbouncer, pgweir or pgweir-routing; may be repeated.
+    #[arg(long)]
+    without: Vec<String>,
+    /// Idle connections; 0: not measured.
+    #[arg(long, default_value_t = 5000)]
+    idle: usize,
+    /// Where the figures go, as JSON.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, mode, listen, server, ..] = &arguments[..]
+        && mode == "relay"
+    {
+        return Ok(relay::run(listen.parse()?, server.parse()?)?);
+    }
+    // `cargo test --all-targets` runs this as well, without the flag.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let options = Options::parse();
+    let report = measure(&options)?;
+    println!("{}", report.markdown());
+    let out = options.out.unwrap_or_else(default_out);
+    if let Some(folder) = out.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(&out, serde_json::to_string_pretty(&report)?)?;
+    eprintln!("figures: {}", out.display());
+    Ok(())
+}
+
+fn default_out() -> PathBuf {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("benches/results/{seconds}.json"))
+}
+
+fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
+    let began = Instant::now();
+    let mut report = Report { machine: machine(), ..Report::default() };
+    let cluster = targets::start_postgres()?;
+    let targets = start(options, &cluster, &mut report)?;
+    let all: Vec<&Target> = targets.iter().chain(&options.proxy).collect();
+    for target in &all {
+        report.versions.insert(target.name.clone(), target.version.clone());
+    }
+    let loads: Vec<&Load> = LOADS
+        .iter()
+        .filter(|load| options.only.is_empty() || options.only.iter().any(|only| load.name.contains(only.as_str())))
+        .collect();
+    count_calls(&loads, &all, &cluster, &mut report)?;
+    if options.idle > 0 {
+        for target in all.iter().filter(|target| target.pid.is_some() && target.name != targets::FLOOR) {
+            eprintln!("{} idle clients of {}", options.idle, target.name);
+            if let Some(bytes) = idle::bytes_per_client(target, options.idle)? {
+                report.idle_bytes.insert(target.name.clone(), bytes);
+            }
+        }
+    }
+    run_rounds(options, began, &loads, &all, &cluster, &mut report)?;
+    Ok(report)
+}
+
+fn start(options: &Options, cluster: &Cluster, report: &mut Report) -> Result<Vec<Target>, Box<dyn Error>> {
+    let wanted = |name: &str| !options.without.iter().any(|without| without == name);
+    let mut targets = Vec::new();
+    if wanted(targets::DIRECT) {
+        targets.push(targets::direct(cluster)?);
+    }
+    if wanted(targets::FLOOR) {
+        targets.push(targets::floor(cluster)?);
+    }
+    if wanted(targets::PGBOUNCER) {
+        match targets::pgbouncer(cluster)? {
+            Some(target) => targets.push(target),
+            None => report.notes.push("PgBouncer is not installed (Debian, Ubuntu: apt-get install pgbouncer)".into()),
+        }
+    }
+    for name in [targets::PGWEIR, targets::PGWEIR_ROUTING].into_iter().filter(|name| wanted(name)) {
+        targets.push(targets::pgweir(cluster, name, options.workers, None)?);
+    }
+    if let Some(other) = &options.other {
+        targets.push(targets::pgweir(cluster, targets::PGWEIR_OTHER, options.workers, Some(other))?);
+    }
+    for target in targets.iter().filter(|target| !target.may_prepare) {
+        let (name, version) = (&target.name, &target.version);
+        report.notes.push(format!("{name} {version} has no prepared statements in transaction pooling: not measured"));
+    }
+    Ok(targets)
+}
+
+/// Apart from the rounds, as it makes everything slow.
+fn count_calls(
+    loads: &[&Load],
+    targets: &[&Target],
+    cluster: &Cluster,
+    report: &mut Report,
+) -> Result<(), Box<dyn Error>> {
+    if !Strace::is_installed() {
+        report.notes.push("strace is not installed: no system calls counted".into());
+        return Ok(());
+    }
+    for load in loads.iter().filter(|load| load.traced) {
+        for target in targets.iter().filter(|target| load.suits(target)) {
+            let Some(pid) = target.pid else { continue };
+            eprintln!("system calls: {} on {}", load.name, target.name);
+            let transactions = if load.clients < 10 { TRACED / 10 } else { TRACED };
+            let strace = Strace::attach(pid, cluster.scratch().path())?;
+            let run = load.run(target, cluster, &[], Length::Transactions(transactions))?;
+            let each = |calls: u64| calls as f64 / run.transactions as f64;
+            let by_name: Vec<_> = strace.finish()?.into_iter().map(|(name, calls)| (name, each(calls))).collect();
+            let total = by_name.iter().map(|(_, calls)| calls).sum();
+            report.calls.push(Calls { load: load.name, target: target.name.clone(), total, by_name });
+        }
+    }
+    Ok(())
+}
+
+fn run_rounds(
+    options: &Options,
+    began: Instant,
+    loads: &[&Load],
+    targets: &[&Target],
+    cluster: &Cluster,
+    report: &mut Report,
+) -> Result<(), Box<dyn Error>> {
+    let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 4 });
+    let seconds = options.seconds.unwrap_or(if options.quick { 1 } else { 2 });
+    let length = Length::Time(Duration::from_secs(seconds));
+    let postmasters = postmasters(cluster);
+    let mut longest = Duration::ZERO;
+    for round in 0..rounds {
+        let round_began = Instant::now();
+        if round > 0 && (began.elapsed() + longest).as_secs() > options.limit {
+            report.notes.push(format!("{round} of {rounds} rounds fitted into {} s", options.limit));
+            break;
+        }
+        for load in loads {
+            for target in targets.iter().filter(|target| load.suits(target)) {
+                eprintln!("round {} of {rounds}: {} on {}", round + 1, load.name, target.name);
+                match load.run(target, cluster, &postmasters, length) {
+                    Ok(run) => report.rounds.push(Round { round, load: load.name, target: target.name.clone(), run }),
+                    Err(error) => report.notes.push(format!("round {}: {error}", round + 1)),
+                }
+            }
+        }
+        longest = longest.max(round_began.elapsed());
+    }
+    Ok(())
+}
+
+/// The first line of each server's lock file.
+fn postmasters(cluster: &Cluster) -> Vec<u32> {
+    let pid =
+        |folder: &std::path::Path| fs::read_to_string(folder.join("postmaster.pid")).ok()?.lines().next()?.parse().ok();
+    cluster.servers().filter_map(|server| pid(server.data_path())).collect()
+}
+
+fn machine() -> String {
+    let first = |path: &str, prefix: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(prefix)).unwrap_or_default();
+        line.rsplit(':').next().unwrap_or_default().trim().to_owned()
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = first("/proc/sys/kernel/osrelease", "");
+    format!("{cores} × {}, Linux {kernel}", first("/proc/cpuinfo", "model name"))
+}

@@ -1,0 +1,81 @@
+//! How many instructions each hot room takes, counted by valgrind and held against a budget: `make instructions`.
+//!
+//! Unlike times, counts hardly wobble. A room runs twice, many times and twice as many; the difference is the room
+//! without its setting-up. `--write` makes today's counts the budget.
+
+mod hot;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::process::{Command, ExitCode};
+
+/// How far a count may lie above its budget. Below by more, and the budget is to be lowered.
+const TOLERANCE: f64 = 0.05;
+const TIMES: u32 = 2_000;
+const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.toml");
+
+const HEAD: &str = "# Instructions of one pass through each hot room, x86-64, release build, `cargo bench --bench \
+                    instructions`.\n# Written by `make instructions-budget`.\n";
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [mode, name, times] if mode == "room" => {
+            let mut room = hot::find(name).ok_or("no such room")?;
+            let times: u32 = times.parse()?;
+            (0..times).for_each(|_| (room.once)());
+            Ok(ExitCode::SUCCESS)
+        }
+        // `cargo test --all-targets` runs this as well: an unoptimised build has no budget.
+        _ if !arguments.iter().any(|argument| argument == "--bench") => Ok(ExitCode::SUCCESS),
+        _ => check(arguments.iter().any(|argument| argument == "--write")),
+    }
+}
+
+fn check(write: bool) -> Result<ExitCode, Box<dyn Error>> {
+    let counts: BTreeMap<String, u64> =
+        hot::rooms().iter().map(|room| Ok((room.name.into(), count(room.name)?))).collect::<Result<_, String>>()?;
+    if write {
+        fs::write(BUDGET, format!("{HEAD}{}", toml::to_string(&counts)?))?;
+    }
+    let budget: BTreeMap<String, u64> = toml::from_str(&fs::read_to_string(BUDGET)?)?;
+    let mut kept = true;
+    for (name, count) in &counts {
+        let (verdict, ok) = judge(*count, budget.get(name).copied());
+        println!("{name:24} {count:7}   {verdict}");
+        kept &= ok;
+    }
+    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn judge(count: u64, budget: Option<u64>) -> (String, bool) {
+    let Some(budget) = budget else { return ("has no budget".into(), false) };
+    let ratio = count as f64 / budget as f64;
+    match ratio {
+        _ if ratio > 1.0 + TOLERANCE => {
+            (format!("OVER the budget of {budget} by {:.0} %", (ratio - 1.0) * 100.0), false)
+        }
+        _ if ratio < 1.0 - TOLERANCE => (format!("below the budget of {budget}: lower it"), true),
+        _ => (format!("budget {budget}"), true),
+    }
+}
+
+/// Instructions of one pass.
+fn count(name: &str) -> Result<u64, String> {
+    let (few, many) = (total(name, TIMES)?, total(name, 2 * TIMES)?);
+    Ok(many.saturating_sub(few) / u64::from(TIMES))
+}
+
+fn total(name: &str, times: u32) -> Result<u64, String> {
+    let this = std::env::current_exe().map_err(|error| error.to_string())?;
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(this)
+        .args(["room", name, &times.to_string()])
+        .output()
+        .map_err(|error| format!("cannot run valgrind ({error}); Debian, Ubuntu: apt-get install valgrind"))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let collected = said.lines().find_map(|line| line.rsplit_once("Collected : ")?.1.trim().parse().ok());
+    collected.filter(|_| output.status.success()).ok_or(format!("valgrind counted nothing:\n{said}"))
+}
