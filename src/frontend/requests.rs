@@ -46,7 +46,8 @@ impl Session {
         }
         self.inbox = inbox;
         self.leased = Some(leased);
-        if self.request.kept == 0 {
+        // With a ReadyForQuery owed, the server answers soon, and they go to the client with its answer, in one write.
+        if self.request.kept == 0 && !self.pipeline.owes_ready() {
             self.emit_local();
         }
         forwarded.map(|(_, forwarded)| forwarded)
@@ -142,6 +143,12 @@ impl Session {
                 leased.suspect = true;
                 leased.lease.outbox.put_slice(frame);
                 self.pipeline.push(Expect::Function);
+            }
+            frontend::FLUSH => {
+                leased.lease.outbox.put_slice(frame);
+                if self.request.kept == 0 {
+                    self.emit_local();
+                }
             }
             frontend::COPY_DONE | frontend::COPY_FAIL => {
                 leased.lease.outbox.put_slice(frame);
