@@ -129,6 +129,7 @@ pub async fn connect(
         unnamed: None,
         suspect: false,
         created: Instant::now(),
+        at_rest: Instant::now(),
         identity,
     };
     let parameters = [("user", &*login.user), ("database", &*login.database)];

@@ -98,6 +98,8 @@ pub struct Connection {
     /// State may have changed out of sight: reset before the next client has it.
     pub suspect: bool,
     pub created: Instant,
+    /// When it was made, or last came to rest: it was alive then.
+    pub at_rest: Instant,
     pub identity: Arc<Identity>,
 }
 
@@ -194,9 +196,20 @@ impl Connection {
 
     /// Whether an idle connection can still be used: alive, and nothing but notices and parameter reports unread.
     pub fn is_usable(&mut self) -> bool {
+        self.is_usable_by(Stream::try_read_now)
+    }
+
+    /// The same of a connection that this worker's reactor has known all along and that has come to rest just now: no
+    /// system call where the reactor has seen nothing. The turn in which the reactor saw the client's statement would
+    /// have shown it all that had come from the server by then.
+    pub fn is_still_usable(&mut self) -> bool {
+        self.is_usable_by(Stream::try_read_seen)
+    }
+
+    fn is_usable_by(&mut self, try_read: fn(&mut Stream, &mut [u8]) -> Option<io::Result<usize>>) -> bool {
         let mut chunk = [0u8; 1024];
         loop {
-            match self.stream.try_read_now(&mut chunk) {
+            match try_read(&mut self.stream, &mut chunk) {
                 None => break,
                 Some(Ok(n)) if n > 0 => self.inbox.extend_from_slice(&chunk[..n]),
                 Some(_) => return false,

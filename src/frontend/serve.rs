@@ -194,7 +194,7 @@ impl Session {
     }
 
     async fn lease(&mut self, pool: &Arc<Pool>) -> Result<Result<Lease, Refused>, End> {
-        let began = Instant::now();
+        let began = self.request.mark;
         self.client.set_activity(Activity::Waiting, began);
         let answer = match self.wait_for_lease(pool).await {
             Wait::Answer(answer) => answer,
@@ -341,6 +341,7 @@ impl Session {
         // Bytes behind the last ReadyForQuery belong to nobody: such a connection is dropped, and so closed.
         if lease.inbox.is_empty() && lease.outbox.is_empty() {
             lease.settings = actual;
+            lease.at_rest = self.request.mark;
             lease.give_back(Return { reset: suspect || prepared, prepared });
         }
     }

@@ -226,6 +226,20 @@ impl Stream {
             other => Some(other),
         }
     }
+
+    /// As [`Stream::try_read_now`], without a system call where the reactor has not seen anything come. What has come
+    /// since the reactor's last turn is not found; of TLS the kernel is asked all the same.
+    pub fn try_read_seen(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        let result = match &mut self.transport {
+            Transport::Plain(Socket::Tcp(stream)) => stream.try_read(buf),
+            Transport::Plain(Socket::Unix(stream)) => stream.try_read(buf),
+            _ => return self.try_read_now(buf),
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            other => Some(other),
+        }
+    }
 }
 
 impl Socket {

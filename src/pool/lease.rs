@@ -2,11 +2,15 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::connection::Connection;
 use crate::backend::reset;
 use crate::pool::checkout::{Pool, Pooled};
 use crate::pool::ledger::Verdict;
+
+/// A connection that was in use so shortly ago needs no question to the kernel whether it lives.
+const BUSY: Duration = Duration::from_millis(5);
 
 /// Dropped untouched, it goes back as it is; dropped in use, the connection is closed.
 #[derive(Debug)]
@@ -34,9 +38,13 @@ impl Lease {
     /// connection is dead.
     pub(super) fn settle_on(&mut self, worker: usize) -> bool {
         let Some(held) = self.held.as_mut() else { return false };
-        let moved = held.home == worker || held.connection.stream.rehome().is_ok();
+        let stays = held.home == worker;
+        let moved = stays || held.connection.stream.rehome().is_ok();
         held.home = worker;
-        let usable = moved && held.connection.is_usable();
+        let usable = match stays && held.connection.at_rest.elapsed() < BUSY {
+            true => held.connection.is_still_usable(),
+            false => moved && held.connection.is_usable(),
+        };
         self.used = !usable;
         usable
     }
