@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::mpsc;
@@ -14,6 +15,8 @@ use crate::net::Stream;
 
 /// Above `max_clients`, so many more may be told so; others are closed at once.
 const TOLD: usize = 100;
+
+const BEAT: Duration = Duration::from_secs(1);
 
 /// The worker threads, as the acceptor sees them.
 #[derive(Debug)]
@@ -59,10 +62,20 @@ impl Workers {
 }
 
 async fn work(proxy: Arc<Proxy>, index: usize, mut accepted: mpsc::UnboundedReceiver<Stream>, load: Arc<AtomicUsize>) {
+    tokio::spawn(beat());
     let worker = Arc::new(Worker { index, buffers: Default::default() });
     while let Some(stream) = accepted.recv().await {
         let counted = Counted { proxy: proxy.clone(), load: load.clone() };
         tokio::spawn(client(counted, worker.clone(), stream));
+    }
+}
+
+/// A timer that is always near. One that is set to end before all others makes tokio wake the reactor, by a write to an
+/// eventfd; behind this one, a wait for a connection sets its timeout without a system call.
+async fn beat() {
+    let mut beat = tokio::time::interval(BEAT);
+    loop {
+        beat.tick().await;
     }
 }
 
