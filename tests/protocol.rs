@@ -2,8 +2,10 @@
 
 mod support;
 
+use pgweir::demo::sample;
 use support::differential::{Arena, step};
 use support::wire::Frames;
+use support::{Pgweir, Raw};
 
 fn frames() -> Frames {
     Frames::new()
@@ -284,4 +286,20 @@ fn errors_and_notices_arrive_whole() {
         step(frames().run("SELECT 1", &[]).sync(), "EZ"),
         step(frames().query("COMMIT"), "CZ"),
     ]);
+}
+
+/// pgweir answers the second Parse itself: at the Flush, however long the server then keeps silent.
+#[test]
+fn a_flush_behind_a_known_statement_is_answered_before_what_follows_it() {
+    let pgweir = Pgweir::builder().cluster(support::cluster(), &[1, 2]).start();
+    let mut client = Raw::connect(pgweir.port(), sample::USER);
+    let parse = b"\0SELECT pg_sleep(600)\0\0\0";
+    client.query("BEGIN").flush().until_ready();
+    client.frame(b'P', parse).frame(b'S', b"").flush().until_ready();
+    client.frame(b'P', parse).frame(b'H', b"").frame(b'B', b"\0\0\0\0\0\0\0\0").frame(b'E', b"\0\0\0\0\0");
+    client.frame(b'S', b"").flush();
+    assert_eq!(client.receive().map(|(tag, _)| tag), Some(b'1'));
+    client.cancel();
+    let tags: Vec<_> = std::iter::from_fn(|| client.receive()).map(|(tag, _)| tag).take(3).collect();
+    assert_eq!(tags, b"2EZ");
 }

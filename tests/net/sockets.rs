@@ -53,6 +53,18 @@ fn kinds() -> [(&'static str, Make); 3] {
     ]
 }
 
+/// Lets the reactor run until it has seen something.
+fn ask_reactor(runtime: &Runtime, stream: &mut Stream, buf: &mut [u8]) -> io::Result<usize> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match stream.try_read_seen(buf) {
+            Some(result) => return result,
+            None => assert!(Instant::now() < deadline, "nothing came"),
+        }
+        runtime.block_on(tokio::task::yield_now());
+    }
+}
+
 /// Asks until there is something to say, without letting the reactor run.
 fn ask(stream: &mut Stream, buf: &mut [u8]) -> io::Result<usize> {
     let deadline = Instant::now() + PATIENCE;
@@ -292,4 +304,28 @@ async fn every_address_of_a_name_is_tried() {
     )
     .await;
     assert!(reach("localhost", port, Disable, None).await.is_ok());
+}
+
+#[test]
+fn the_reactor_tells_of_idle_connections_what_it_has_seen() {
+    for (kind, make) in kinds() {
+        let runtime = runtime();
+        let (mut server, mut client) = make(&runtime);
+        let mut buf = [0; 16];
+        runtime.block_on(async {
+            server.write_all(b"reply").await.unwrap();
+            server.flush().await.unwrap();
+            client.read_exact(&mut [0; 5]).await.unwrap();
+        });
+        assert!(client.try_read_seen(&mut buf).is_none(), "{kind}: alive");
+        runtime.block_on(async {
+            server.write_all(b"notice").await.unwrap();
+            server.flush().await.unwrap();
+        });
+        assert_eq!(ask_reactor(&runtime, &mut client, &mut buf).unwrap(), 6, "{kind}");
+        assert_eq!(&buf[..6], b"notice");
+        assert!(client.try_read_seen(&mut buf).is_none(), "{kind}: alive again");
+        drop(server);
+        assert!(!matches!(ask_reactor(&runtime, &mut client, &mut buf), Ok(1..)), "{kind}: closed");
+    }
 }
