@@ -40,7 +40,7 @@ pub struct Target {
     pub version: String,
     pub may_prepare: bool,
     /// Ours to stop.
-    child: Option<Arc<Running>>,
+    _running: Option<Arc<Running>>,
 }
 
 /// A child process that is stopped when dropped.
@@ -62,7 +62,7 @@ impl Target {
 
     fn new(name: &str, address: SocketAddr) -> Target {
         let (version, may_prepare) = (String::new(), true);
-        Target { name: name.into(), address, pid: None, version, may_prepare, child: None }
+        Target { name: name.into(), address, pid: None, version, may_prepare, _running: None }
     }
 
     fn spawned(name: &str, port: u16, version: &str, cluster: &Cluster, command: &mut Command) -> Result<Target> {
@@ -72,7 +72,8 @@ impl Target {
         cluster.scratch().watch(name, child.id())?;
         let address = local(port);
         let (pid, version) = (Some(child.id()), version.to_owned());
-        let target = Target { pid, version, child: Some(Arc::new(Running(Some(child)))), ..Target::new(name, address) };
+        let target =
+            Target { pid, version, _running: Some(Arc::new(Running(Some(child)))), ..Target::new(name, address) };
         wait_listening(address).map_err(|error| {
             let log = cluster.scratch().path().join(format!("{name}.log"));
             format!("{name} does not listen: {error}\n{}", fs::read_to_string(log).unwrap_or_default())
