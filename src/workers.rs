@@ -90,6 +90,7 @@ async fn client(counted: Counted, worker: Arc<Worker>, mut stream: Stream) {
     match Box::pin(opening.open()).await {
         Opened::Session(session) => session.serve().await,
         Opened::Console(opening) => Box::pin(console::serve(*opening)).await,
+        Opened::Replication(relay) => Box::pin(relay.run()).await,
         Opened::Nothing => {}
     }
     drop(counted);

@@ -64,6 +64,7 @@ pub fn socket(side: Side, id: u64) -> SocketRow {
         side,
         user: Some("alice".into()),
         database: Some("app".into()),
+        replication: "none",
         state: "active",
         addr: "127.0.0.1".into(),
         port: 50_000,

@@ -87,6 +87,8 @@ pub struct SocketRow {
     pub user: Option<String>,
     /// `None`: not logged in yet.
     pub database: Option<String>,
+    /// PgBouncer's: none, logical, physical.
+    pub replication: &'static str,
     /// PgBouncer's: active, waiting, active_cancel_req, waiting_cancel_req of clients; active, idle, used, tested,
     /// new, active_cancel, being_canceled of servers.
     pub state: &'static str,

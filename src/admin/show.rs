@@ -164,7 +164,7 @@ fn socket(row: &SocketRow) -> Row {
         cell(side),
         cell(row.user.as_deref().unwrap_or("(nouser)")),
         cell(row.database.as_deref().unwrap_or("(nodb)")),
-        cell("none"),
+        cell(row.replication),
         cell(row.state),
         cell(&row.addr),
         cell(row.port),

@@ -148,6 +148,7 @@ fn client_row(client: &Client) -> SocketRow {
         side: Side::Client,
         user: Some(client.user.to_string()),
         database: Some(client.database.to_string()),
+        replication: client.replication,
         state: if waiting { "waiting" } else { "active" },
         addr,
         port,
@@ -179,6 +180,7 @@ fn servers(proxy: &Proxy) -> Vec<SocketRow> {
                 side: Side::Server,
                 user: Some(pool.login.user.to_string()),
                 database: Some(pool.database.to_string()),
+                replication: "none",
                 state: match (server.is_settled(), serves) {
                     (false, _) => "being_canceled",
                     (true, 0) => "idle",

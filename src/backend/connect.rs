@@ -114,6 +114,17 @@ pub async fn connect(
     login: &Login,
     timeout: Duration,
 ) -> Result<Connection, ConnectFailure> {
+    connect_with(node, tls, login, timeout, &[]).await
+}
+
+/// The same with more parameters in the startup packet than who logs in and where.
+pub async fn connect_with(
+    node: &config::Node,
+    tls: &Connector,
+    login: &Login,
+    timeout: Duration,
+    more: &[(&str, &str)],
+) -> Result<Connection, ConnectFailure> {
     let stream = crate::net::connect(&node.host, node.port, tls, timeout).await.map_err(ConnectFailure::Net)?;
     let end_point = stream.tls_info().and_then(|tls| tls.end_point.clone());
     // The key comes at the end of the login.
@@ -133,7 +144,7 @@ pub async fn connect(
         identity,
     };
     let parameters = [("user", &*login.user), ("database", &*login.database)];
-    write::startup(&mut connection.outbox, 0, parameters);
+    write::startup(&mut connection.outbox, 0, parameters.iter().chain(more).copied());
     connection.send().await?;
     authenticate(&mut connection, login, end_point).await?;
     let key = greet(&mut connection).await?;

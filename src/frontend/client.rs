@@ -71,6 +71,8 @@ pub struct Client {
     pub local: Peer,
     pub connected: Instant,
     pub application_name: Mutex<String>,
+    /// PgBouncer's: none, logical, physical.
+    pub replication: &'static str,
     activity: AtomicU8,
     /// Microseconds after `connected` at which the activity began.
     since: AtomicU64,
@@ -175,6 +177,8 @@ pub struct NewClient {
     pub application_name: String,
     /// Of the server process that serves it from first to last, where it has one.
     pub server_pid: Option<i32>,
+    /// As in [`Client::replication`].
+    pub replication: &'static str,
 }
 
 impl Clients {
@@ -219,6 +223,7 @@ impl Clients {
                 local: new.local,
                 connected: Instant::now(),
                 application_name: Mutex::new(new.application_name),
+                replication: new.replication,
                 activity: AtomicU8::new(Activity::Idle as u8),
                 since: AtomicU64::new(0),
                 pins: AtomicU16::new(0),

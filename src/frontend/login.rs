@@ -10,12 +10,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::auth::{AUTHENTICATION_OK, Credentials, Entropy, MAX_PASSWORD_LEN, Method, ServerAuth, Step};
 use crate::backend::connect::{self, Login};
+use crate::backend::connection::Connection;
 use crate::error::{Fault, sqlstate};
 use crate::frontend::admission;
 use crate::frontend::database::Database;
 use crate::frontend::io;
 use crate::frontend::peers;
 use crate::frontend::proxy::{Proxy, User};
+use crate::frontend::replication::{self, Relay};
 use crate::frontend::session::{Session, Worker};
 use crate::net::Stream;
 use crate::wire::startup::{self, Packet, Startup};
@@ -41,6 +43,7 @@ pub enum Opened {
     Session(Box<Session>),
     /// The admin console.
     Console(Box<Opening>),
+    Replication(Box<Relay>),
     /// A cancel request, or a client that went away.
     Nothing,
 }
@@ -75,6 +78,10 @@ impl Opening {
             Ok(None) | Err(Failed::Gone) => Opened::Nothing,
             Ok(Some(LoggedIn::Console)) => Opened::Console(Box::new(self)),
             Ok(Some(LoggedIn::Session(parts))) => Opened::Session(Box::new(parts.into_session(self))),
+            Ok(Some(LoggedIn::Replication(r))) => {
+                let (database, login, startup, connection) = *r;
+                Opened::Replication(Box::new(Relay::new(self, &login, &database, &startup, connection)))
+            }
             Err(Failed::Fault(fault)) => {
                 tracing::info!(client = %self.stream.peer(), %fault, "login refused");
                 self.outbox.clear();
@@ -163,18 +170,22 @@ impl Opening {
         if proxy.acceptor.load().refuses(&self.stream) {
             return Err(Fault::fatal(sqlstate::INVALID_AUTHORIZATION, "SSL connection is required").into());
         }
-        if startup.replication.is_some() {
-            let message = "replication connections are not passed through";
-            return Err(Fault::fatal(sqlstate::FEATURE_NOT_SUPPORTED, message).into());
-        }
         let user = proxy.find_user(&startup.user, &startup.database, self.worker.index).await?;
         let credentials = self.authenticate(&startup, user.as_deref()).await?;
         let user = user.ok_or(Failed::Gone)?;
+        let replicates = startup.replication.is_some();
+        if replicates {
+            replication::admit(&user)?;
+        }
         if CONSOLE.contains(&&*startup.database) {
             self.enter_console(&user).await?;
             return Ok(LoggedIn::Console);
         }
-        let database = proxy.database(&startup.database).ok_or_else(|| {
+        let database = match replicates {
+            true => replication::database(&proxy, &startup),
+            false => proxy.database(&startup.database),
+        };
+        let database = database.ok_or_else(|| {
             Fault::fatal(sqlstate::INVALID_CATALOG_NAME, format!("database \"{}\" does not exist", startup.database))
         })?;
         let mode = user.mode_in(&database);
@@ -188,6 +199,10 @@ impl Opening {
             _ => {}
         }
         write::authentication(&mut self.outbox, &AUTHENTICATION_OK);
+        if replicates {
+            let connection = replication::dial(&database, &login, &startup).await?;
+            return Ok(LoggedIn::Replication(Box::new((database, login, startup, connection))));
+        }
         Ok(LoggedIn::Session(Box::new(self.greet(startup, database, login, mode).await?)))
     }
 
@@ -332,6 +347,7 @@ const CONSOLE_STATUSES: [(&str, &str); 5] = [
 
 enum LoggedIn {
     Session(Box<Parts>),
+    Replication(Box<(Arc<Database>, Login, Startup, Box<Connection>)>),
     Console,
 }
 

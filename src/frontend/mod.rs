@@ -15,6 +15,7 @@ pub mod peers;
 pub mod proxy;
 pub mod record;
 pub mod replies;
+pub mod replication;
 pub mod requests;
 pub mod serve;
 pub mod session;

@@ -184,6 +184,11 @@ impl Pgweir {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// One of PostgreSQL's client programs.
+    pub fn program(&self, name: &str) -> Command {
+        self.programs.client(name).unwrap()
+    }
+
     /// psql with these arguments, the URL among them. Errors are verbose, so with their SQLSTATE.
     pub fn psql_output(&self, arguments: &[&str]) -> Output {
         let mut psql = self.programs.client("psql").unwrap();

@@ -70,6 +70,7 @@ impl Opening {
             tls: self.stream.tls_info().map(|tls| format!("{}/{}", tls.version, tls.cipher)).unwrap_or_default(),
             key_length: if startup.agreed_minor() >= 2 { 32 } else { 4 },
             application_name,
+            replication: "none",
             server_pid: lease.as_ref().map(|lease| lease.identity.pid),
         });
         let parts = Parts { client, database, login, pools, mode, lease, base, statuses: statuses.clone() };
