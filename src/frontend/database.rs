@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use dashmap::DashMap;
+use quick_cache::sync::Cache;
 
 use crate::backend::connect::Login;
 use crate::cluster::Cluster;
@@ -14,11 +14,18 @@ use crate::notify::hub::{Hub, Reach};
 use crate::pool::checkout::Pool;
 use crate::pool::registry::Pools;
 use crate::route::plan::Plans;
+use crate::session::parameters::Settings;
 use crate::session::prepared::Registry;
 use crate::stats::{self, Stats};
 
 /// ParameterStatus values of a fresh session, in the server's order.
 pub type Statuses = Arc<[(Box<str>, Box<str>)]>;
+
+/// Startup settings whose outcome is kept; the least used go first.
+const STATUSES_KEPT: usize = 1000;
+
+/// How long a server's word on startup settings holds: an ALTER ROLE … SET counts for logins after that.
+const PROVEN_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub struct Database {
@@ -34,8 +41,8 @@ pub struct Database {
     pub plans: Plans,
     pub statements: Registry,
     pub counters: Arc<stats::counters::Database>,
-    /// By user, since roles may have settings of their own.
-    statuses: DashMap<Arc<str>, Statuses>,
+    /// By user, since roles may have settings of their own, and by what the startup packet sets; with the time.
+    statuses: Cache<(Arc<str>, Settings), (Instant, Statuses)>,
 }
 
 impl Database {
@@ -69,7 +76,7 @@ impl Database {
             plans: Plans::new(name.clone(), stats.clone()),
             statements: Registry::default(),
             counters,
-            statuses: DashMap::new(),
+            statuses: Cache::new(STATUSES_KEPT),
             name,
             tls,
         })
@@ -80,11 +87,14 @@ impl Database {
         self.cluster.nodes.iter().map(|node| self.pools.pool(login, node)).collect()
     }
 
-    pub fn statuses(&self, user: &str) -> Option<Statuses> {
-        self.statuses.get(user).map(|s| s.clone())
+    /// What a session of this user with these startup settings reports, where a server has said so lately: such a login
+    /// needs no connection.
+    pub fn statuses(&self, user: &Arc<str>, settings: &Settings) -> Option<Statuses> {
+        let (told, statuses) = self.statuses.get(&(user.clone(), settings.clone()))?;
+        (told.elapsed() < PROVEN_FOR).then_some(statuses)
     }
 
-    pub fn set_statuses(&self, user: Arc<str>, statuses: Statuses) {
-        self.statuses.insert(user, statuses);
+    pub fn set_statuses(&self, user: Arc<str>, settings: Settings, statuses: Statuses) {
+        self.statuses.insert((user, settings), (Instant::now(), statuses));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::sql::RouteHint;
 
 /// A setting's value, in the form in which it can be said again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Value {
     /// The flat string that startup packets and `set_config` take.
     Flat(String),
@@ -25,7 +25,7 @@ impl Value {
 }
 
 /// Settings by lower-case name. Cheap to clone; equal maps are mostly the same allocation.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Settings(Arc<BTreeMap<String, Value>>);
 
 impl Settings {

@@ -45,7 +45,7 @@ impl Opening {
     ) -> Result<Parts, Failed> {
         let base = settings(&startup)?;
         let pools = database.pools_of(&login);
-        let known = database.statuses(&login.user).filter(|_| base.is_empty() && mode != PoolMode::Session);
+        let known = database.statuses(&login.user, &base).filter(|_| mode != PoolMode::Session);
         let (statuses, lease) = match known {
             Some(known) => (known, None),
             None => self
@@ -97,6 +97,7 @@ impl Opening {
             gone = gone(&mut self.stream, &mut self.inbox) => return Err(gone),
         };
         let on_primary = lease.pool.node.role() == Role::Primary;
+        let told_before = self.outbox.len();
         if let Some(sql) = to_be_said(&lease.settings, base) {
             lease.begin();
             match lease.query_noticed(&sql, &mut self.outbox).await {
@@ -116,8 +117,9 @@ impl Opening {
             (name.clone(), value)
         };
         let statuses: Statuses = lease.statuses.iter().map(told).collect();
-        if base.is_empty() && on_primary {
-            database.set_statuses(login.user.clone(), statuses.clone());
+        // A notice is owed to each client anew.
+        if on_primary && self.outbox.len() == told_before {
+            database.set_statuses(login.user.clone(), base.clone(), statuses.clone());
         }
         Ok((statuses, lease))
     }
