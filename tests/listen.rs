@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pgweir::demo::cluster::SUPERUSER;
+use pgweir::demo::cluster::{Cluster, SUPERUSER, Shutdown};
 use pgweir::demo::sample;
 
 use support::{LIMIT, Pgweir, Raw, wait_until};
@@ -269,6 +269,33 @@ fn the_connection_ends_with_its_last_listener() {
 }
 
 #[test]
+fn clients_that_come_and_go_take_nothing_from_each_other() {
+    let pgweir = pgweir_of(3);
+    let name = channel();
+    let churn = |id: usize| {
+        let mut own = client(&pgweir);
+        for round in 0..30 {
+            let mine = format!("{id}/{round}");
+            assert!(run(&mut own, &format!("LISTEN {name}")).iter().all(|n| n.pid != own.pid));
+            let found = run(&mut own, &format!("NOTIFY {name}, '{mine}'"));
+            let said: Vec<_> = found.iter().filter(|n| n.pid == own.pid).map(|n| &n.payload).collect();
+            assert_eq!(said, [&mine], "{found:?}");
+            match round % 3 {
+                0 => drop(run(&mut own, &format!("UNLISTEN {name}"))),
+                1 => drop(run(&mut own, "UNLISTEN *")),
+                _ => own = client(&pgweir),
+            }
+        }
+    };
+    let churn = &churn;
+    std::thread::scope(|scope| {
+        for id in 0..6 {
+            scope.spawn(move || churn(id));
+        }
+    });
+}
+
+#[test]
 fn a_thousand_come_in_order_also_to_a_client_in_a_transaction() {
     let pgweir = pgweir();
     let name = channel();
@@ -327,6 +354,20 @@ fn when_the_connection_breaks_clients_are_told_and_go_on_listening() {
     let metrics = pgweir.get("/metrics").1;
     let counted = format!("pgweir_listen_reconnects_total{{database=\"{}\"}} 1", sample::DATABASE);
     assert!(metrics.contains(&counted), "{metrics}");
+}
+
+#[test]
+fn listening_outlasts_a_restart_of_the_primary() {
+    let cluster = Cluster::builder().replicas(0).start().unwrap();
+    sample::install(cluster.primary()).unwrap();
+    let pgweir = Pgweir::builder().cluster(&cluster, &[]).start();
+    let mut listener = listening(&pgweir, &["outlasting"]);
+    cluster.primary().stop(Shutdown::Fast).unwrap();
+    cluster.primary().start().unwrap();
+    let (tag, body) = listener.receive().unwrap();
+    assert!(tag == b'N' && String::from_utf8_lossy(&body).contains("may have been lost"));
+    cluster.primary().psql_in(sample::DATABASE, "NOTIFY outlasting, 'back'").unwrap();
+    assert_eq!(next_payload(&mut listener), "back");
 }
 
 #[test]
