@@ -320,18 +320,32 @@ fn a_thousand_come_in_order_also_to_a_client_in_a_transaction() {
 }
 
 #[test]
-fn what_a_notification_tells_of_can_be_read() {
-    let pgweir = pgweir();
-    let name = channel();
-    let mut listener = listening(&pgweir, &[&name]);
-    let mut writer = client(&pgweir);
-    writer.run(&format!("CREATE TABLE {name} (n int)"));
-    for n in 0..50 {
-        run(&mut writer, &format!("BEGIN; INSERT INTO {name} VALUES ({n}); NOTIFY {name}; COMMIT"));
-        next(&mut listener);
-        assert_eq!(listener.value(&format!("SELECT max(n) FROM {name}")), n.to_string());
-    }
-    writer.run(&format!("DROP TABLE {name}"));
+fn what_a_notification_tells_of_can_be_read_though_replicas_lag() {
+    let cluster = Cluster::builder().replicas(1).start().unwrap();
+    sample::install(cluster.primary()).unwrap();
+    let pgweir = Pgweir::builder().cluster(&cluster, &[1]).set("routing.max_lag", "1h").operator().start();
+    let (mut listener, mut writer) = (client(&pgweir), client(&pgweir));
+    writer.run("CREATE TABLE told (n int); INSERT INTO told VALUES (0)");
+    cluster.wait_replayed(LIMIT).unwrap();
+    cluster.replicas()[0].psql("SELECT pg_wal_replay_pause()").unwrap();
+    let read = |client: &mut Raw| client.value("SELECT max(n) FROM told");
+    writer.run("UPDATE told SET n = 1");
+    assert_eq!(read(&mut listener), "0", "a session that has heard of nothing reads from the replica");
+    // What was committed before the LISTEN is not notified of.
+    listener.run("LISTEN told");
+    assert_eq!(read(&mut listener), "1");
+    cluster.replicas()[0].psql("SELECT pg_wal_replay_resume()").unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+    let on_replica = || pgweir.console("SHOW NODES").number("role", "replica", "queries");
+    wait_until(LIMIT, "reads on the replica", || {
+        let before = on_replica();
+        read(&mut listener);
+        on_replica() > before
+    });
+    cluster.replicas()[0].psql("SELECT pg_wal_replay_pause()").unwrap();
+    writer.run("BEGIN; UPDATE told SET n = 2; NOTIFY told; COMMIT");
+    next(&mut listener);
+    assert_eq!(read(&mut listener), "2");
 }
 
 #[test]
