@@ -115,8 +115,7 @@ pub fn play(port: u16, others: Others, script: &[Step]) -> Vec<Vec<Frame>> {
     let mut client = Wire::connect(port);
     let mut between = Between::new(others, port);
     let mut replies = Vec::new();
-    for (at, Step { frames, expected }) in script.iter().enumerate() {
-        eprintln!("port {port} step {at} for {expected}");
+    for Step { frames, expected } in script {
         client.send(frames);
         let reply = client.expect(expected);
         let outside = matches!(reply.last(), Some(Frame { tag: b'Z', body }) if body == b"I");

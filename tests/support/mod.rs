@@ -8,6 +8,7 @@
 
 #![allow(dead_code, unused_imports)] // Each test binary uses a part of it.
 
+pub mod chopper;
 pub mod client;
 mod config;
 pub mod sessions;
