@@ -313,7 +313,8 @@ impl Wire {
                 Some(frame) => frames.push(frame),
                 None => panic!("closed instead of {expected}, after {frames:#?}"),
             }
-            assert!(expected.starts_with(&tags(&frames)), "expected {expected}, found {frames:#?}");
+            let seen = tags(&frames);
+            assert!(expected.starts_with(&seen), "port {}: expected {expected}, found {frames:#?}", self.port);
         }
         frames
     }
