@@ -83,6 +83,9 @@ impl Session {
                 }
                 continue;
             }
+            if !self.drop_rest() {
+                return Ok(Some(0));
+            }
             match self.scan().map_err(End::Fault)? {
                 Head::Wait(need) => return Ok(Some(need)),
                 Head::Here(bytes) => self.answer(bytes),
@@ -107,6 +110,14 @@ impl Session {
                 self.replay();
             }
         }
+    }
+
+    /// The rest of a message that no server is to have; false while there is more of it to come.
+    fn drop_rest(&mut self) -> bool {
+        let here = self.client_rest.min(self.inbox.len());
+        self.inbox.advance(here);
+        self.client_rest -= here;
+        self.client_rest == 0
     }
 
     /// Messages that concern pgweir alone: names closed, Syncs of nothing, what an error skips.
