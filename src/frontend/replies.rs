@@ -363,6 +363,7 @@ impl Session {
         }
         self.status = status;
         self.opens_block &= self.pipeline.in_flight();
+        self.skipping &= !self.pipeline.is_settled();
         self.failed = false;
         self.tried = Tried::default();
     }

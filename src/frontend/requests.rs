@@ -50,6 +50,8 @@ impl Session {
         if self.request.kept == 0 && !self.pipeline.owes_ready() {
             self.emit_local();
         }
+        // What the server ignores, the end of a failed COPY for one, brings no reply that would show the rest.
+        self.held_back |= matches!(forwarded, Ok((1.., _))) && self.is_at_rest();
         forwarded.map(|(_, forwarded)| forwarded)
     }
 

@@ -97,7 +97,7 @@ impl Session {
 
     /// A statement within a transaction or on a pinned connection begins.
     fn begin_request(&mut self) {
-        if self.pipeline.is_settled() && !self.inbox.is_empty() {
+        if self.pipeline.is_settled() && self.client_rest == 0 && !self.inbox.is_empty() {
             let why = if self.status == b'I' { Why::Pinned } else { Why::InTransaction };
             let now = Instant::now();
             self.request = Request::new(now, why);

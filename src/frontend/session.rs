@@ -133,7 +133,8 @@ pub struct Session {
     pub outbox: BytesMut,
     /// Bytes still to come of a client's frame that is passed on as it arrives.
     pub client_rest: usize,
-    /// Messages of the client wait in the inbox until the server has taken what was sent before.
+    /// Once the server has taken what was sent, there is more to do: messages of the client wait in the inbox, or
+    /// nothing is owed any more.
     pub held_back: bool,
     /// Bytes still to come of a server's frame that is passed on as it arrives.
     pub server_rest: usize,

@@ -212,11 +212,11 @@ impl Pipeline {
         };
         let (matches, done) = match (front, tag) {
             (Expect::Query { .. } | Expect::Function, backend::READY) => (true, true),
-            (Expect::Query { .. }, _) => (true, false),
-            (Expect::Execute { .. }, backend::COPY_IN) => {
+            (Expect::Query { .. } | Expect::Execute { .. }, backend::COPY_IN) => {
                 self.copy_in_begins();
                 return Step::Forward;
             }
+            (Expect::Query { .. }, _) => (true, false),
             (Expect::Execute { .. }, backend::COMMAND_COMPLETE | backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED) => {
                 (true, true)
             }
@@ -304,21 +304,23 @@ impl Pipeline {
         dropped
     }
 
-    /// A COPY FROM STDIN began: Syncs sent before its end are ignored by the server (`CopyGetData`).
+    /// A COPY FROM STDIN began: Syncs sent before its end are ignored by the server (`CopyGetData`). One by Query ends
+    /// with the Query's own ReadyForQuery.
     fn copy_in_begins(&mut self) {
-        let mut at = 1;
-        while let Some(entry) = self.queue.get(at) {
-            match entry {
-                Expect::Sync { shown: true } => {
-                    self.queue.remove(at);
-                    self.segments.resolve(1);
-                    self.unsynced = true;
-                }
-                Expect::CopyEnd => return,
-                _ => at += 1,
+        let by_query = matches!(self.queue.front(), Some(Expect::Query { .. }));
+        let ended = self.queue.iter().position(|e| matches!(e, Expect::CopyEnd));
+        let (mut at, mut end) = (1, ended.unwrap_or(self.queue.len()));
+        while at < end {
+            if matches!(self.queue[at], Expect::Sync { shown: true }) {
+                self.queue.remove(at);
+                self.segments.resolve(1);
+                end -= 1;
+            } else {
+                at += 1;
             }
         }
-        (self.copying_in, self.unsynced) = (true, true);
+        self.copying_in = ended.is_none();
+        self.unsynced |= !by_query && !self.queue.iter().skip(1).any(Expect::ends_segment);
     }
 }
 
