@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::backend::cancel::Identity;
 use crate::net::Peer;
@@ -112,15 +113,15 @@ impl Client {
     }
 
     /// Cancels the statement that runs for this client, if one does. The connection is not handed on to anyone while
-    /// the request is under way.
-    pub fn cancel(&self) {
+    /// the request is under way, which goes on even if nobody waits for its end.
+    pub fn cancel(&self) -> Option<JoinHandle<()>> {
         // Counted under the lock: the connection cannot be given back in between.
-        let Some(request) = self.target.lock().as_ref().map(|key| key.begin()) else { return };
-        tokio::spawn(async move {
+        let request = self.target.lock().as_ref().map(|key| key.begin())?;
+        Some(tokio::spawn(async move {
             if let Err(failure) = request.send().await {
                 tracing::warn!(%failure, "cannot cancel");
             }
-        });
+        }))
     }
 
     pub fn stop(&self, why: Stop) {
@@ -244,13 +245,14 @@ impl Clients {
         });
     }
 
-    /// A CancelRequest: nothing is said whether or not the key fits, as in Postgres.
-    pub fn cancel(&self, pid: i32, secret: &[u8]) {
+    /// A CancelRequest: nothing is said whether or not the key fits, as in Postgres. Over once the signal is sent, so that
+    /// who waits for that and then sends another statement does not see it cancelled.
+    pub async fn cancel(&self, pid: i32, secret: &[u8]) {
         let fits =
             |client: &&Arc<Client>| aws_lc_rs::constant_time::verify_slices_are_equal(&client.secret, secret).is_ok();
         let found = self.by_pid.get(&pid).and_then(|same| same.iter().find(fits).cloned());
-        if let Some(client) = found {
-            client.cancel();
+        if let Some(request) = found.and_then(|client| client.cancel()) {
+            let _ = request.await;
         }
     }
 
