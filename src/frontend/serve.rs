@@ -364,6 +364,8 @@ impl Session {
 
     async fn finish(&mut self, end: End) {
         match end {
+            // It has said Terminate behind a request, and may still read what came of that.
+            End::Client if self.terminating && !self.outbox.is_empty() => self.farewell().await,
             End::Client => {}
             End::Fault(fault) => {
                 // Within a frame that the server has left unfinished, it would be taken for the frame's rest.
