@@ -164,6 +164,7 @@ impl Batch {
 /// Larger than its kind may be, or of no kind that a client may send.
 pub fn check_size(head: scan::Head) -> Result<(), Fault> {
     match head.tag {
+        frontend::SYNC | frontend::FLUSH if head.total > scan::HEADER => Err(Fault::protocol("invalid message format")),
         frontend::BIND | frontend::COPY_DATA | frontend::FUNCTION_CALL | frontend::PARSE | frontend::QUERY => Ok(()),
         frontend::CLOSE
         | frontend::COPY_DONE
