@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -37,8 +38,9 @@ fn direct() -> String {
     format!("postgresql://{}:{}@127.0.0.1:{port}/{}", sample::USER, sample::PASSWORD, sample::DATABASE)
 }
 
+/// Psycopg's crowd of 20 sets a parameter to a bound value each, which pins them: the pool has room for all.
 fn pgweir() -> Pgweir {
-    Pgweir::builder().cluster(support::cluster(), &[1, 2]).start()
+    Pgweir::builder().cluster(support::cluster(), &[1, 2]).set("pool.max", 22).start()
 }
 
 /// What a script expects is what Postgres does.
@@ -53,13 +55,26 @@ fn node_at_postgres() {
 }
 
 #[test]
-#[ignore = "until `pgweir run` serves"]
 fn psycopg_through_pgweir() {
     psycopg(&pgweir().url());
 }
 
 #[test]
-#[ignore = "until `pgweir run` serves"]
 fn node_through_pgweir() {
     node(&pgweir().url());
+}
+
+/// With -M prepared, pgbench's thread waits for each Parse with the transactions of its other clients open, which on a
+/// pool smaller than its clients would wait for one another; so there without transactions.
+#[test]
+fn pgbench_in_every_mode() {
+    let pgweir = Pgweir::builder().cluster(support::cluster(), &[1, 2]).set("pool.max", 4).start();
+    let reads = "\\set n random(1, 100)\nSELECT :n + 1;\nSELECT :n /* pgweir: primary */;\n";
+    let block = format!("{reads}BEGIN;\nSELECT :n;\nSELECT :n + 2;\nEND;\n");
+    for (mode, text) in [("simple", block.as_str()), ("extended", &block), ("prepared", reads)] {
+        let script = pgweir.folder().join(mode);
+        fs::write(&script, text).unwrap();
+        let printed = pgweir.pgbench(&["-M", mode, "-c", "32", "-j", "2", "-t", "25", "-f", script.to_str().unwrap()]);
+        assert!(printed.contains("actually processed: 800/800"), "{mode}: {printed}");
+    }
 }
