@@ -11,7 +11,7 @@ demo: setup
 	$(CARGO) run --release --locked -- demo
 
 test: setup lint
-	$(CARGO) test --locked --all-targets
+	$(CARGO) test --locked --lib --bins --tests
 	$(CARGO) test --locked --doc
 	@if $(CARGO) fuzz --version >/dev/null 2>&1; then $(MAKE) fuzz; else echo "cargo-fuzz is not installed: no fuzz run"; fi
 
