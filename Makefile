@@ -5,7 +5,7 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 20
 BENCH_OPTIONS ?=
 
-.PHONY: demo test lint bench rooms instructions instructions-budget fuzz setup
+.PHONY: demo test lint bench rooms instructions instructions-budget fuzz setup bench-setup
 
 demo: setup
 	$(CARGO) run --release --locked -- demo
@@ -20,17 +20,17 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 # What a query costs, beside PgBouncer and a bare relay. BENCH_OPTIONS: --quick, --only simple, --help, …
-bench:
+bench: bench-setup
 	$(CARGO) bench --locked --bench compare -- $(BENCH_OPTIONS)
 
 # What the hot rooms cost: in time, and in instructions, which are held against benches/instructions.toml.
 rooms:
 	$(CARGO) bench --locked --bench rooms
 
-instructions:
+instructions: bench-setup
 	$(CARGO) bench --locked --bench instructions
 
-instructions-budget:
+instructions-budget: bench-setup
 	$(CARGO) bench --locked --bench instructions -- --write
 
 # Runs each target of fuzz/ for a short while. RUSTC_BOOTSTRAP lets a stable compiler accept the sanitizer's flags.
@@ -42,3 +42,6 @@ fuzz:
 
 setup:
 	@.ci/setup
+
+bench-setup:
+	@.ci/setup bench
