@@ -42,6 +42,7 @@ impl Session {
     /// The client breaks the protocol.
     pub fn scan(&mut self) -> Result<Head, Fault> {
         self.scanned.clear();
+        self.environment.settle(self.parameters.current());
         let mut at = 0;
         let mut batch = Batch { end: 0, demand: Demand::default(), prepares_only: true, begins: false };
         loop {

@@ -21,11 +21,39 @@ impl Session {
         self.note_listen(facts, leased);
         for effect in &facts.effects {
             match effect {
-                Effect::Unknown => leased.suspect = true,
-                // Held by the session from within a statement that then fails.
-                Effect::AdvisoryLock => self.pins.insert(Pin::AdvisoryLock),
+                Effect::Unknown => (leased.suspect, leased.unsure) = (true, true),
+                // Held by the session from within a statement that then fails; or not, where it was only tried.
+                Effect::AdvisoryLock => {
+                    self.pins.insert(Pin::AdvisoryLock);
+                    leased.unsure = true;
+                }
                 _ => {}
             }
+        }
+        if !self.pins.is_empty() {
+            leased.unsure |= may_end_pin(facts);
+        }
+        self.note_definitions(facts, leased);
+        let resets = !self.parameters.base().is_empty() && facts.effects.iter().any(is_reset);
+        self.settling |= resets || facts.effects.iter().any(is_of_names);
+        let (client, sent) = (self.client.id, &mut self.sent_apart);
+        self.environment.note(facts, || {
+            *sent += 1;
+            format!("{client}:{sent}")
+        });
+    }
+
+    /// What is prepared behind a change of definitions, or behind its rollback, is prepared anew.
+    fn note_definitions(&mut self, facts: &Facts, leased: &mut Leased) {
+        let defines = may_define(facts);
+        self.defining |= defines;
+        let undone = self.defining && !facts.control.is_empty();
+        if defines
+            || undone
+            || facts.effects.contains(&Effect::Temporary)
+            || facts.effects.contains(&Effect::DiscardTemp)
+        {
+            leased.lease.held.outdate();
         }
     }
 
@@ -34,10 +62,6 @@ impl Session {
         let facts = &plan.facts;
         if facts.effects.is_empty() && facts.control.is_empty() {
             return;
-        }
-        if facts.statements > 1 && facts.effects.iter().any(is_setting) && !facts.control.is_empty() {
-            // Which settings survive depends on where the COMMIT stands among them.
-            self.pins.insert(Pin::Set);
         }
         facts.control.iter().for_each(|control| self.apply_control(control, tag));
         if !facts.effects.is_empty() && self.status == b'I' {
@@ -48,6 +72,22 @@ impl Session {
         facts.effects.iter().for_each(|effect| self.apply_effect(effect, &mut leased));
         self.leased = Some(leased);
         self.client.pins.store(self.pins.bits(), Ordering::Relaxed);
+    }
+
+    /// A string of several statements has ended. Which of them have counted, a failure or a COMMIT among them decides.
+    pub fn apply_several(&mut self, plan: &Arc<Plan>) {
+        let facts = &plan.facts;
+        if let Some(leased) = self.leased.as_mut().filter(|_| self.failed || !facts.control.is_empty()) {
+            let sets = facts.effects.iter().any(|effect| !matches!(effect, Effect::Execute(_)));
+            leased.unsure |= sets;
+            // The server is not asked for these.
+            if facts.effects.iter().any(is_custom) {
+                self.pins.insert(Pin::Set);
+            }
+        }
+        if !self.failed {
+            self.apply(plan, b"");
+        }
     }
 
     fn apply_control(&mut self, control: &Control, tag: &[u8]) {
@@ -118,37 +158,41 @@ impl Session {
                 self.parameters.reset_all();
             }
             Effect::DiscardAll => {
-                self.names.clear();
+                self.apply_names(effect, leased);
                 self.pins.clear();
                 self.change_channels(Change::UnlistenAll);
                 self.parameters.discard_all();
                 leased.actual = Settings::default();
-                leased.lease.held.clear();
-                leased.lease.unnamed = None;
                 leased.suspect = false;
             }
-            Effect::Deallocate(None) => {
-                self.names.clear();
-                self.pins.remove(Pin::Prepare);
-                leased.lease.held.clear();
+            Effect::Prepare(_) => {
+                self.pins.insert(Pin::Prepare);
+                self.apply_names(effect, leased);
             }
-            effect => self.apply_pin(effect),
+            Effect::Deallocate(_) => self.apply_names(effect, leased),
+            effect => self.apply_pin(effect, leased),
         }
     }
 
     /// State that cannot be said again elsewhere binds the session to its connection until its cause ends.
-    fn apply_pin(&mut self, effect: &Effect) {
+    fn apply_pin(&mut self, effect: &Effect, leased: &mut Leased) {
         match effect {
-            Effect::SessionCharacteristics => self.pins.insert(Pin::Set),
+            Effect::SessionCharacteristics => leased.unsure = true,
             Effect::DiscardTemp => self.pins.remove(Pin::TemporaryTable),
             Effect::DiscardSequences => self.pins.remove(Pin::Sequence),
-            Effect::Prepare(_) => self.pins.insert(Pin::Prepare),
             Effect::Listen(name) => self.change_channels(Change::Listen(name.as_str().into())),
             Effect::Unlisten(Some(name)) => self.change_channels(Change::Unlisten(name.as_str().into())),
             Effect::Unlisten(None) => self.change_channels(Change::UnlistenAll),
-            Effect::Declare { hold: true, .. } => self.pins.insert(Pin::HoldCursor),
+            Effect::Declare { hold: true, .. } => {
+                self.pins.insert(Pin::HoldCursor);
+                leased.unsure = true;
+            }
             Effect::Close(None) => self.pins.remove(Pin::HoldCursor),
-            Effect::Temporary => self.pins.insert(Pin::TemporaryTable),
+            // Gone again with its transaction, perhaps.
+            Effect::Temporary => {
+                self.pins.insert(Pin::TemporaryTable);
+                leased.unsure = true;
+            }
             Effect::AdvisoryLock => self.pins.insert(Pin::AdvisoryLock),
             Effect::AdvisoryUnlockAll => self.pins.remove(Pin::AdvisoryLock),
             Effect::Load => self.pins.insert(Pin::Load),
@@ -166,12 +210,17 @@ impl Session {
                 self.parameters.reset(name);
                 leased.actual.remove(name);
             }
-            SetValue::Opaque => self.pins.insert(Pin::Set),
+            // Of custom ones, and of one without a name that may be one, the server does not tell.
+            SetValue::Opaque if name.contains('.') || name.is_empty() => self.pins.insert(Pin::Set),
+            SetValue::Opaque => leased.unsure = true,
         }
     }
 
     /// Takes back what dropped messages had changed, last first.
     pub fn undo(&mut self, dropped: Vec<Expect>) {
+        if let Some(leased) = self.leased.as_mut().filter(|_| !dropped.is_empty()) {
+            leased.named.clear();
+        }
         for expect in dropped {
             let undo = match expect {
                 Expect::Parse { statement, undo, .. } => {
@@ -207,20 +256,47 @@ impl Session {
     }
 }
 
-/// It changes settings for the session, if not rolled back.
-fn is_setting(effect: &Effect) -> bool {
-    match effect {
-        Effect::Set { local, .. } | Effect::Role { local, .. } => !local,
-        effect => matches!(effect, Effect::ResetAll | Effect::DiscardAll | Effect::SessionCharacteristics),
-    }
-}
-
 fn keep_identity(settings: &Settings) -> Settings {
     let mut kept = Settings::default();
     for (name, value) in settings.iter().filter(|(name, _)| matches!(*name, "role" | "session_authorization")) {
         kept.set(name, value.clone());
     }
     kept
+}
+
+/// A parameter of which the server does not tell in pg_settings.
+fn is_custom(effect: &Effect) -> bool {
+    matches!(effect, Effect::Set { name, local: false, .. } if name.contains('.'))
+}
+
+/// What pins the session may be gone afterwards.
+fn may_end_pin(facts: &Facts) -> bool {
+    let ends = |effect: &Effect| {
+        matches!(effect, Effect::Deallocate(_) | Effect::Close(_) | Effect::Unlisten(_) | Effect::DiscardTemp)
+    };
+    matches!(facts.primary, Some(Reason::Ddl | Reason::Lock)) || facts.effects.iter().any(ends)
+}
+
+/// It may change what other texts mean, for all clients.
+fn may_define(facts: &Facts) -> bool {
+    let temporary = facts.effects.contains(&Effect::Temporary);
+    match facts.primary {
+        Some(Reason::Ddl | Reason::Into) => !temporary || facts.statements > 1,
+        Some(Reason::Utility | Reason::Unparsable) => facts.effects.contains(&Effect::Unknown),
+        None => false,
+        // Behind the first of several statements another may stand, which leaves the relations inexact.
+        Some(_) => facts.statements > 1 && !facts.relations_exact,
+    }
+}
+
+/// It makes or ends statements by SQL.
+fn is_of_names(effect: &Effect) -> bool {
+    matches!(effect, Effect::Prepare(_) | Effect::Deallocate(_) | Effect::DiscardAll)
+}
+
+/// Back to the values of startup, which pgweir says again behind it.
+fn is_reset(effect: &Effect) -> bool {
+    matches!(effect, Effect::Set { value: SetValue::Default, .. } | Effect::ResetAll | Effect::DiscardAll)
 }
 
 /// It may leave a trace in the database that the session then expects to read.

@@ -10,6 +10,7 @@ use crate::error::Malformed;
 use crate::frontend::requests::emit;
 use crate::frontend::session::Session;
 use crate::session::pipeline::{Expect, Failed, Step};
+use crate::session::prepared::as_client_says;
 use crate::wire::read::ErrorFields;
 use crate::wire::tag::backend;
 use crate::wire::{read, scan, write};
@@ -104,6 +105,14 @@ impl Session {
         while let Some(head) = scan::head(&copy.inbox[copy.at..])? {
             let available = (copy.inbox.len() - copy.at).min(head.total);
             match head.tag {
+                backend::DATA_ROW if self.pipeline.is_survey() => {
+                    if available < head.total {
+                        break;
+                    }
+                    self.note_survey(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
+                    self.pass(head, available, copy)?;
+                    continue;
+                }
                 backend::DATA_ROW | backend::COPY_DATA => {
                     self.request.part += 1;
                     self.pass(head, available, copy)?;
@@ -143,7 +152,7 @@ impl Session {
         self.server_rest -= n;
         self.request.bytes += n as u64;
         copy.at = n;
-        if self.pipeline.is_replay() {
+        if self.pipeline.is_own() {
             copy.from = n;
         }
     }
@@ -174,8 +183,8 @@ impl Session {
             Some(Expect::Query { .. } | Expect::Function | Expect::Sync { shown: true }) => None,
             _ => return false,
         };
-        if let Some(plan) = several.filter(|_| !resumed && !self.failed) {
-            self.apply(&plan, b"");
+        if let Some(plan) = several.filter(|_| !resumed) {
+            self.apply_several(&plan);
         }
         let status = copy.inbox[copy.at + head.total - 1];
         if !resumed && status == b'I' && self.holds_ready() {
@@ -195,7 +204,11 @@ impl Session {
                 self.record(&plan);
                 false
             }
-            Some(Expect::Replay) => true,
+            Some(Expect::Replay | Expect::Aside) => true,
+            Some(Expect::Survey) => {
+                self.finish_survey();
+                true
+            }
             Some(Expect::Sync { shown: false }) => {
                 // The client's own Sync is still to come: up to it an error skips its messages.
                 self.skipping = std::mem::take(&mut self.failed);
@@ -216,17 +229,15 @@ impl Session {
 
     /// Messages that may come at any time.
     fn pass_aside(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
-        let own = self.pipeline.is_replay();
+        let own = self.pipeline.is_own();
         let frame = &mut copy.inbox[copy.at..copy.at + head.total];
+        // A notification is the client's, whenever it comes.
         let passed = match head.tag {
-            backend::PARAMETER_STATUS => {
-                self.note_status(&frame[scan::HEADER..], own)?;
-                true
-            }
+            backend::PARAMETER_STATUS => !self.note_status(&frame[scan::HEADER..], own)? && !own,
             backend::NOTIFICATION => self.pass_notification(head, frame)?,
-            _ => true,
+            _ => !own,
         };
-        if own || !passed {
+        if !passed {
             copy.flush(&mut self.outbox);
             copy.from = copy.at + head.total;
         }
@@ -234,13 +245,15 @@ impl Session {
         Ok(())
     }
 
-    fn note_status(&mut self, body: &[u8], own: bool) -> Result<(), Malformed> {
+    /// True where the report is kept back, to be corrected.
+    fn note_status(&mut self, body: &[u8], own: bool) -> Result<bool, Malformed> {
         if let Some(leased) = &mut self.leased {
             leased.lease.note_status(body)?;
         }
         let mut r = read::Reader::new(body);
         let (name, value) = (r.str()?, r.str()?);
-        if !own {
+        let kept_back = !own && self.parameters.base().value(&name.to_ascii_lowercase()).is_some();
+        if kept_back {
             self.reported.retain(|(reported, _)| **reported != *name);
             self.reported.push((name.into(), value.into()));
         }
@@ -250,24 +263,31 @@ impl Session {
         if matches!(name, "client_encoding" | "standard_conforming_strings") {
             self.note_readable();
         }
-        Ok(())
+        Ok(kept_back)
     }
 
     /// RESET brings a server back to its own values, the client to those of its startup packet, which are said again
-    /// ahead of the next statement: the client is told those.
+    /// ahead of the next statement: the client is told those, and only of a change.
     fn correct_reports(&mut self) {
         let (base, current) = (self.parameters.base(), self.parameters.current());
-        for (name, told) in self.reported.drain(..) {
+        for (name, said) in self.reported.drain(..) {
             let lower = name.to_ascii_lowercase();
-            if base.value(&lower).is_none() || base.value(&lower) != current.value(&lower) {
+            let first = self.greeting.iter().find(|(first, _)| *first == name).map(|(_, value)| value.clone());
+            let there = self.leased.as_ref().and_then(|leased| leased.actual.value(&lower));
+            let is_reset = there.is_none() && base.value(&lower) == current.value(&lower);
+            let value = first.clone().filter(|_| is_reset).unwrap_or(said);
+            if *name == *"application_name" {
+                (*value).clone_into(&mut self.client.application_name.lock());
+            }
+            let told = self.told.iter_mut().find(|(told, _)| *told == name);
+            let before = told.as_ref().map(|(_, value)| value.clone()).or(first);
+            if before.as_ref() == Some(&value) {
                 continue;
             }
-            let first = self.greeting.iter().find(|(first, _)| *first == name).map(|(_, value)| value);
-            if let Some(value) = first.filter(|value| **value != told) {
-                write::parameter_status(&mut self.outbox, &name, value);
-                if *name == *"application_name" {
-                    (**value).clone_into(&mut self.client.application_name.lock());
-                }
+            write::parameter_status(&mut self.outbox, &name, &value);
+            match told {
+                Some((_, told)) => *told = value,
+                None => self.told.push((name, value)),
             }
         }
     }
@@ -280,6 +300,13 @@ impl Session {
         let again = again.filter(|again| self.may_say_again(*again));
         if let (true, Some(again)) = (untouched, again) {
             return Ok(Some(Relayed::Retry { why: fields.message(), again }));
+        }
+        if (self.pipeline.is_survey() || self.pipeline.is_aside()) && !fields.is_fatal() {
+            self.fail_survey();
+            copy.flush(&mut self.outbox);
+            copy.at += head.total;
+            copy.from = copy.at;
+            return Ok(None);
         }
         if self.pipeline.is_replay() {
             return Ok(Some(Relayed::ReplayFailed(fields.message())));
@@ -299,7 +326,11 @@ impl Session {
     /// An error on its way to the client, in which a statement goes by the client's name for it.
     fn pass_error(&mut self, head: scan::Head, copy: &mut Copy) {
         let body = copy.at + scan::HEADER..copy.at + head.total;
-        let Some(renamed) = self.names.as_client_says(&copy.inbox[body]) else {
+        let name = match self.pipeline.front() {
+            Some(Expect::Bind { name, .. }) => name.as_deref().unwrap_or_default(),
+            _ => &[],
+        };
+        let Some(renamed) = as_client_says(&copy.inbox[body], name) else {
             copy.at += head.total;
             return;
         };
@@ -314,7 +345,7 @@ impl Session {
         let body = &copy.inbox[copy.at + scan::HEADER..copy.at + head.total];
         match head.tag {
             // What pgweir asked itself is nobody's statement.
-            _ if self.pipeline.is_replay() => self.request.part = 0,
+            _ if self.pipeline.is_own() => self.request.part = 0,
             backend::COMMAND_COMPLETE => {
                 let tag = read::Reader::new(body).cstr()?;
                 self.request.rows += read::tag_rows(tag);
@@ -351,6 +382,9 @@ impl Session {
             match self.failed {
                 true => self.rolled_back(),
                 false => self.parameters.commit(),
+            }
+            if std::mem::take(&mut self.defining) {
+                self.database.statements.definitions_changed();
             }
             if std::mem::take(&mut self.writing) {
                 self.wrote = Some(Instant::now());

@@ -87,6 +87,9 @@ impl Session {
 
     /// What the message's name stands for depends on a segment that may yet fail.
     fn must_wait(&self, tag: u8, body: &[u8]) -> Result<bool, Fault> {
+        if self.settling && !self.pipeline.is_empty() && !self.pipeline.is_unsynced() {
+            return Ok(true);
+        }
         if !self.pipeline.in_flight() || self.keeps_names() {
             return Ok(false);
         }
@@ -119,6 +122,8 @@ impl Session {
                 // A simple Query ends the unnamed statement, on the server as here.
                 self.names.replace(b"", None);
                 leased.lease.unnamed = None;
+                self.name_for_sql(&plan.facts, leased);
+                self.note_sequences(&plan.facts, leased);
                 self.note_plan(&plan, leased);
                 leased.lease.outbox.put_slice(frame);
                 self.pipeline.push(Expect::Query { plan: Some(plan) });
@@ -171,10 +176,12 @@ impl Session {
     fn forward_parse(&mut self, parse: read::Parse<'_>, leased: &mut Leased) {
         self.counters().client_parse();
         let statement = match self.scanned.pop_front() {
-            Some(Scanned::Parse(statement)) => statement,
+            Some(Scanned::Parse(statement)) if statement.environment == *self.environment.key() => statement,
             _ => self.statement(parse.text, parse.types),
         };
-        if !parse.name.is_empty() && self.names.find(parse.name).is_some() && !self.keeps_names() {
+        self.forget_sequences(&statement.plan.facts, leased);
+        let taken = self.names.find(parse.name).is_some() || self.is_of_sql(parse.name);
+        if !parse.name.is_empty() && taken && !self.keeps_names() {
             return self.forward_duplicate(parse, leased);
         }
         let previous = self.names.replace(parse.name, Some(statement.clone()));
@@ -195,6 +202,7 @@ impl Session {
 
     /// The server has the statement whatever becomes of the segments in flight.
     fn has_for_certain(&self, statement: &Statement, leased: &mut Leased) -> bool {
+        leased.lease.held.renew(self.database.statements.definitions());
         leased.lease.held.touch(statement.id) && !self.pipeline.is_statement_uncertain(statement.id)
     }
 
@@ -215,10 +223,8 @@ impl Session {
 
     /// The name is taken: the server itself is to say so (42P05), in its place in the order.
     fn forward_duplicate(&mut self, parse: read::Parse<'_>, leased: &mut Leased) {
-        (leased.suspect, leased.prepared) = (true, true);
+        self.name_on_server(parse.name, false, leased);
         let out = &mut leased.lease.outbox;
-        write::parse(out, parse.name, b"", b"\0\0");
-        self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None });
         write::parse(out, parse.name, parse.text, parse.types);
         self.pipeline.push(Expect::Parse { statement: None, shown: true, undo: None });
     }
@@ -260,10 +266,27 @@ impl Session {
                 write::parse(&mut leased.lease.outbox, b"", &statement.text, &statement.types);
                 self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None });
             }
-        } else if !self.has_for_certain(&statement, leased) {
-            self.prepare(&statement, false, None, leased);
+        } else if !self.can_use(&statement, leased) {
+            return Some(self.prepare_again(statement, leased));
         }
         Some(statement)
+    }
+
+    /// In a failed transaction nothing can be prepared and nothing is run: one that is out of date will do.
+    fn can_use(&self, statement: &Statement, leased: &mut Leased) -> bool {
+        self.has_for_certain(statement, leased) || (self.status == b'E' && leased.lease.held.has(statement.id))
+    }
+
+    /// A statement that this connection has not: its text is read under the settings of now.
+    fn prepare_again(&mut self, statement: Arc<Statement>, leased: &mut Leased) -> Arc<Statement> {
+        let statement = match statement.environment == *self.environment.key() {
+            true => statement,
+            false => self.statement(&statement.text, &statement.types),
+        };
+        if !self.has_for_certain(&statement, leased) {
+            self.prepare(&statement, false, None, leased);
+        }
+        statement
     }
 
     fn forward_bind(&mut self, head: scan::Head, frame: &[u8], leased: &mut Leased) -> Result<(), Fault> {
@@ -274,6 +297,8 @@ impl Session {
         let new = self.name_there(name, statement.as_deref(), leased);
         let rest = &body[portal.len() + name.len() + 2..];
         if let Some(statement) = &statement {
+            self.name_for_sql(&statement.plan.facts, leased);
+            self.note_sequences(&statement.plan.facts, leased);
             self.note_plan(&statement.plan, leased);
             self.note_portal(portal, &statement.plan, rest);
         }
@@ -285,7 +310,8 @@ impl Session {
         out.put_slice(&new);
         out.put_u8(0);
         out.put_slice(rest);
-        self.pipeline.push(Expect::Bind { plan: statement.map(|s| s.plan.clone()) });
+        let name = self.names.shared(name);
+        self.pipeline.push(Expect::Bind { plan: statement.map(|s| s.plan.clone()), name });
         Ok(())
     }
 
@@ -293,6 +319,9 @@ impl Session {
         let (kind, name) = read::kind_and_name(&frame[scan::HEADER..])?;
         if kind == b'S' {
             let statement = self.server_name(name, leased);
+            if let Some(statement) = &statement {
+                self.name_for_sql(&statement.plan.facts, leased);
+            }
             let new = self.name_there(name, statement.as_deref(), leased);
             write::of_statement(&mut leased.lease.outbox, frontend::DESCRIBE, &new);
         } else {
@@ -306,7 +335,11 @@ impl Session {
         let (kind, name) = read::kind_and_name(&frame[scan::HEADER..])?;
         if kind == b'S' && self.keeps_names() {
             self.names.replace(name, None);
+        } else if kind == b'S' && self.is_of_sql(name) {
+            self.forget_name(name, leased);
+            leased.unsure = true;
         } else if kind == b'S' {
+            self.close_name(name, leased);
             let previous = self.names.replace(name, None);
             let undo = Some(self.keep_undo(name, previous));
             self.pipeline.push(Expect::ClosedHere { undo });
@@ -337,7 +370,7 @@ impl Session {
     }
 
     /// The connection is the client's alone: its statements have the names it gave them, for SQL to use as well.
-    fn keeps_names(&self) -> bool {
+    pub(super) fn keeps_names(&self) -> bool {
         self.mode == PoolMode::Session
     }
 

@@ -72,9 +72,11 @@ impl Session {
     async fn advance(&mut self) -> Result<Option<usize>, End> {
         loop {
             if let Some(leased) = &self.leased {
-                if leased.replica || self.terminating || self.pipeline.ends_in_own_sync() {
+                let own = self.pipeline.ends_in_own_sync() || self.pipeline.is_survey();
+                if leased.replica || self.terminating || own {
                     // What follows is decided when this is done.
-                    return Ok((!self.terminating || self.pipeline.owes_ready()).then_some(0));
+                    let owed = self.pipeline.owes_ready() || self.pipeline.is_survey();
+                    return Ok((!self.terminating || owed).then_some(0));
                 }
                 self.begin_request();
                 match self.forward(None).map_err(End::Fault)? {
@@ -105,8 +107,12 @@ impl Session {
                 leased.why = why;
             }
             self.client.set_activity(Activity::Active, now);
-            // A Query within a segment would end it.
-            if !self.pipeline.is_unsynced() {
+            self.settling = false;
+            if self.status == b'I' {
+                self.environment.settle(self.parameters.current());
+            }
+            // A Query within a segment would end it, and in a failed transaction none is heard.
+            if !self.pipeline.is_unsynced() && self.status != b'E' {
                 self.replay();
             }
         }
@@ -227,8 +233,20 @@ impl Session {
         self.request.why = why;
         self.request.kept = if replica { batch.end } else { 0 };
         self.client.set_target(Some(lease.identity.clone()));
+        self.settling = false;
         let actual = lease.settings.clone();
-        self.leased = Some(Leased { lease, why, replica, actual, suspect: false, prepared: false, fenced: false });
+        self.leased = Some(Leased {
+            lease,
+            why,
+            replica,
+            actual,
+            suspect: false,
+            unsure: false,
+            drew: false,
+            named: Vec::new(),
+            prepared: false,
+            fenced: false,
+        });
         self.replay();
     }
 
@@ -337,6 +355,9 @@ impl Session {
             return;
         }
         self.client.set_activity(Activity::Idle, self.request.mark);
+        if self.mode != PoolMode::Session && self.survey() {
+            return;
+        }
         if self.pins.is_empty() && self.mode != PoolMode::Session {
             self.give_back();
         } else if let Some(leased) = &mut self.leased {

@@ -13,6 +13,7 @@ use crate::frontend::client::Client;
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::notifications::Subscription;
 use crate::frontend::proxy::Proxy;
+use crate::frontend::survey::Survey;
 use crate::net::Stream;
 use crate::net::buffers::Buffers;
 use crate::pool::checkout::Pool;
@@ -20,6 +21,7 @@ use crate::pool::lease::Lease;
 use crate::route::decide::Why;
 use crate::route::plan::Plan;
 use crate::session::channels::Channels;
+use crate::session::environment::Environment;
 use crate::session::parameters::{Parameters, Settings};
 use crate::session::pins::Pins;
 use crate::session::pipeline::{Pipeline, Undo};
@@ -47,6 +49,12 @@ pub struct Leased {
     pub suspect: bool,
     /// … and SQL-level prepared statements may be among it.
     pub prepared: bool,
+    /// What the session is, settings and pins, only the server knows: asked when it is at rest.
+    pub unsure: bool,
+    /// What it has drawn from sequences is the client's own, or nothing.
+    pub drew: bool,
+    /// Protocol-level statements that the connection knows by the client's own names too.
+    pub named: Vec<Box<[u8]>>,
     /// Notifications of this connection's process are the client's own: those of earlier clients have been delivered.
     pub fenced: bool,
 }
@@ -55,7 +63,19 @@ impl Leased {
     /// A connection that serves one client from its login to its end.
     pub fn for_session(lease: Lease) -> Leased {
         let actual = lease.settings.clone();
-        Leased { lease, why: Why::SessionMode, replica: false, actual, suspect: true, prepared: true, fenced: true }
+        Leased {
+            lease,
+            why: Why::SessionMode,
+            replica: false,
+            actual,
+            suspect: true,
+            unsure: false,
+            // Of an earlier client's nothing is left there.
+            drew: true,
+            named: Vec::new(),
+            prepared: true,
+            fenced: true,
+        }
     }
 }
 
@@ -147,6 +167,18 @@ pub struct Session {
     pub scanned: VecDeque<Scanned>,
 
     pub names: Names,
+    /// Names of SQL's PREPARE.
+    pub sql_names: Vec<String>,
+    pub environment: Environment,
+    /// It has asked for currval or lastval.
+    pub asks_sequences: bool,
+    /// What follows depends on how a statement under way ends: behind a RESET the client's startup values are said
+    /// again, and PREPARE or DEALLOCATE change its names.
+    pub settling: bool,
+    /// Definitions (tables, functions) may have changed in the open transaction.
+    pub defining: bool,
+    /// Numbers the environments of this client that nobody shares.
+    pub sent_apart: u64,
     /// The open portals; the unnamed one first and mostly alone.
     pub portals: Vec<Portal>,
     pub parameters: Parameters,
@@ -155,6 +187,7 @@ pub struct Session {
     pub channels: Channels,
     /// Since it first listened.
     pub subscription: Option<Box<Subscription>>,
+    pub survey: Survey,
     /// The status byte of the last ReadyForQuery.
     pub status: u8,
     /// A BEGIN may be among the segments in flight.
@@ -172,6 +205,8 @@ pub struct Session {
     /// The ParameterStatus values that the client began with: those to which RESET returns.
     pub greeting: Statuses,
     /// ParameterStatus values that the client was told since the last ReadyForQuery.
+    /// Values of startup parameters that the client was told since.
+    pub told: Vec<(Box<str>, Box<str>)>,
     pub reported: Vec<(Box<str>, Box<str>)>,
     /// The client's encoding and string syntax are read as Postgres reads them.
     pub readable: bool,
@@ -202,6 +237,6 @@ impl Session {
 
     /// The statement of a Parse.
     pub fn statement(&self, text: &[u8], types: &[u8]) -> Arc<Statement> {
-        self.database.statements.statement(text, types, || self.plan(text))
+        self.database.statements.statement(text, types, self.environment.key(), || self.plan(text))
     }
 }

@@ -2,6 +2,7 @@
 //! it is owed.
 
 pub mod channels;
+pub mod environment;
 pub mod parameters;
 pub mod pins;
 pub mod pipeline;

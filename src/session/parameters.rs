@@ -171,6 +171,12 @@ impl Parameters {
         self.current = self.base.clone();
     }
 
+    /// What the server says of a session at rest.
+    pub fn learn(&mut self, settings: Settings) {
+        self.current = settings;
+        self.saved.clear();
+    }
+
     /// A transaction block opens; again within one, Postgres only warns.
     pub fn begin(&mut self) {
         if self.saved.is_empty() {

@@ -33,6 +33,8 @@ pub enum Expect {
         undo: Option<Undo>,
     },
     Bind {
+        /// The client's name of the statement; `None`: the unnamed one.
+        name: Option<Arc<[u8]>>,
         plan: Option<Arc<Plan>>,
     },
     Describe,
@@ -58,6 +60,10 @@ pub enum Expect {
     },
     /// Statements of pgweir's own ahead of the client's (the parameters' difference).
     Replay,
+    /// A statement named for the client's SQL ahead of it, and a Sync; its error, if any, is not shown.
+    Aside,
+    /// A question of pgweir's own behind the client's: what the session has become.
+    Survey,
     Function,
     /// CopyDone or CopyFail: no reply of its own; it tells which Syncs a COPY swallows.
     CopyEnd,
@@ -68,7 +74,7 @@ impl Expect {
     pub fn statement(&self) -> Option<(Arc<Plan>, Option<Arc<Values>>)> {
         let (plan, values) = match self {
             Expect::Execute { plan, values } => (plan.as_ref()?, values.clone()),
-            Expect::Query { plan } | Expect::Bind { plan } => (plan.as_ref()?, None),
+            Expect::Query { plan } | Expect::Bind { plan, .. } => (plan.as_ref()?, None),
             Expect::Parse { statement, .. } => (&statement.as_ref()?.plan, None),
             _ => return None,
         };
@@ -199,7 +205,7 @@ impl Pipeline {
 
     /// Takes one frame of the server's, by its tag; entries it completes are gone afterwards. Errors go through
     /// [`Pipeline::fail`], and the asynchronous messages (notice, notification, parameter status) through
-    /// [`Pipeline::is_replay`].
+    /// [`Pipeline::is_own`].
     #[inline]
     pub fn step(&mut self, tag: u8) -> Step {
         let Some(front) = self.queue.front() else {
@@ -229,9 +235,11 @@ impl Pipeline {
             | (Expect::Describe, backend::ROW_DESCRIPTION | backend::NO_DATA)
             | (Expect::Close { .. }, backend::CLOSE_COMPLETE)
             | (Expect::Parse { .. }, backend::PARSE_COMPLETE)
-            | (Expect::Replay, backend::READY) => (true, true),
+            | (Expect::Replay | Expect::Aside | Expect::Survey, backend::READY) => (true, true),
             (Expect::Describe, backend::PARAMETER_DESCRIPTION) => (true, false),
-            (Expect::Function, backend::FUNCTION_RESULT) | (Expect::Replay, _) => (true, false),
+            (Expect::Function, backend::FUNCTION_RESULT) | (Expect::Replay | Expect::Aside | Expect::Survey, _) => {
+                (true, false)
+            }
             _ => (false, false),
         };
         if !matches {
@@ -239,7 +247,7 @@ impl Pipeline {
         }
         let shown = match front {
             Expect::Parse { shown, .. } | Expect::Close { shown, .. } | Expect::Sync { shown } => *shown,
-            Expect::Replay => false,
+            Expect::Replay | Expect::Aside | Expect::Survey => false,
             _ => true,
         };
         if done && self.queue.pop_front().is_some_and(|e| e.ends_segment()) {
@@ -253,11 +261,27 @@ impl Pipeline {
         matches!(self.queue.front(), Some(Expect::Replay))
     }
 
+    /// A question of pgweir's own is being answered: until then it is not known what the session is.
+    pub fn is_survey(&self) -> bool {
+        matches!(self.queue.front(), Some(Expect::Survey))
+    }
+
+    pub fn is_aside(&self) -> bool {
+        matches!(self.queue.front(), Some(Expect::Aside))
+    }
+
+    /// The frames that come now are pgweir's own affair.
+    pub fn is_own(&self) -> bool {
+        matches!(self.queue.front(), Some(Expect::Replay | Expect::Aside | Expect::Survey))
+    }
+
     /// An ErrorResponse came: what the server now skips is dropped, and given back last first, so that names can be
     /// restored in that order. Within a simple Query nothing is skipped.
     pub fn fail(&mut self) -> Failed {
         self.copying_in = false;
-        if let Some(Expect::Query { .. } | Expect::Function | Expect::Replay) | None = self.queue.front() {
+        if let Some(Expect::Query { .. } | Expect::Function | Expect::Replay | Expect::Aside | Expect::Survey) | None =
+            self.queue.front()
+        {
             return Failed { dropped: Vec::new(), skips: self.queue.is_empty() && self.unsynced };
         }
         // It had dropped the unnamed statement before it failed.
@@ -416,7 +440,7 @@ mod tests {
     }
 
     fn bind() -> Expect {
-        Expect::Bind { plan: None }
+        Expect::Bind { plan: None, name: None }
     }
 
     fn execute() -> Expect {

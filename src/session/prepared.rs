@@ -18,6 +18,8 @@ pub struct Statement {
     pub text: Box<[u8]>,
     /// Parameter types as in a Parse: Int16 count, Int32 each.
     pub types: Box<[u8]>,
+    /// Under which settings the text was read: [`crate::session::environment::Environment::key`].
+    pub environment: Arc<str>,
     pub plan: Arc<Plan>,
 }
 
@@ -30,19 +32,36 @@ pub const UNKNOWN: u64 = u64::MAX;
 /// Above this many statements, those that no client holds are forgotten.
 const SWEEP_AT: usize = 10_000;
 
-type Key = (Box<[u8]>, Box<[u8]>);
+type Key = (Box<[u8]>, Box<[u8]>, Arc<str>);
 
 /// All statements of one database (of pgweir's configuration), shared by its clients.
 #[derive(Debug, Default)]
 pub struct Registry {
     statements: DashMap<Key, Arc<Statement>>,
     next: AtomicU64,
+    /// Counts the times that definitions have changed: what was prepared before may have another meaning now.
+    definitions: AtomicU64,
 }
 
 impl Registry {
-    /// The statement of this text and these types; `plan` is asked for where it is new.
-    pub fn statement(&self, text: &[u8], types: &[u8], plan: impl FnOnce() -> Arc<Plan>) -> Arc<Statement> {
-        let key: Key = (text.into(), types.into());
+    /// Tables, functions or the like have changed.
+    pub fn definitions_changed(&self) {
+        self.definitions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn definitions(&self) -> u64 {
+        self.definitions.load(Ordering::Relaxed)
+    }
+
+    /// The statement of this text and these types in this environment; `plan` is asked for where it is new.
+    pub fn statement(
+        &self,
+        text: &[u8],
+        types: &[u8],
+        environment: &Arc<str>,
+        plan: impl FnOnce() -> Arc<Plan>,
+    ) -> Arc<Statement> {
+        let key: Key = (text.into(), types.into(), environment.clone());
         if let Some(found) = self.statements.get(&key) {
             return found.clone();
         }
@@ -53,7 +72,8 @@ impl Registry {
         let make = || {
             let id = self.next.fetch_add(1, Ordering::Relaxed);
             let name = format!("{NAME_PREFIX}{id:x}").into_bytes().into();
-            Arc::new(Statement { id, name, text: text.into(), types: types.into(), plan })
+            let (text, types, environment) = (text.into(), types.into(), environment.clone());
+            Arc::new(Statement { id, name, text, types, environment, plan })
         };
         self.statements.entry(key).or_insert_with(make).clone()
     }
@@ -71,12 +91,17 @@ impl Registry {
 #[derive(Debug, Default)]
 pub struct Names {
     unnamed: Option<Arc<Statement>>,
-    named: HashMap<Box<[u8]>, Arc<Statement>>,
+    named: HashMap<Arc<[u8]>, Arc<Statement>>,
 }
 
 impl Names {
     pub fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    /// A name that the client has made, to be kept beside what is owed for it.
+    pub fn shared(&self, name: &[u8]) -> Option<Arc<[u8]>> {
+        self.named.get_key_value(name).map(|(name, _)| name.clone())
     }
 
     /// Binds or unbinds a name; gives back what it stood for.
@@ -86,24 +111,6 @@ impl Names {
             (false, Some(statement)) => self.named.insert(name.into(), statement),
             (false, None) => self.named.remove(name),
         }
-    }
-
-    /// A message of a server that quotes a statement's name there, with the client's name in its place; `None` where
-    /// there is none.
-    pub fn as_client_says(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let quoted = [b"\"", NAME_PREFIX.as_bytes()].concat();
-        let start = memchr::memmem::find(message, &quoted)? + 1;
-        let end = start + memchr::memchr(b'"', &message[start..])?;
-        let name = self.name_of(&message[start..end])?;
-        Some([&message[..start], name, &message[end..]].concat())
-    }
-
-    /// The client's name for what goes by this name on servers.
-    fn name_of(&self, there: &[u8]) -> Option<&[u8]> {
-        if self.unnamed.as_ref().is_some_and(|s| *s.name == *there) {
-            return Some(b"");
-        }
-        self.named.iter().find(|(_, s)| *s.name == *there).map(|(name, _)| &**name)
     }
 
     /// DEALLOCATE ALL, DISCARD ALL.
@@ -120,11 +127,22 @@ impl Names {
     }
 }
 
+/// A message of a server that quotes a statement's name there, with the client's name in its place; `None` where it
+/// quotes none.
+pub fn as_client_says(message: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let quoted = [b"\"", NAME_PREFIX.as_bytes()].concat();
+    let start = memchr::memmem::find(message, &quoted)? + 1;
+    let end = start + memchr::memchr(b'"', &message[start..])?;
+    Some([&message[..start], name, &message[end..]].concat())
+}
+
 /// What one server connection has prepared, least recently used first out.
 #[derive(Debug, Default)]
 pub struct Held {
     entries: HashMap<u64, Entry>,
     clock: u64,
+    /// [`Registry::definitions`] as they were when the entries were last looked at.
+    definitions: u64,
 }
 
 #[derive(Debug)]
@@ -133,14 +151,34 @@ struct Entry {
     statement: Arc<Statement>,
     /// An error has skipped a Parse or a Close of it: the server may or may not have it.
     doubtful: bool,
+    /// It was prepared before definitions changed.
+    outdated: bool,
 }
 
 impl Held {
+    /// Where definitions have changed since, what is held is closed and prepared again before it is used.
+    pub fn renew(&mut self, definitions: u64) {
+        if self.definitions != definitions {
+            self.definitions = definitions;
+            self.outdate();
+        }
+    }
+
+    /// What is held may have another meaning now.
+    pub fn outdate(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.outdated = true);
+    }
+
+    /// The connection has it for certain, if out of date.
+    pub fn has(&self, id: u64) -> bool {
+        self.entries.get(&id).is_some_and(|entry| !entry.doubtful)
+    }
+
     /// True, and marked as used, where the connection has it for certain.
     pub fn touch(&mut self, id: u64) -> bool {
         self.clock += 1;
         match self.entries.get_mut(&id) {
-            Some(entry) if !entry.doubtful => {
+            Some(entry) if !entry.doubtful && !entry.outdated => {
                 entry.last_use = self.clock;
                 true
             }
@@ -148,8 +186,9 @@ impl Held {
         }
     }
 
+    /// The server has it, or may have it, and it cannot be used.
     pub fn is_doubtful(&self, id: u64) -> bool {
-        self.entries.get(&id).is_some_and(|entry| entry.doubtful)
+        self.entries.get(&id).is_some_and(|entry| entry.doubtful || entry.outdated)
     }
 
     /// Takes out the least recently used where `max` or more are held, to be closed; again until `None`.
@@ -164,12 +203,12 @@ impl Held {
     /// Notes a statement as prepared.
     pub fn insert(&mut self, statement: Arc<Statement>) {
         self.clock += 1;
-        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: false });
+        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: false, outdated: false });
     }
 
     /// Notes that the server may or may not have it.
     pub fn doubt(&mut self, statement: Arc<Statement>) {
-        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: true });
+        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: true, outdated: false });
     }
 
     pub fn remove(&mut self, id: u64) {
@@ -194,14 +233,14 @@ mod tests {
     use super::*;
 
     fn statement(registry: &Registry, text: &str) -> Arc<Statement> {
-        registry.statement(text.as_bytes(), b"\0\0", || Arc::new(Plan::unknown()))
+        registry.statement(text.as_bytes(), b"\0\0", &"".into(), || Arc::new(Plan::unknown()))
     }
 
     #[test]
     fn types_are_part_of_the_identity() {
         let registry = Registry::default();
         let a = statement(&registry, "select $1");
-        let b = registry.statement(b"select $1", b"\0\x01\0\0\0\x17", || Arc::new(Plan::unknown()));
+        let b = registry.statement(b"select $1", b"\0\x01\0\0\0\x17", &"".into(), || Arc::new(Plan::unknown()));
         assert!(Arc::ptr_eq(&a, &statement(&registry, "select $1")));
         assert_ne!(a.name, b.name);
         assert!(a.name.starts_with(NAME_PREFIX.as_bytes()));

@@ -334,12 +334,22 @@ impl Scan<'_, '_> {
         };
         let built_in = schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
         let class = if built_in { functions::class(&name) } else { None };
+        let reads_setting = name == "current_setting";
         self.notes.function(Name { schema, name });
         match class {
             Some(Class::SetConfig) => self.set_config(at),
+            Some(class) if reads_setting => self.current_setting(at, class),
             Some(class) => self.class(class),
             None => self.notes.unknown_name(Reason::UnknownFunction),
         }
+    }
+
+    /// A custom parameter is the session's own; any other may be another on each node (transaction_read_only,
+    /// max_connections).
+    fn current_setting(&mut self, at: usize, class: Class) {
+        self.notes.facts.by_literal = true;
+        let custom = self.view.string(at + 2).is_some_and(|name| name.contains('.'));
+        self.class(if custom { class } else { Class::SideEffect });
     }
 
     /// set_config somewhere in a query: what it sets cannot be told, unless it is local to the transaction.

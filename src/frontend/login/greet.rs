@@ -18,11 +18,13 @@ use crate::frontend::database::{Database, Statuses};
 use crate::frontend::io::MAX_WAITING;
 use crate::frontend::login::{Failed, Opening, no_server};
 use crate::frontend::session::{Leased, Request, Session};
+use crate::frontend::survey::Survey;
 use crate::net::Stream;
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::Why;
 use crate::session::channels::Channels;
+use crate::session::environment::Environment;
 use crate::session::parameters::{Parameters, Settings, Value};
 use crate::session::pins::Pins;
 use crate::session::pipeline::Pipeline;
@@ -97,6 +99,12 @@ impl Opening {
             gone = gone(&mut self.stream, &mut self.inbox) => return Err(gone),
         };
         let on_primary = lease.pool.node.role() == Role::Primary;
+        // What another client wished to be told is not this one's wish.
+        if lease.settings != *base && lease.settings.value("client_min_messages").is_some() {
+            lease.begin();
+            lease.query("RESET client_min_messages").await.map_err(fatal)?;
+            lease.settings.remove("client_min_messages");
+        }
         let told_before = self.outbox.len();
         if let Some(sql) = to_be_said(&lease.settings, base) {
             lease.begin();
@@ -205,11 +213,18 @@ impl Parts {
             tried: Tried::default(),
             scanned: VecDeque::new(),
             names: Names::default(),
+            sql_names: Vec::new(),
+            environment: Environment::default(),
+            defining: false,
+            asks_sequences: false,
+            settling: false,
+            sent_apart: 0,
             portals: Vec::new(),
             parameters: Parameters::new(base),
             pins: Pins::default(),
             channels: Channels::default(),
             subscription: None,
+            survey: Survey::default(),
             status: b'I',
             opens_block: false,
             failed: false,
@@ -219,6 +234,7 @@ impl Parts {
             wrote: None,
             readable: is_readable(&statuses),
             greeting: statuses,
+            told: Vec::new(),
             reported: Vec::new(),
             transaction_began: None,
         }

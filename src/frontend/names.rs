@@ -1,0 +1,97 @@
+//! One namespace for statements, whichever way they were made: a client may EXECUTE or DEALLOCATE by SQL what it has
+//! prepared by the protocol, and the other way round.
+//!
+//! On servers a protocol-level statement goes by a name of pgweir's own. Where SQL speaks of it by the client's name, it
+//! is prepared under that name as well, on the connection at hand, just ahead of the SQL.
+
+use crate::frontend::session::{Leased, Session};
+use crate::session::pipeline::Expect;
+use crate::sql::{Effect, Facts};
+use crate::wire::tag::frontend;
+use crate::wire::write;
+
+impl Session {
+    /// Makes the client's protocol-level statements known to the server by the names that this statement uses.
+    pub fn name_for_sql(&mut self, facts: &Facts, leased: &mut Leased) {
+        if self.names.is_empty() || self.status == b'E' || self.keeps_names() {
+            return;
+        }
+        for effect in &facts.effects {
+            match effect {
+                Effect::Execute(name) => self.name_on_server(name.as_bytes(), true, leased),
+                Effect::Deallocate(Some(name)) | Effect::Prepare(name) => {
+                    self.name_on_server(name.as_bytes(), false, leased);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Prepares a protocol-level statement under the client's own name too; empty where it only matters that the name is
+    /// taken. Its failure shows in the SQL that follows.
+    pub fn name_on_server(&mut self, name: &[u8], whole: bool, leased: &mut Leased) {
+        let Some(statement) = self.names.find(name).filter(|_| !name.is_empty()) else { return };
+        if leased.named.iter().any(|known| **known == *name) {
+            return;
+        }
+        // They end with DISCARD ALL when the connection changes hands.
+        (leased.suspect, leased.prepared) = (true, true);
+        let (text, types): (&[u8], &[u8]) = if whole { (&statement.text, &statement.types) } else { (b"", b"\0\0") };
+        if whole {
+            leased.named.push(name.into());
+        }
+        let out = &mut leased.lease.outbox;
+        // It may be there: an error makes pgweir forget. A Close never fails.
+        write::of_statement(out, frontend::CLOSE, name);
+        write::parse(out, name, text, types);
+        if self.pipeline.is_unsynced() {
+            self.pipeline.push(Expect::Close { shown: false, evicted: None });
+            self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None });
+        } else {
+            write::sync(out);
+            self.pipeline.push(Expect::Aside);
+        }
+    }
+
+    /// The client closes a name: the server, where it knows it too, closes it as well.
+    pub fn close_name(&mut self, name: &[u8], leased: &mut Leased) {
+        if let Some(at) = leased.named.iter().position(|known| **known == *name) {
+            leased.named.swap_remove(at);
+            write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, name);
+            self.pipeline.push(Expect::Close { shown: false, evicted: None });
+        }
+    }
+
+    /// The name stands for a statement of SQL's PREPARE, which only the server has.
+    pub fn is_of_sql(&self, name: &[u8]) -> bool {
+        self.sql_names.iter().any(|known| known.as_bytes() == name)
+    }
+
+    /// PREPARE, DEALLOCATE and kin have succeeded.
+    pub fn apply_names(&mut self, effect: &Effect, leased: &mut Leased) {
+        match effect {
+            // A DO does not tell the name; the survey sees that there is one.
+            Effect::Prepare(name) if !name.is_empty() && !self.is_of_sql(name.as_bytes()) => {
+                self.sql_names.push(name.clone())
+            }
+            Effect::Deallocate(Some(name)) => {
+                self.names.replace(name.as_bytes(), None);
+                self.forget_name(name.as_bytes(), leased);
+            }
+            Effect::Deallocate(None) | Effect::DiscardAll => {
+                self.names.clear();
+                self.sql_names.clear();
+                leased.named.clear();
+                leased.lease.held.clear();
+                leased.lease.unnamed = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// The server has the name no more.
+    pub fn forget_name(&mut self, name: &[u8], leased: &mut Leased) {
+        self.sql_names.retain(|known| known.as_bytes() != name);
+        leased.named.retain(|known| **known != *name);
+    }
+}

@@ -1,0 +1,126 @@
+//! The settings under which a statement's text is read: what it means, and so which clients may share it.
+//!
+//! Names are looked up by search_path and role, literals read by DateStyle, TimeZone, string syntax and encoding, and
+//! constants are folded when a statement is prepared. A statement is shared among clients whose settings agree in
+//! everything that is not known to leave texts alone.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::session::parameters::Settings;
+use crate::sql::{Effect, Facts};
+
+/// Settings that do not change what a text means; custom ones (`a.b`) neither. Sorted.
+const HARMLESS: [&str; 16] = [
+    "application_name",
+    "client_min_messages",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "log_min_duration_statement",
+    "maintenance_work_mem",
+    "statement_timeout",
+    "synchronous_commit",
+    "temp_buffers",
+    "transaction_timeout",
+    "work_mem",
+];
+
+fn is_harmless(name: &str) -> bool {
+    name.contains('.') || HARMLESS.binary_search(&name).is_ok()
+}
+
+/// One client's, kept in step with its settings.
+#[derive(Debug, Default)]
+pub struct Environment {
+    key: Arc<str>,
+    of: Settings,
+    /// Settings have changed in a way that is not followed, or not yet: until the session is at rest nothing is shared.
+    apart: bool,
+}
+
+impl Environment {
+    /// Equal keys: the same text means the same.
+    pub fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    /// At rest, where all settings are known.
+    pub fn settle(&mut self, settings: &Settings) {
+        if !self.apart && self.of == *settings {
+            return;
+        }
+        self.apart = false;
+        self.of = settings.clone();
+        let mut key = String::new();
+        for (name, value) in settings.iter().filter(|(name, _)| !is_harmless(name)) {
+            // Writing to a String has no error.
+            let _ = write!(key, "{name}={value:?};");
+        }
+        self.key = key.into();
+    }
+
+    /// A statement is sent that may change settings: what follows is not shared with anyone, nor with what came before.
+    pub fn note(&mut self, facts: &Facts, unique: impl FnOnce() -> String) {
+        let returns = self.apart && !facts.control.is_empty();
+        let sets = facts.functions.iter().any(|function| function.name == "set_config");
+        if returns || sets || facts.effects.iter().any(changes) {
+            self.apart = true;
+            self.key = unique().into();
+        }
+    }
+}
+
+/// It may change a setting that is not harmless, be it for the transaction alone.
+fn changes(effect: &Effect) -> bool {
+    match effect {
+        Effect::Set { name, .. } => !is_harmless(name),
+        Effect::ResetAll | Effect::Role { .. } | Effect::DiscardAll | Effect::Execute(_) | Effect::Unknown => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::parameters::Value;
+    use crate::sql::classify::classify;
+
+    fn settings(name: &str, value: &str) -> Settings {
+        let mut settings = Settings::default();
+        settings.set(name, Value::Sql(value.into()));
+        settings
+    }
+
+    #[test]
+    fn texts_mean_the_same_under_settings_that_differ_in_nothing_that_matters() {
+        let (mut a, mut b) = (Environment::default(), Environment::default());
+        a.settle(&settings("work_mem", "'1MB'"));
+        b.settle(&settings("my.tenant", "7"));
+        assert_eq!(a.key(), b.key());
+        b.settle(&settings("search_path", "other"));
+        assert_ne!(a.key(), b.key());
+        assert!(HARMLESS.is_sorted());
+    }
+
+    #[test]
+    fn nothing_is_shared_while_settings_are_in_the_air() {
+        let mut environment = Environment::default();
+        let mut n = 0;
+        let mut note = |environment: &mut Environment, sql| {
+            n += 1;
+            environment.note(&classify(sql), || n.to_string());
+            environment.key().clone()
+        };
+        assert_eq!(&*note(&mut environment, "SET LOCAL work_mem = 1"), "");
+        let apart = note(&mut environment, "SET LOCAL search_path = x");
+        assert_eq!(note(&mut environment, "SELECT 1"), apart);
+        assert_ne!(note(&mut environment, "ROLLBACK TO a"), apart);
+        environment.settle(&Settings::default());
+        assert_eq!(&**environment.key(), "");
+    }
+}

@@ -1,0 +1,41 @@
+//! A client cannot tell: random programs of two clients, interleaved through pgweir on shared connections, and each
+//! alone directly at Postgres. Every message that comes back must be the same.
+//!
+//! `DIFFERENTIAL_PROGRAMS=5000` runs more; `DIFFERENTIAL_SEED=17` runs that seed alone.
+
+mod support;
+#[path = "differential/program.rs"]
+mod program;
+#[path = "differential/random.rs"]
+mod random;
+#[path = "differential/run.rs"]
+mod run;
+#[path = "differential/statements.rs"]
+mod statements;
+
+use run::Bench;
+
+/// Pairs of programs for each mode; twice as many programs.
+const PAIRS: u64 = 100;
+
+fn seeds(first: u64) -> Vec<u64> {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    match number("DIFFERENTIAL_SEED") {
+        Some(seed) => vec![seed],
+        None => (first..first + number("DIFFERENTIAL_PROGRAMS").map_or(PAIRS, |n| n.div_ceil(4))).collect(),
+    }
+}
+
+/// Connections are shared, and change hands at every chance.
+#[test]
+fn two_clients_on_shared_connections() {
+    let bench = Bench::start("primary", &[]);
+    bench.compare(seeds(1));
+}
+
+/// Reads go to replicas, and still see all that the session wrote.
+#[test]
+fn two_clients_with_replicas() {
+    let bench = Bench::start("replicas", &[1, 2]);
+    bench.compare(seeds(1_000_001));
+}
