@@ -10,6 +10,27 @@ use super::lex::Kind;
 use super::view::View;
 use super::{Effect, Name, Reason};
 
+/// Parameters that a session sets, or that all nodes of a cluster share: current_setting gives the same on each.
+const OF_THE_SESSION: [&str; 17] = [
+    "application_name",
+    "bytea_output",
+    "client_encoding",
+    "client_min_messages",
+    "datestyle",
+    "default_transaction_isolation",
+    "extra_float_digits",
+    "integer_datetimes",
+    "intervalstyle",
+    "lock_timeout",
+    "search_path",
+    "server_encoding",
+    "server_version",
+    "server_version_num",
+    "standard_conforming_strings",
+    "statement_timeout",
+    "timezone",
+];
+
 /// Reads all tokens of `view` and notes what they mean.
 pub(super) fn scan(view: View, notes: &mut Notes) {
     let mut scan = Scan {
@@ -344,12 +365,13 @@ impl Scan<'_, '_> {
         }
     }
 
-    /// A custom parameter is the session's own; any other may be another on each node (transaction_read_only,
-    /// max_connections).
+    /// A custom parameter is the session's own, some others too; the rest may be another on each node
+    /// (transaction_read_only, max_connections).
     fn current_setting(&mut self, at: usize, class: Class) {
         self.notes.facts.by_literal = true;
-        let custom = self.view.string(at + 2).is_some_and(|name| name.contains('.'));
-        self.class(if custom { class } else { Class::SideEffect });
+        let name = self.view.string(at + 2).map(|name| name.to_ascii_lowercase());
+        let own = name.is_some_and(|name| name.contains('.') || OF_THE_SESSION.contains(&name.as_str()));
+        self.class(if own { class } else { Class::SideEffect });
     }
 
     /// set_config somewhere in a query: what it sets cannot be told, unless it is local to the transaction.

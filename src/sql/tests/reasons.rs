@@ -48,6 +48,7 @@ fn plain_reads() {
         "SELECT random(), gen_random_uuid(), clock_timestamp(), pg_sleep(1)",
         "SELECT pg_catalog.lower('A'), pg_catalog.now()",
         "SELECT current_setting('search_path'), version(), pg_typeof(1)",
+        "SELECT current_setting('app.tenant', true)",
         "SELECT format('%s', a), to_char(now(), 'YYYY'), md5(a) FROM t",
         "SELECT * FROM generate_series(1, 10) g(i)",
         "SELECT * FROM generate_series(1, 10) AS g (i)",
@@ -297,6 +298,8 @@ fn hazardous_functions() {
     check(
         Some(Reason::SideEffect),
         &[
+            "SELECT current_setting('transaction_read_only')",
+            "SELECT current_setting($1)",
             "SELECT pg_notify('a', 'b')",
             "NOTIFY a, 'b'",
             "SELECT txid_current()",
