@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Tried};
 use crate::config::PoolMode;
@@ -40,7 +40,7 @@ impl Session {
     /// Serves the client until one side ends.
     pub async fn serve(mut self: Box<Self>) {
         let end = self.run().await;
-        self.finish(end).await;
+        Box::pin(self.finish(end)).await;
     }
 
     async fn run(&mut self) -> End {
@@ -163,7 +163,7 @@ impl Session {
         }
         loop {
             let Some((node, why)) = self.choose(&batch) else {
-                let Some(fault) = self.wait_for_primary(&batch).await? else { continue };
+                let Some(fault) = Box::pin(self.wait_for_primary(&batch)).await? else { continue };
                 self.refuse(batch, &fault);
                 return Ok(());
             };
@@ -212,8 +212,14 @@ impl Session {
 
     async fn lease(&mut self, pool: &Arc<Pool>) -> Result<Result<Lease, Refused>, End> {
         let began = self.request.mark;
+        if let Some(lease) = pool.try_checkout(self.worker.index) {
+            self.waited(Duration::ZERO, true);
+            self.client.set_activity(Activity::Active, began);
+            return Ok(Ok(lease));
+        }
         self.client.set_activity(Activity::Waiting, began);
-        let answer = match self.wait_for_lease(pool).await {
+        // Boxed, as all that is rare and large: an idle client's future has room for it otherwise.
+        let answer = match Box::pin(self.wait_for_lease(pool)).await {
             Wait::Answer(answer) => answer,
             Wait::ClientGone => {
                 self.waited(began.elapsed(), false);

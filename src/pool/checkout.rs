@@ -129,6 +129,16 @@ impl Pool {
         }
     }
 
+    /// An idle connection for a client of `worker`, or none: the common case, in which nothing is waited for.
+    pub fn try_checkout(self: &Arc<Self>, worker: usize) -> Option<Lease> {
+        loop {
+            let held = self.ledger.lock().try_checkout(worker)?;
+            if let Some(lease) = self.lease(held, worker) {
+                return Some(lease);
+            }
+        }
+    }
+
     /// A connection that has died idle is never leased; it is closed instead.
     fn lease(self: &Arc<Self>, held: Pooled, worker: usize) -> Option<Lease> {
         let mut lease = Lease::new(held, self.clone());

@@ -206,6 +206,11 @@ impl<C, W> Ledger<C, W> {
         Checkout::Wait { ticket, create }
     }
 
+    /// Takes an idle connection for `worker`, or nothing: while anyone waits, none is idle.
+    pub fn try_checkout(&mut self, worker: usize) -> Option<Held<C>> {
+        self.take_idle(worker)
+    }
+
     /// Takes a waiter out of the queue, for instance because `acquire_timeout` has passed.
     ///
     /// `None`: it is not in the queue any more. A connection has been handed to it; the one who waited uses that or
