@@ -66,6 +66,7 @@ pub struct Builder {
     settings: Vec<(String, String)>,
     hba: Vec<String>,
     tls: Option<(PathBuf, PathBuf)>,
+    programs: Option<Programs>,
 }
 
 /// A running cluster.
@@ -103,13 +104,19 @@ impl Builder {
         self
     }
 
+    /// Another installation than the one that [`Programs::find`] finds.
+    pub fn programs(mut self, programs: Programs) -> Self {
+        self.programs = Some(programs);
+        self
+    }
+
     /// Starts all servers and waits until every replica streams.
     ///
     /// # Errors
     /// [`Error::Missing`] if PostgreSQL is not installed; [`Error::Failed`] if a server does not start. Nothing is left
     /// behind then.
-    pub fn start(self) -> Result<Cluster, Error> {
-        let programs = Arc::new(Programs::find()?);
+    pub fn start(mut self) -> Result<Cluster, Error> {
+        let programs = Arc::new(self.programs.take().map_or_else(Programs::find, Ok)?);
         let scratch = Scratch::create(programs.account())?;
         let place = Place { folder: scratch.path().to_owned(), password: random_hex(12)?, programs };
         own_folder(&place.sockets(), &place)?;

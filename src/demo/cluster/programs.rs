@@ -37,25 +37,29 @@ impl Programs {
     /// [`Error::Missing`], which says what to install. A folder named by `$PGWEIR_PG_BIN` that has no server is an
     /// error as well: another version in its stead would surprise.
     pub fn find() -> Result<Self, Error> {
-        let folder = match env::var_os(BIN_VARIABLE).filter(|value| !value.is_empty()) {
-            Some(named) => {
-                let folder = PathBuf::from(named);
-                if !has_server(&folder) {
-                    let shown = folder.display();
-                    return Err(Error::Missing(format!("{BIN_VARIABLE}={shown} has no initdb and postgres")));
-                }
-                folder
-            }
-            None => candidates()
-                .into_iter()
-                .find(|folder| has_server(folder))
-                .ok_or_else(|| Error::Missing(HOW_TO_INSTALL.into()))?,
-        };
+        if let Some(named) = env::var_os(BIN_VARIABLE).filter(|value| !value.is_empty()) {
+            return Programs::of(Path::new(&named)).map_err(|error| match error {
+                Error::Missing(what) => Error::Missing(format!("{BIN_VARIABLE}={what}")),
+                other => other,
+            });
+        }
+        let found = candidates().into_iter().find(|folder| has_server(folder));
+        Programs::of(&found.ok_or_else(|| Error::Missing(HOW_TO_INSTALL.into()))?)
+    }
+
+    /// Those of this folder.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if no server is there.
+    pub fn of(folder: &Path) -> Result<Self, Error> {
+        if !has_server(folder) {
+            return Err(Error::Missing(format!("{} has no initdb and postgres", folder.display())));
+        }
         let account = match rustix::process::geteuid().is_root() {
             true => Some(unprivileged_account()?),
             false => None,
         };
-        Ok(Programs { folder, account })
+        Ok(Programs { folder: folder.to_owned(), account })
     }
 
     /// `None` when this process is not root.
