@@ -4,7 +4,7 @@ mod support;
 
 use pgweir::demo::sample;
 use support::differential::{Arena, step};
-use support::wire::Frames;
+use support::wire::{Frames, Wire};
 use support::{Pgweir, Raw};
 
 fn frames() -> Frames {
@@ -302,4 +302,33 @@ fn a_flush_behind_a_known_statement_is_answered_before_what_follows_it() {
     client.cancel();
     let tags: Vec<_> = std::iter::from_fn(|| client.receive()).map(|(tag, _)| tag).take(3).collect();
     assert_eq!(tags, b"2EZ");
+}
+
+/// DDL that pgweir has not seen: the server refuses what it prepared before, and a driver that then prepares the text
+/// again is served, on whichever connection.
+#[test]
+fn a_text_whose_result_has_changed_can_be_prepared_again() {
+    let cluster = support::cluster();
+    let pgweir = Pgweir::builder().cluster(cluster, &[]).set("pool.max", 2).start();
+    let directly = |sql: &str| cluster.primary().psql_in(sample::DATABASE, sql).unwrap();
+    directly("SET ROLE app; CREATE TABLE changing (a int); INSERT INTO changing VALUES (1)");
+    let (mut client, mut other) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    let text = "SELECT * FROM changing";
+    let run = |name: &str| frames().bind("", name, &[]).execute("", 0).sync();
+    // Prepared on both connections.
+    other.ask(&frames().query("BEGIN"), "CZ");
+    client.ask(&frames().parse("old", text).sync(), "1Z");
+    client.ask(&run("old"), "2DCZ");
+    other.ask(&frames().parse("old", text).bind("", "old", &[]).execute("", 0).sync(), "12DCZ");
+    other.ask(&frames().query("COMMIT"), "CZ");
+    directly("SET ROLE app; ALTER TABLE changing ADD b int");
+    let refused = client.ask(&run("old"), "EZ");
+    assert_eq!(refused[0].sqlstate(), "0A000");
+    client.ask(&frames().parse("new", text).sync(), "1Z");
+    client.ask(&run("new"), "2DCZ");
+    // The other connection holds the old one as well.
+    other.ask(&frames().query("BEGIN"), "CZ");
+    client.ask(&run("new"), "2DCZ");
+    other.ask(&frames().query("COMMIT"), "CZ");
+    directly("DROP TABLE changing");
 }

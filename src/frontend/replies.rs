@@ -313,6 +313,12 @@ impl Session {
         }
         let fatal = fields.is_fatal();
         let code = fields.code.try_into().ok();
+        if fields.code == b"0A000"
+            && let Some(Expect::Bind { plan: Some(plan), .. }) = self.pipeline.front()
+        {
+            // "cached plan must not change result type": the driver prepares the text again.
+            self.database.statements.forget(plan);
+        }
         self.request.bytes += head.total as u64;
         self.pass_error(head, copy);
         self.record_error(code, fatal);

@@ -78,6 +78,12 @@ impl Registry {
         self.statements.entry(key).or_insert_with(make).clone()
     }
 
+    /// What the text of this plan stands for has changed: prepared again, it gets another name on servers, so that no
+    /// connection answers with what it knew before. Clients keep what they have.
+    pub fn forget(&self, plan: &Arc<Plan>) {
+        self.statements.retain(|_, statement| !Arc::ptr_eq(&statement.plan, plan));
+    }
+
     pub fn len(&self) -> usize {
         self.statements.len()
     }
@@ -244,6 +250,15 @@ mod tests {
         assert!(Arc::ptr_eq(&a, &statement(&registry, "select $1")));
         assert_ne!(a.name, b.name);
         assert!(a.name.starts_with(NAME_PREFIX.as_bytes()));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_made_anew() {
+        let registry = Registry::default();
+        let (a, b) = (statement(&registry, "a"), statement(&registry, "b"));
+        registry.forget(&a.plan);
+        assert_ne!(statement(&registry, "a").name, a.name);
+        assert!(Arc::ptr_eq(&statement(&registry, "b"), &b));
     }
 
     #[test]
