@@ -247,11 +247,11 @@ fn clients_show_what_they_hold_and_what_pins_them() {
     assert_eq!(row()["prepared_statements"], "3");
     drop(statements);
     // tokio-postgres closes them with its next message.
-    wait(client.batch_execute("SET application_name = 'shop 2'; LISTEN news")).unwrap();
+    wait(client.batch_execute("SET application_name = 'shop 2'; SELECT pg_advisory_lock(4711)")).unwrap();
     wait_until(LIMIT, "no statement left", || row()["prepared_statements"] == "0");
-    assert_eq!((&*row()["application_name"], &*row()["pinned_by"]), ("shop 2", "listen"));
+    assert_eq!((&*row()["application_name"], &*row()["pinned_by"]), ("shop 2", "advisory lock"));
     assert_ne!(row()["link"], "");
-    wait(client.batch_execute("UNLISTEN *")).unwrap();
+    wait(client.batch_execute("SELECT pg_advisory_unlock_all()")).unwrap();
     wait_until(LIMIT, "no pin left", || row()["pinned_by"].is_empty() && row()["link"].is_empty());
 }
 
