@@ -130,7 +130,7 @@ impl Cluster {
 
     /// Some node can serve: the condition of readiness.
     pub fn can_serve(&self) -> bool {
-        self.nodes.iter().any(|n| n.is_up() && n.role() != Role::Unknown)
+        self.nodes.iter().any(|node| node.can_serve())
     }
 }
 

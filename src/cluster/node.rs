@@ -53,6 +53,8 @@ pub struct Node {
     /// It has come back, and nobody has taken note.
     returned: AtomicBool,
     role: AtomicU8,
+    /// It answers, and refuses the probe's login: its role stays open until a client's login has shown the password.
+    refuses_probe: AtomicBool,
     /// Of its WAL, while it is a primary: each promotion raises it. 0: not known.
     timeline: AtomicU32,
     /// All commits up to this instant are replayed here; microseconds since `epoch`.
@@ -88,6 +90,7 @@ impl Node {
             returned: AtomicBool::new(false),
             timeline: AtomicU32::new(0),
             role: AtomicU8::new(role),
+            refuses_probe: AtomicBool::new(false),
             fresh_until: AtomicU64::new(0),
             lag: AtomicU64::new(u64::MAX),
             epoch,
@@ -115,6 +118,16 @@ impl Node {
             tracing::info!(node = %self.name, role = self.role().as_str(), "node has this role");
             self.tell();
         }
+    }
+
+    /// Whether the probe may ask anything.
+    pub fn note_probe(&self, refused: bool) {
+        self.refuses_probe.store(refused, Ordering::Relaxed);
+    }
+
+    /// As far as can be known without a login, it serves.
+    pub fn can_serve(&self) -> bool {
+        self.is_up() && (self.role() != Role::Unknown || self.refuses_probe.load(Ordering::Relaxed))
     }
 
     pub fn count(&self, write: bool) {

@@ -69,6 +69,7 @@ pub async fn round(cluster: &Cluster, node: &Arc<Node>, prober: &Prober, connect
     }
     match answer {
         Ok(answer) => {
+            node.note_probe(answer.is_none());
             if let Some(answer) = answer {
                 answer.timeline.into_iter().for_each(|timeline| node.note_timeline(timeline));
                 node.note_role(answer.in_recovery);
