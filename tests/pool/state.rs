@@ -79,15 +79,7 @@ fn state_follows_its_client_and_no_other() {
 }
 
 #[test]
-fn state_that_a_function_leaves_does_not_leak() {
-    let wrong = run("state_function", HIDDEN);
-    let leaks: Vec<_> = wrong.iter().filter(|wrong| !wrong.contains("its client")).collect();
-    assert!(leaks.is_empty(), "{leaks:?}");
-}
-
-#[test]
-#[ignore = "until the catalog tells what functions do"]
-fn state_that_a_function_leaves_follows_its_client() {
+fn state_that_a_function_leaves_follows_its_client_and_no_other() {
     let wrong = run("state_followed", HIDDEN);
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
