@@ -53,10 +53,11 @@ impl Session {
         }
     }
 
-    /// The client closes a name: the server, where it knows it too, closes it as well.
+    /// The client closes a name: the server, where it may know it too, closes it as well. Behind an error it is not
+    /// known which names it has; a Close never fails.
     pub fn close_name(&mut self, name: &[u8], leased: &mut Leased) {
-        if let Some(at) = leased.named.iter().position(|known| **known == *name) {
-            leased.named.swap_remove(at);
+        if leased.prepared && !name.is_empty() {
+            leased.named.retain(|known| **known != *name);
             write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, name);
             self.pipeline.push(Expect::Close { shown: false, evicted: None });
         }

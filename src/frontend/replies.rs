@@ -333,7 +333,7 @@ impl Session {
     fn pass_error(&mut self, head: scan::Head, copy: &mut Copy) {
         let body = copy.at + scan::HEADER..copy.at + head.total;
         let name = match self.pipeline.front() {
-            Some(Expect::Bind { name, .. }) => name.as_deref().unwrap_or_default(),
+            Some(Expect::Bind { name, .. } | Expect::Describe { name }) => name.as_deref().unwrap_or_default(),
             _ => &[],
         };
         let Some(renamed) = as_client_says(&copy.inbox[body], name) else {

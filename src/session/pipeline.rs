@@ -37,7 +37,10 @@ pub enum Expect {
         name: Option<Arc<[u8]>>,
         plan: Option<Arc<Plan>>,
     },
-    Describe,
+    Describe {
+        /// As with Bind.
+        name: Option<Arc<[u8]>>,
+    },
     Execute {
         plan: Option<Arc<Plan>>,
         /// What was bound, where the slow-query log is to show it.
@@ -176,7 +179,7 @@ impl Pipeline {
             }
             Expect::Parse { .. }
             | Expect::Bind { .. }
-            | Expect::Describe
+            | Expect::Describe { .. }
             | Expect::Execute { .. }
             | Expect::Close { .. } => {
                 self.unsynced = true;
@@ -232,11 +235,11 @@ impl Pipeline {
             ) => (true, false),
             (Expect::Bind { .. }, backend::BIND_COMPLETE)
             | (Expect::Sync { .. }, backend::READY)
-            | (Expect::Describe, backend::ROW_DESCRIPTION | backend::NO_DATA)
+            | (Expect::Describe { .. }, backend::ROW_DESCRIPTION | backend::NO_DATA)
             | (Expect::Close { .. }, backend::CLOSE_COMPLETE)
             | (Expect::Parse { .. }, backend::PARSE_COMPLETE)
             | (Expect::Replay | Expect::Aside | Expect::Survey, backend::READY) => (true, true),
-            (Expect::Describe, backend::PARAMETER_DESCRIPTION) => (true, false),
+            (Expect::Describe { .. }, backend::PARAMETER_DESCRIPTION) => (true, false),
             (Expect::Function, backend::FUNCTION_RESULT) | (Expect::Replay | Expect::Aside | Expect::Survey, _) => {
                 (true, false)
             }
@@ -452,7 +455,7 @@ mod tests {
     #[test]
     fn an_extended_query_in_order() {
         let mut p = Pipeline::default();
-        for e in [parse(true), bind(), Expect::Describe, execute(), Expect::Sync { shown: true }] {
+        for e in [parse(true), bind(), Expect::Describe { name: None }, execute(), Expect::Sync { shown: true }] {
             p.push(e);
         }
         assert_eq!(steps(&mut p, b"12TDDCZ"), [Forward; 7]);
