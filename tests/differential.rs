@@ -15,6 +15,9 @@ mod statements;
 
 use run::Bench;
 
+/// Those that once found a fault that the others do not.
+const FOUND: [u64; 3] = [217, 1_000_121, 1_000_215];
+
 /// Pairs of programs for each mode; twice as many programs.
 const PAIRS: u64 = 100;
 
@@ -22,7 +25,10 @@ fn seeds(first: u64) -> Vec<u64> {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     match number("DIFFERENTIAL_SEED") {
         Some(seed) => vec![seed],
-        None => (first..first + number("DIFFERENTIAL_PROGRAMS").map_or(PAIRS, |n| n.div_ceil(4))).collect(),
+        None => {
+            let count = number("DIFFERENTIAL_PROGRAMS").map_or(PAIRS, |n| n.div_ceil(4));
+            FOUND.into_iter().chain(first..first + count).collect()
+        }
     }
 }
 

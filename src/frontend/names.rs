@@ -27,6 +27,15 @@ impl Session {
         }
     }
 
+    /// A text that runs by name is described as what the name stands for when it is parsed: it is prepared for this
+    /// client alone, and ends with the connection's reset.
+    pub fn name_for_parse(&mut self, facts: &Facts, leased: &mut Leased) {
+        if runs_by_name(facts) && !self.keeps_names() {
+            (leased.suspect, leased.prepared) = (true, true);
+            self.name_for_sql(facts, leased);
+        }
+    }
+
     /// Prepares a protocol-level statement under the client's own name too; empty where it only matters that the name is
     /// taken. Its failure shows in the SQL that follows.
     pub fn name_on_server(&mut self, name: &[u8], whole: bool, leased: &mut Leased) {
@@ -95,4 +104,9 @@ impl Session {
         self.sql_names.retain(|known| known.as_bytes() != name);
         leased.named.retain(|known| **known != *name);
     }
+}
+
+/// EXECUTE, alone or within another statement.
+pub fn runs_by_name(facts: &Facts) -> bool {
+    facts.effects.iter().any(|effect| matches!(effect, Effect::Execute(_)))
 }

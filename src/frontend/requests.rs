@@ -7,6 +7,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use crate::config::{PoolMode, UnnamedStatements};
 use crate::error::Fault;
 use crate::frontend::batch::{MAX_QUERY, check_size};
+use crate::frontend::names::runs_by_name;
 use crate::frontend::session::{Leased, Portal, Scanned, Session};
 use crate::route::plan::Plan;
 use crate::session::pipeline::{Expect, Local, Undo};
@@ -190,10 +191,11 @@ impl Session {
             write::parse(&mut leased.lease.outbox, parse.name, parse.text, parse.types);
             self.pipeline.push(Expect::Parse { statement: None, shown: true, undo });
         } else if parse.name.is_empty() && self.forwards_unnamed() {
+            self.name_for_parse(&statement.plan.facts, leased);
             leased.lease.unnamed = Some(statement.id);
             write::parse(&mut leased.lease.outbox, b"", parse.text, parse.types);
             self.pipeline.push(Expect::Parse { statement: None, shown: true, undo });
-        } else if self.has_for_certain(&statement, leased) && !self.may_be_refused(&statement.plan) {
+        } else if self.may_answer_parse(&statement.plan) && self.has_for_certain(&statement, leased) {
             self.pipeline.push(Expect::ParsedHere { undo });
         } else {
             self.prepare(&statement, true, undo, leased);
@@ -206,10 +208,12 @@ impl Session {
         leased.lease.held.touch(statement.id) && !self.pipeline.is_statement_uncertain(statement.id)
     }
 
-    /// In a failed transaction the server refuses a Parse of anything but its end.
-    fn may_be_refused(&self, plan: &Plan) -> bool {
+    /// In a failed transaction the server refuses a Parse of anything but its end, and a text that runs by name has
+    /// another description once the name stands for something else.
+    fn may_answer_parse(&self, plan: &Plan) -> bool {
         let may_fail = self.pipeline.in_flight() && (self.status == b'T' || self.opens_block);
-        (self.status == b'E' || may_fail) && plan.facts.control.is_empty()
+        let may_be_refused = (self.status == b'E' || may_fail) && plan.facts.control.is_empty();
+        !may_be_refused && !runs_by_name(&plan.facts)
     }
 
     /// What an error takes back; kept apart as well while the whole batch may be said again.
@@ -233,6 +237,7 @@ impl Session {
     /// the server may have it already, it is closed first: a Close never fails.
     fn prepare(&mut self, statement: &Arc<Statement>, shown: bool, undo: Option<Undo>, leased: &mut Leased) {
         self.counters().server_parse();
+        self.name_for_parse(&statement.plan.facts, leased);
         let max = leased.lease.pool.config.load().prepared_statements;
         let held = &mut leased.lease.held;
         let known = held.touch(statement.id) || held.is_doubtful(statement.id);
@@ -262,6 +267,7 @@ impl Session {
         }
         if name.is_empty() && self.forwards_unnamed() {
             if leased.lease.unnamed != Some(statement.id) || self.pipeline.is_unnamed_uncertain() {
+                self.name_for_parse(&statement.plan.facts, leased);
                 leased.lease.unnamed = Some(statement.id);
                 write::parse(&mut leased.lease.outbox, b"", &statement.text, &statement.types);
                 self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None });
