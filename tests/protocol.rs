@@ -126,6 +126,69 @@ fn names_after_an_error_in_a_pipeline() {
     ]);
 }
 
+/// DEALLOCATE holds for what follows it in its segment, and stands whatever becomes of that.
+#[test]
+fn names_deallocated_within_a_segment() {
+    let arena = Arena::new();
+    let sql = |text: &str| frames().run(text, &[]);
+    let parse = |text: &str| frames().parse("s1", text);
+    let use_it = || frames().bind("", "s1", &[]).execute("", 0);
+    let fails = || sql("SELECT 1/0");
+    arena.same(&[
+        step(parse("SELECT 'one'").parse("s2", "SELECT 'two'").sync(), "11Z"),
+        step(sql("DEALLOCATE ALL").describe(b'S', "s1").sync(), "12CEZ"),
+        step(frames().bind("", "s2", &[]).sync(), "EZ"),
+        // The same text is prepared again, behind the DEALLOCATE that has ended it on the server.
+        step(sql("DEALLOCATE ALL").then(&parse("SELECT 'one'")).then(&use_it()).sync(), "12C12DCZ"),
+        step(use_it().sync(), "2DCZ"),
+        step(sql("DEALLOCATE s1").then(&parse("SELECT 'new'")).then(&use_it()).sync(), "12C12DCZ"),
+        step(use_it().sync(), "2DCZ"),
+        step(sql("DEALLOCATE s1").then(&use_it()).sync(), "12CEZ"),
+        step(parse("SELECT 'again'").sync(), "1Z"),
+        // Skipped, or failed.
+        step(fails().then(&sql("DEALLOCATE ALL")).sync().then(&use_it()).sync(), "1EZ2DCZ"),
+        step(sql("DEALLOCATE nothing").close(b'S', "s1").sync().then(&use_it()).sync(), "12EZ2DCZ"),
+        step(parse("SELECT 'taken'").sync(), "EZ"),
+        // Done, and not undone by the error behind it.
+        step(sql("DEALLOCATE ALL").then(&fails()).sync().then(&use_it()).sync(), "12C1EZEZ"),
+        // The unnamed statement stays.
+        step(sql("DEALLOCATE ALL").bind("", "", &[]).execute("", 0).sync(), "12C2CZ"),
+    ]);
+}
+
+/// What one text means is each client's own: it is described as it was when it was parsed.
+#[test]
+fn execute_is_described_by_what_its_name_stands_for() {
+    let arena = Arena::new();
+    let described = |name: &str| frames().parse(name, "EXECUTE s1").describe(b'S', name);
+    let as_one = || frames().close(b'S', "s1").parse("s1", "SELECT 1 AS one");
+    let as_two = || frames().close(b'S', "s1").parse("s1", "SELECT 'x' AS two, 3 AS three");
+    let run = |name: &str| frames().bind("", name, &[]).describe(b'P', "").execute("", 0);
+    arena.same(&[
+        step(described("").sync(), "1tnZ"),
+        step(as_one().then(&described("")).then(&run("")).sync(), "311tT2TDCZ"),
+        step(as_two().sync().then(&described("")).sync().then(&run("")).sync(), "31Z1tTZ2TDCZ"),
+        step(as_one().sync(), "31Z"),
+        step(described("e").sync(), "1tTZ"),
+        step(frames().describe(b'S', "e").sync().then(&run("e")).sync(), "tTZ2TDCZ"),
+    ]);
+}
+
+/// A Parse of a name that is taken leaves nothing behind once the name is closed.
+#[test]
+fn a_closed_name_is_gone_whatever_it_met() {
+    let arena = Arena::new();
+    arena.same(&[
+        step(frames().parse("s1", "SELECT 1").sync(), "1Z"),
+        step(frames().query("BEGIN"), "CZ"),
+        step(frames().parse("s1", "SELECT 2").sync(), "EZ"),
+        step(frames().close(b'S', "s1").sync(), "3Z"),
+        step(frames().describe(b'S', "s1").sync(), "EZ"),
+        step(frames().query("ROLLBACK"), "CZ"),
+        step(frames().bind("", "s1", &[]).sync(), "EZ"),
+    ]);
+}
+
 /// With two statements kept on each connection, every pipeline here evicts.
 #[test]
 fn eviction_never_breaks_a_pipeline() {

@@ -8,7 +8,7 @@ use crate::route::plan::Plan;
 use crate::session::channels::Change;
 use crate::session::parameters::{Settings, Value};
 use crate::session::pins::Pin;
-use crate::session::pipeline::{Expect, Undo};
+use crate::session::pipeline::Expect;
 use crate::session::prepared::{Statement, UNKNOWN};
 use crate::sql::{Control, Effect, Facts, Reason, SetValue};
 
@@ -225,22 +225,25 @@ impl Session {
             let undo = match expect {
                 Expect::Parse { statement, undo, .. } => {
                     self.doubt(statement);
-                    undo
+                    undo.into_iter().collect()
                 }
                 Expect::Close { evicted: Some(statement), .. } => {
                     self.doubt(Some(statement));
-                    None
+                    Vec::new()
                 }
-                Expect::ParsedHere { undo } | Expect::ClosedHere { undo } => undo,
+                Expect::ParsedHere { undo } | Expect::ClosedHere { undo } => undo.into_iter().collect(),
+                Expect::Execute { undo, .. } => undo,
                 // It would have ended the server's unnamed statement.
                 Expect::Query { .. } => {
                     self.doubt(None);
-                    None
+                    Vec::new()
                 }
-                _ => None,
+                _ => Vec::new(),
             };
-            if let Some(Undo { name, previous }) = undo.and_then(|undo| self.pipeline.take_back(undo)) {
-                self.names.replace(&name, previous);
+            for undo in undo {
+                if let Some(undo) = self.pipeline.take_back(undo) {
+                    self.restore_name(undo);
+                }
             }
         }
     }

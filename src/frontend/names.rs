@@ -5,7 +5,7 @@
 //! is prepared under that name as well, on the connection at hand, just ahead of the SQL.
 
 use crate::frontend::session::{Leased, Session};
-use crate::session::pipeline::Expect;
+use crate::session::pipeline::{Expect, Undo};
 use crate::sql::{Effect, Facts};
 use crate::wire::tag::frontend;
 use crate::wire::write;
@@ -77,19 +77,55 @@ impl Session {
         self.sql_names.iter().any(|known| known.as_bytes() == name)
     }
 
+    /// An Execute of DEALLOCATE or kin is sent: what follows it in its segment finds the names gone, and may make them
+    /// anew.
+    pub fn deallocate(&mut self, facts: &Facts, leased: &mut Leased) -> Vec<Undo> {
+        let mut gone: Vec<Box<[u8]>> = Vec::new();
+        for effect in &facts.effects {
+            match effect {
+                Effect::Deallocate(Some(name)) => gone.push(name.as_bytes().into()),
+                Effect::Deallocate(None) | Effect::DiscardAll => {
+                    gone.extend(self.names.named().map(Box::from));
+                    gone.extend(self.sql_names.iter().map(|name| name.as_bytes().into()));
+                    leased.named.clear();
+                    leased.lease.held.doubt_all();
+                }
+                _ => {}
+            }
+        }
+        let take = |name: Box<[u8]>| {
+            let of_sql = self.is_of_sql(&name);
+            let previous = self.names.replace(&name, None);
+            self.forget_name(&name, leased);
+            self.keep_undo(Undo { name, previous, of_sql })
+        };
+        gone.into_iter().map(take).collect()
+    }
+
+    /// A name stands again for what it stood for.
+    pub fn restore_name(&mut self, Undo { name, previous, of_sql }: Undo) {
+        self.names.replace(&name, previous);
+        if let (true, Ok(name)) = (of_sql, String::from_utf8(name.into())) {
+            self.sql_names.push(name);
+        }
+    }
+
     /// PREPARE, DEALLOCATE and kin have succeeded.
     pub fn apply_names(&mut self, effect: &Effect, leased: &mut Leased) {
+        // The names that an Execute ends were taken when it was sent.
+        let taken = matches!(self.pipeline.front(), Some(Expect::Execute { .. }));
         match effect {
             // A DO does not tell the name; the survey sees that there is one.
             Effect::Prepare(name) if !name.is_empty() && !self.is_of_sql(name.as_bytes()) => {
                 self.sql_names.push(name.clone())
             }
+            Effect::Deallocate(_) | Effect::DiscardAll if taken => {}
             Effect::Deallocate(Some(name)) => {
                 self.names.replace(name.as_bytes(), None);
                 self.forget_name(name.as_bytes(), leased);
             }
             Effect::Deallocate(None) | Effect::DiscardAll => {
-                self.names.clear();
+                self.names.clear_named();
                 self.sql_names.clear();
                 leased.named.clear();
                 leased.lease.held.clear();

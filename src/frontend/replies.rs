@@ -356,7 +356,7 @@ impl Session {
                 let tag = read::Reader::new(body).cstr()?;
                 self.request.rows += read::tag_rows(tag);
                 match self.pipeline.front() {
-                    Some(Expect::Execute { plan: Some(plan), values }) => {
+                    Some(Expect::Execute { plan: Some(plan), values, .. }) => {
                         let plan = plan.clone();
                         self.request.values.clone_from(values);
                         self.apply(&plan, tag);
@@ -371,7 +371,7 @@ impl Session {
             }
             backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => {
                 self.request.rows += self.request.part;
-                if let Some(Expect::Execute { plan: Some(plan), values }) = self.pipeline.front() {
+                if let Some(Expect::Execute { plan: Some(plan), values, .. }) = self.pipeline.front() {
                     let plan = plan.clone();
                     self.request.values.clone_from(values);
                     self.record(&plan);

@@ -136,8 +136,9 @@ impl Session {
                 let portal = read::execute_portal(body)?;
                 let portal = self.portals.iter().find(|known| *known.name == *portal);
                 let (plan, values) = portal.map(|p| (p.plan.clone(), p.values.clone())).unzip();
+                let undo = plan.as_ref().map(|plan| self.deallocate(&plan.facts, leased)).unwrap_or_default();
                 leased.lease.outbox.put_slice(frame);
-                self.pipeline.push(Expect::Execute { plan, values: values.flatten() });
+                self.pipeline.push(Expect::Execute { plan, values: values.flatten(), undo });
             }
             frontend::CLOSE => self.forward_close(frame, leased)?,
             frontend::SYNC => {
@@ -186,7 +187,8 @@ impl Session {
             return self.forward_duplicate(parse, leased);
         }
         let previous = self.names.replace(parse.name, Some(statement.clone()));
-        let undo = Some(self.keep_undo(parse.name, previous));
+        let undo = Undo { name: parse.name.into(), previous, of_sql: false };
+        let undo = Some(self.keep_undo(undo));
         if self.keeps_names() {
             write::parse(&mut leased.lease.outbox, parse.name, parse.text, parse.types);
             self.pipeline.push(Expect::Parse { statement: None, shown: true, undo });
@@ -217,8 +219,7 @@ impl Session {
     }
 
     /// What an error takes back; kept apart as well while the whole batch may be said again.
-    fn keep_undo(&mut self, name: &[u8], previous: Option<Arc<Statement>>) -> Undo {
-        let undo = Undo { name: name.into(), previous };
+    pub(super) fn keep_undo(&mut self, undo: Undo) -> Undo {
         if self.request.kept > 0 {
             self.request.undo.push(undo.clone());
         }
@@ -349,7 +350,7 @@ impl Session {
         } else if kind == b'S' {
             self.close_name(name, leased);
             let previous = self.names.replace(name, None);
-            let undo = Some(self.keep_undo(name, previous));
+            let undo = Some(self.keep_undo(Undo { name: name.into(), previous, of_sql: false }));
             self.pipeline.push(Expect::ClosedHere { undo });
             return Ok(());
         }

@@ -17,7 +17,7 @@ use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::{self, Target, Why};
 use crate::session::pins::Pin;
-use crate::session::pipeline::{Expect, Undo};
+use crate::session::pipeline::Expect;
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
 use bytes::Buf;
@@ -341,8 +341,8 @@ impl Session {
         }
         // Names that the batch has bound or closed are bound and closed again.
         self.pipeline.abandon();
-        for Undo { name, previous } in self.request.undo.drain(..).rev() {
-            self.names.replace(&name, previous);
+        for undo in std::mem::take(&mut self.request.undo).into_iter().rev() {
+            self.restore_name(undo);
         }
         self.drop_lease();
         self.failed = false;

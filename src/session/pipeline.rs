@@ -17,6 +17,8 @@ use crate::wire::tag::backend;
 pub struct Undo {
     pub name: Box<[u8]>,
     pub previous: Option<Arc<Statement>>,
+    /// It stood for a statement of SQL's PREPARE.
+    pub of_sql: bool,
 }
 
 /// One owed reply.
@@ -45,6 +47,8 @@ pub enum Expect {
         plan: Option<Arc<Plan>>,
         /// What was bound, where the slow-query log is to show it.
         values: Option<Arc<Values>>,
+        /// Of the names that it deallocates.
+        undo: Vec<Undo>,
     },
     Close {
         shown: bool,
@@ -76,7 +80,7 @@ impl Expect {
     /// The statement whose failure an error in this place is, and what was bound.
     pub fn statement(&self) -> Option<(Arc<Plan>, Option<Arc<Values>>)> {
         let (plan, values) = match self {
-            Expect::Execute { plan, values } => (plan.as_ref()?, values.clone()),
+            Expect::Execute { plan, values, .. } => (plan.as_ref()?, values.clone()),
             Expect::Query { plan } | Expect::Bind { plan, .. } => (plan.as_ref()?, None),
             Expect::Parse { statement, .. } => (&statement.as_ref()?.plan, None),
             _ => return None,
@@ -307,17 +311,12 @@ impl Pipeline {
     /// again.
     pub fn take_back(&mut self, undo: Undo) -> Option<Undo> {
         for later in &mut self.queue {
-            match later {
-                Expect::Query { .. } if undo.name.is_empty() => return None,
-                Expect::Parse { undo: Some(again), .. }
-                | Expect::ParsedHere { undo: Some(again) }
-                | Expect::ClosedHere { undo: Some(again) }
-                    if again.name == undo.name =>
-                {
-                    again.previous = undo.previous;
-                    return None;
-                }
-                _ => {}
+            if matches!(later, Expect::Query { .. }) && undo.name.is_empty() {
+                return None;
+            }
+            if let Some(again) = later.undo_mut().iter_mut().find(|again| again.name == undo.name) {
+                *again = undo;
+                return None;
             }
         }
         Some(undo)
@@ -366,10 +365,21 @@ impl Expect {
         matches!(self, Expect::Sync { .. } | Expect::Query { .. } | Expect::Function)
     }
 
-    fn undo(&self) -> Option<&Undo> {
+    fn undo(&self) -> &[Undo] {
         match self {
-            Expect::Parse { undo, .. } | Expect::ParsedHere { undo } | Expect::ClosedHere { undo } => undo.as_ref(),
-            _ => None,
+            Expect::Parse { undo, .. } | Expect::ParsedHere { undo } | Expect::ClosedHere { undo } => undo.as_slice(),
+            Expect::Execute { undo, .. } => undo,
+            _ => &[],
+        }
+    }
+
+    fn undo_mut(&mut self) -> &mut [Undo] {
+        match self {
+            Expect::Parse { undo, .. } | Expect::ParsedHere { undo } | Expect::ClosedHere { undo } => {
+                undo.as_mut_slice()
+            }
+            Expect::Execute { undo, .. } => undo,
+            _ => &mut [],
         }
     }
 }
@@ -390,7 +400,7 @@ struct Segments {
 impl Segments {
     fn note(&mut self, expect: &Expect) {
         // What ends a segment changes nothing in the next.
-        if let Some(undo) = expect.undo() {
+        for undo in expect.undo() {
             self.names.push_back((self.sent, undo.name.clone()));
         }
         match expect {
@@ -447,7 +457,7 @@ mod tests {
     }
 
     fn execute() -> Expect {
-        Expect::Execute { plan: None, values: None }
+        Expect::Execute { plan: None, values: None, undo: Vec::new() }
     }
 
     use Step::{Forward, Swallow, Violation};
@@ -558,7 +568,7 @@ mod tests {
     }
 
     fn closes(name: &[u8]) -> Expect {
-        Expect::ClosedHere { undo: Some(Undo { name: name.into(), previous: None }) }
+        Expect::ClosedHere { undo: Some(Undo { name: name.into(), previous: None, of_sql: false }) }
     }
 
     #[test]
@@ -583,7 +593,7 @@ mod tests {
         }
         let Failed { dropped, skips } = p.fail();
         assert!(!skips && dropped.len() == 2);
-        let undo = |name: &[u8]| Undo { name: name.into(), previous: None };
+        let undo = |name: &[u8]| Undo { name: name.into(), previous: None, of_sql: false };
         assert!(p.take_back(undo(b"s")).is_none() && p.take_back(undo(b"t")).is_some());
     }
 }

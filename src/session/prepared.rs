@@ -119,9 +119,13 @@ impl Names {
         }
     }
 
-    /// DEALLOCATE ALL, DISCARD ALL.
-    pub fn clear(&mut self) {
-        *self = Names::default();
+    pub fn named(&self) -> impl Iterator<Item = &[u8]> {
+        self.named.keys().map(|name| &**name)
+    }
+
+    /// DEALLOCATE ALL, DISCARD ALL: the unnamed statement stays.
+    pub fn clear_named(&mut self) {
+        self.named.clear();
     }
 
     pub fn len(&self) -> usize {
@@ -215,6 +219,11 @@ impl Held {
     /// Notes that the server may or may not have it.
     pub fn doubt(&mut self, statement: Arc<Statement>) {
         self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: true, outdated: false });
+    }
+
+    /// Notes that the server may or may not have any of them.
+    pub fn doubt_all(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.doubtful = true);
     }
 
     pub fn remove(&mut self, id: u64) {
