@@ -174,6 +174,30 @@ fn execute_is_described_by_what_its_name_stands_for() {
     ]);
 }
 
+/// Of DDL that does not pass through pgweir the first error tells; a statement that is parsed again then has the new
+/// columns, on whatever connection.
+#[test]
+fn statements_follow_definitions_that_others_change() {
+    let arena = Arena::new();
+    arena.setup("CREATE TABLE reshaped (n int); INSERT INTO reshaped VALUES (1); GRANT ALL ON reshaped TO app");
+    let parse = frames().close(b'S', "s").parse("s", "SELECT * FROM reshaped").describe(b'S', "s");
+    let ask = parse.bind("", "s", &[]).execute("", 0).sync();
+    for (name, _, proxy) in arena.proxies() {
+        let mut clients: Vec<_> = (0..2).map(|_| support::wire::Wire::connect(proxy.port())).collect();
+        for client in &mut clients {
+            client.ask(&ask, "31tT2DCZ");
+        }
+        arena.setup("ALTER TABLE reshaped ADD COLUMN added text DEFAULT 'new'");
+        clients[0].send(&ask);
+        clients[0].until(b'Z');
+        for client in clients.iter_mut().rev() {
+            let replies = client.ask(&ask, "31tT2DCZ");
+            assert!(replies[3].body.starts_with(b"\0\x02"), "with {name}: {replies:?}");
+        }
+        arena.setup("ALTER TABLE reshaped DROP COLUMN added");
+    }
+}
+
 /// A Parse of a name that is taken leaves nothing behind once the name is closed.
 #[test]
 fn a_closed_name_is_gone_whatever_it_met() {

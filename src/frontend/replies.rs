@@ -295,6 +295,13 @@ impl Session {
     /// An ErrorResponse; `Some` where the way ends here.
     fn on_error(&mut self, head: scan::Head, copy: &mut Copy) -> Result<Option<Relayed>, Malformed> {
         let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
+        if fields.code == b"0A000"
+            && let Some(Expect::Bind { plan: Some(plan), .. } | Expect::Describe { plan: Some(plan), .. }) =
+                self.pipeline.front()
+        {
+            // "cached plan must not change result type": the driver prepares the text again.
+            self.database.statements.forget(plan);
+        }
         let untouched = self.request.kept > 0;
         let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { again(fields.code) };
         let again = again.filter(|again| self.may_say_again(*again));
@@ -313,12 +320,6 @@ impl Session {
         }
         let fatal = fields.is_fatal();
         let code = fields.code.try_into().ok();
-        if fields.code == b"0A000"
-            && let Some(Expect::Bind { plan: Some(plan), .. }) = self.pipeline.front()
-        {
-            // "cached plan must not change result type": the driver prepares the text again.
-            self.database.statements.forget(plan);
-        }
         self.request.bytes += head.total as u64;
         self.pass_error(head, copy);
         self.record_error(code, fatal);
@@ -333,7 +334,7 @@ impl Session {
     fn pass_error(&mut self, head: scan::Head, copy: &mut Copy) {
         let body = copy.at + scan::HEADER..copy.at + head.total;
         let name = match self.pipeline.front() {
-            Some(Expect::Bind { name, .. } | Expect::Describe { name }) => name.as_deref().unwrap_or_default(),
+            Some(Expect::Bind { name, .. } | Expect::Describe { name, .. }) => name.as_deref().unwrap_or_default(),
             _ => &[],
         };
         let Some(renamed) = as_client_says(&copy.inbox[body], name) else {

@@ -332,10 +332,10 @@ impl Session {
             let new = self.name_there(name, statement.as_deref(), leased);
             write::of_statement(&mut leased.lease.outbox, frontend::DESCRIBE, &new);
             let name = self.names.shared(name);
-            self.pipeline.push(Expect::Describe { name });
+            self.pipeline.push(Expect::Describe { name, plan: statement.map(|s| s.plan.clone()) });
         } else {
             leased.lease.outbox.put_slice(frame);
-            self.pipeline.push(Expect::Describe { name: None });
+            self.pipeline.push(Expect::Describe { name: None, plan: None });
         }
         Ok(())
     }

@@ -40,8 +40,9 @@ pub enum Expect {
         plan: Option<Arc<Plan>>,
     },
     Describe {
-        /// As with Bind.
+        /// As with Bind; of a portal neither.
         name: Option<Arc<[u8]>>,
+        plan: Option<Arc<Plan>>,
     },
     Execute {
         plan: Option<Arc<Plan>>,
@@ -465,7 +466,9 @@ mod tests {
     #[test]
     fn an_extended_query_in_order() {
         let mut p = Pipeline::default();
-        for e in [parse(true), bind(), Expect::Describe { name: None }, execute(), Expect::Sync { shown: true }] {
+        for e in
+            [parse(true), bind(), Expect::Describe { name: None, plan: None }, execute(), Expect::Sync { shown: true }]
+        {
             p.push(e);
         }
         assert_eq!(steps(&mut p, b"12TDDCZ"), [Forward; 7]);
