@@ -120,6 +120,35 @@ fn modes_towards_clients() {
     }
 }
 
+/// A rule asks for the certificate alone; another person's certificate stands for the user where the map says so.
+#[test]
+fn a_certificate_is_a_login_where_a_rule_says_so() {
+    let files = Files::new();
+    files.pair("person", &files.authority.issue("some.person", &[]));
+    files.pair("unknown", &files.authority.issue("nobody.here", &[]));
+    let rule = "[[auth.rules]]\nconnection = \"hostssl\"\nmethod = \"cert\"\n";
+    let own = files.listening("verify-ca").more(rule).start();
+    let mapped = files.listening("verify-ca").more(&format!("{rule}map = [\"some.person=app\"]\n")).start();
+    let log_in = |pgweir: &Pgweir, name: &str| {
+        let certificate =
+            format!("sslcert={} sslkey={}", files.text(&format!("{name}.crt")), files.text(&format!("{name}.key")));
+        let connection = format!(
+            "host=localhost hostaddr=127.0.0.1 port={} user=app dbname=app sslmode=require {certificate}",
+            pgweir.port()
+        );
+        let output = pgweir.psql_output(&["-c", "SELECT current_user", &connection]);
+        if output.status.success() { String::from_utf8(output.stdout).unwrap() } else { stderr(&output) }
+    };
+    assert_eq!(log_in(&own, "client").trim(), "app");
+    assert_eq!(log_in(&mapped, "person").trim(), "app");
+    // A name that the map does not have stands for itself.
+    assert_eq!(log_in(&mapped, "client").trim(), "app");
+    for (pgweir, name) in [(&own, "person"), (&own, "unknown"), (&mapped, "unknown")] {
+        let error = log_in(pgweir, name);
+        assert!(error.contains("certificate authentication failed for user \"app\""), "{name}: {error}");
+    }
+}
+
 #[test]
 fn channel_binding_proves_that_nobody_stands_between() {
     let files = Files::new();
