@@ -172,10 +172,7 @@ impl Session {
             match self.lease(&pool).await? {
                 Ok(lease) => {
                     let fenced = !replica && self.fence_before(&batch).await.map_err(End::Fault)?;
-                    self.send(batch, lease, why, replica);
-                    if let Some(leased) = &mut self.leased {
-                        leased.fenced = fenced;
-                    }
+                    self.send(batch, Leased { fenced, ..Leased::new(lease, why, replica) });
                     return self.forward_batch(batch, replica);
                 }
                 Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(node),
@@ -235,24 +232,12 @@ impl Session {
         Ok(answer)
     }
 
-    fn send(&mut self, batch: Batch, lease: Lease, why: Why, replica: bool) {
-        self.request.why = why;
-        self.request.kept = if replica { batch.end } else { 0 };
-        self.client.set_target(Some(lease.identity.clone()));
+    fn send(&mut self, batch: Batch, leased: Leased) {
+        self.request.why = leased.why;
+        self.request.kept = if leased.replica { batch.end } else { 0 };
+        self.client.set_target(Some(leased.lease.identity.clone()));
         self.settling = false;
-        let actual = lease.settings.clone();
-        self.leased = Some(Leased {
-            lease,
-            why,
-            replica,
-            actual,
-            suspect: false,
-            unsure: false,
-            drew: false,
-            named: Vec::new(),
-            prepared: false,
-            fenced: false,
-        });
+        self.leased = Some(leased);
         self.replay();
     }
 

@@ -60,21 +60,32 @@ pub struct Leased {
 }
 
 impl Leased {
-    /// A connection that serves one client from its login to its end.
-    pub fn for_session(lease: Lease) -> Leased {
+    /// A connection that its client has done nothing with yet.
+    pub fn new(lease: Lease, why: Why, replica: bool) -> Leased {
         let actual = lease.settings.clone();
         Leased {
             lease,
-            why: Why::SessionMode,
-            replica: false,
+            why,
+            replica,
             actual,
-            suspect: true,
+            suspect: false,
             unsure: false,
-            // Of an earlier client's nothing is left there.
-            drew: true,
+            drew: false,
             named: Vec::new(),
+            prepared: false,
+            fenced: false,
+        }
+    }
+
+    /// A connection that serves one client from its login to its end.
+    pub fn for_session(lease: Lease) -> Leased {
+        // Of an earlier client's draws nothing is left there.
+        Leased {
+            suspect: true,
+            drew: true,
             prepared: true,
             fenced: true,
+            ..Leased::new(lease, Why::SessionMode, false)
         }
     }
 }
