@@ -291,8 +291,7 @@ impl Opening {
     }
 
     async fn enter_console(&mut self, user: &User) -> Result<(), Failed> {
-        let admins = self.proxy.config.load().admin.users.clone();
-        if !admins.iter().any(|name| **name == *user.name) {
+        if !self.proxy.admin.get().is_some_and(|admin| admin.is_admin(&user.name)) {
             let message = format!("user \"{}\" may not use the admin console", user.name);
             let fault = Fault::fatal(sqlstate::INVALID_AUTHORIZATION, message);
             return Err(fault.with_hint("Name the user in admin.users.").into());
