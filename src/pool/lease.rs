@@ -67,11 +67,6 @@ impl Lease {
         tokio::spawn(self.clean(how));
     }
 
-    /// Gives back a connection that was left in an idle transaction: rolled back and reset.
-    pub fn roll_back(self, prepared: bool) {
-        self.give_back(Return { reset: true, prepared });
-    }
-
     /// Dropping the lease on the way (an error, a timeout) closes the connection.
     async fn clean(mut self, how: Return) {
         let timeout = self.pool.config.load().create_timeout;

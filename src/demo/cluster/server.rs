@@ -131,11 +131,6 @@ impl Server {
         &self.data
     }
 
-    /// Where the unix socket is, on which the superuser needs no password.
-    pub fn socket_path(&self) -> &Path {
-        &self.sockets
-    }
-
     /// Whether the postmaster is there (possibly paused).
     pub fn is_running(&self) -> bool {
         self.pid().is_some()
