@@ -142,7 +142,8 @@ fn replicas_get_their_shares_and_the_end_leaves_nothing() {
 fn a_terminal_shows_one_live_screen_until_ctrl_c() {
     let port = free_port().unwrap().to_string();
     let mut command = Command::new("script");
-    let demo = format!("'{}' demo --port {port}", env!("CARGO_BIN_EXE_pgweir"));
+    // `exec`: a shell that stays would be interrupted too, and end with 130.
+    let demo = format!("exec '{}' demo --port {port}", env!("CARGO_BIN_EXE_pgweir"));
     command.args(["-qefc", &demo, "/dev/null"]);
     let mut demo = Demo::start(command);
     for text in ["SHARE OF READS", "STATEMENTS BY P95", "SLOW STATEMENTS", "Ctrl-C ends the demo."] {
