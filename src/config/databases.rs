@@ -7,7 +7,7 @@ use super::file::Expect;
 use super::listen::TLS_MODES;
 use super::pool;
 use super::section::Section;
-use super::{Database, Node, NodeRole, Pool, PoolMode, PrimaryReads, Routing, TlsMode, User, defaults};
+use super::{Database, Node, NodeRole, Pool, PrimaryReads, Routing, TlsMode, User, defaults};
 
 /// Names under which the admin console answers.
 const CONSOLE_NAMES: [&str; 2] = ["pgweir", "pgbouncer"];
@@ -188,16 +188,17 @@ pub(super) fn users(root: &Section<'_, '_>) -> Vec<User> {
             let hint = "it is SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>";
             s.error("password", "begins like a SCRAM verifier and is none", hint);
         }
-        let pool_mode = s.choice("pool_mode", None, &user_modes());
+        let pool_mode = s.choice("pool_mode", None, &of_user(&pool::MODES));
+        let pool_pin = s.choice("pool_pin", None, &of_user(&pool::PINS));
         let replication = s.boolean("replication", false);
-        Some(User { name: name?, password, pool_mode, replication })
+        Some(User { name: name?, password, pool_mode, pool_pin, replication })
     });
     users.collect()
 }
 
-/// Nothing at all is the database's own.
-fn user_modes() -> Vec<(&'static str, Option<PoolMode>)> {
-    let own = pool::MODES.into_iter().map(|(word, mode)| (word, Some(mode)));
+/// The words of a key of `[pool]` for one user; nothing at all is the database's own.
+fn of_user<T: Copy>(words: &[(&'static str, T)]) -> Vec<(&'static str, Option<T>)> {
+    let own = words.iter().map(|(word, value)| (*word, Some(*value)));
     own.chain([("", None)]).collect()
 }
 

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{
-    Admin, Alerts, Cache, Freshness, Invalidation, ListenTls, LoadBalancing, Pool, PoolMode, PrimaryReads, Routing,
-    ScalingRule, SlowLog, Statements, TlsMode, UnnamedStatements,
+    Admin, Alerts, Cache, Freshness, Invalidation, ListenTls, LoadBalancing, PinPolicy, Pool, PoolMode, PrimaryReads,
+    Routing, ScalingRule, SlowLog, Statements, TlsMode, UnnamedStatements,
 };
 
 /// Where applications connect.
@@ -35,6 +35,7 @@ impl Default for Pool {
     fn default() -> Self {
         Pool {
             mode: PoolMode::Transaction,
+            pin: PinPolicy::Allow,
             min: 5,
             max: 50,
             idle_timeout: Duration::from_secs(30),

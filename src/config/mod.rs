@@ -174,6 +174,7 @@ pub struct Admin {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pool {
     pub mode: PoolMode,
+    pub pin: PinPolicy,
     pub min: usize,
     pub max: usize,
     pub idle_timeout: Duration,
@@ -197,6 +198,13 @@ pub enum PoolMode {
     Transaction,
     Session,
     Statement,
+}
+
+/// What becomes of a statement that would bind its client to one server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinPolicy {
+    Allow,
+    Refuse,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,6 +345,8 @@ pub struct User {
     pub password: Option<Secret>,
     /// `None`: the database's.
     pub pool_mode: Option<PoolMode>,
+    /// `None`: the database's.
+    pub pool_pin: Option<PinPolicy>,
     /// May have replication connections passed through.
     pub replication: bool,
 }
@@ -344,7 +354,7 @@ pub struct User {
 impl User {
     /// A user without a secret of its own.
     pub fn named(name: &str) -> User {
-        User { name: name.to_owned(), password: None, pool_mode: None, replication: false }
+        User { name: name.to_owned(), password: None, pool_mode: None, pool_pin: None, replication: false }
     }
 }
 

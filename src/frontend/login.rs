@@ -188,7 +188,6 @@ impl Opening {
         let database = database.ok_or_else(|| {
             Fault::fatal(sqlstate::INVALID_CATALOG_NAME, format!("database \"{}\" does not exist", startup.database))
         })?;
-        let mode = user.mode_in(&database);
         let login =
             Login { user: user.name.clone(), database: database.dbname.clone(), credentials: user.credentials.clone() };
         match credentials {
@@ -203,7 +202,7 @@ impl Opening {
             let connection = replication::dial(&database, &login, &startup).await?;
             return Ok(LoggedIn::Replication(Box::new((database, login, startup, connection))));
         }
-        Ok(LoggedIn::Session(Box::new(self.greet(startup, database, login, mode).await?)))
+        Ok(LoggedIn::Session(Box::new(self.greet(startup, database, login, &user).await?)))
     }
 
     /// Who the client is. A user that is not known is asked all the same, and refused as for a wrong password.

@@ -15,6 +15,7 @@ pub mod notifications;
 pub mod peers;
 pub mod proxy;
 pub mod record;
+pub mod refusal;
 pub mod replies;
 pub mod replication;
 pub mod requests;

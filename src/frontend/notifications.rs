@@ -53,16 +53,20 @@ impl Session {
             return;
         }
         leased.suspect = true;
-        // What of a string with its own COMMITs has held is not known where a later statement of it fails; and another
-        // encoding than the shared connection's cannot be served by it.
-        let mixed = facts.statements > 1 && !facts.control.is_empty();
-        let status = leased.lease.statuses.iter().find(|(name, _)| **name == *"client_encoding");
-        if mixed {
+        if is_mixed(facts) {
             self.channels.set_alone();
         }
-        if mixed || status.is_some_and(|(_, encoding)| **encoding != *"UTF8") {
+        if self.needs_own_listener(facts, leased) {
             self.pins.insert(Pin::Listen);
         }
+    }
+
+    /// The shared connection cannot listen for the client: it has another encoding, or it is not known what of a string
+    /// with its own COMMITs has held where a later statement of it fails.
+    pub(super) fn needs_own_listener(&self, facts: &Facts, leased: &Leased) -> bool {
+        let listens = facts.effects.iter().any(|effect| matches!(effect, Effect::Listen(_)));
+        let status = || leased.lease.statuses.iter().find(|(name, _)| **name == *"client_encoding");
+        listens && (is_mixed(facts) || status().is_some_and(|(_, encoding)| **encoding != *"UTF8"))
     }
 
     /// LISTEN or UNLISTEN has succeeded: it takes effect at commit.
@@ -186,6 +190,10 @@ impl Session {
         }
         Ok(!elsewhere)
     }
+}
+
+fn is_mixed(facts: &Facts) -> bool {
+    facts.statements > 1 && !facts.control.is_empty()
 }
 
 fn say(out: &mut BytesMut, notification: &Notification, pid: i32) {

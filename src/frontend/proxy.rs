@@ -13,7 +13,7 @@ use crate::admin::Admin;
 use crate::auth::{Credentials, Method, Secret, Verifier};
 use crate::backend::connect::{Login, ServerCredentials};
 use crate::cluster::probe::{self, Prober};
-use crate::config::{self, Config, PoolMode};
+use crate::config::{self, Config, PinPolicy, PoolMode};
 use crate::frontend::client::Clients;
 use crate::frontend::database::Database;
 use crate::frontend::failover;
@@ -31,6 +31,8 @@ pub struct User {
     pub credentials: Arc<ServerCredentials>,
     /// `None`: the database's.
     pub mode: Option<PoolMode>,
+    /// `None`: the database's.
+    pin: Option<PinPolicy>,
     /// May have replication connections passed through.
     pub replication: bool,
 }
@@ -61,6 +63,7 @@ impl User {
             verifier: OnceLock::new(),
             credentials,
             mode: config.pool_mode,
+            pin: config.pool_pin,
             replication: config.replication,
         })
     }
@@ -68,6 +71,12 @@ impl User {
     /// How its clients have their connections in a database.
     pub fn mode_in(&self, database: &Database) -> PoolMode {
         self.mode.unwrap_or(database.pools.config().mode)
+    }
+
+    /// Whether its clients there get an error for what would pin them. In session mode nothing does.
+    pub fn refuses_pins_in(&self, database: &Database) -> bool {
+        let policy = self.pin.unwrap_or(database.pools.config().pin);
+        policy == PinPolicy::Refuse && self.mode_in(database) != PoolMode::Session
     }
 
     /// How a client that says it is this user is asked for proof.

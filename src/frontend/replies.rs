@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::cluster::Tried;
-use crate::error::Malformed;
+use crate::error::{Fault, Malformed};
 use crate::frontend::requests::emit;
 use crate::frontend::session::Session;
 use crate::session::pipeline::{Expect, Failed, Step};
@@ -179,7 +179,7 @@ impl Session {
     fn holds(&mut self, head: scan::Head, copy: &mut Copy) -> bool {
         let resumed = self.subscription.as_mut().is_some_and(|subscription| subscription.resumes());
         let several = match self.pipeline.front() {
-            Some(Expect::Query { plan: Some(plan) }) if plan.facts.statements > 1 => Some(plan.clone()),
+            Some(Expect::Query { plan: Some(plan), refused: None }) if plan.facts.statements > 1 => Some(plan.clone()),
             Some(Expect::Query { .. } | Expect::Function | Expect::Sync { shown: true }) => None,
             _ => return false,
         };
@@ -199,7 +199,7 @@ impl Session {
 
     fn pass_ready(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
         let own = match self.pipeline.front() {
-            Some(Expect::Query { plan: Some(plan) }) => {
+            Some(Expect::Query { plan: Some(plan), .. }) => {
                 let plan = plan.clone();
                 self.record(&plan);
                 false
@@ -319,9 +319,13 @@ impl Session {
             return Ok(Some(Relayed::ReplayFailed(fields.message())));
         }
         let fatal = fields.is_fatal();
-        let code = fields.code.try_into().ok();
+        let refusal = self.refusal(fields.code);
+        let code = refusal.as_ref().map_or(fields.code, |fault| fault.code.as_bytes()).try_into().ok();
         self.request.bytes += head.total as u64;
-        self.pass_error(head, copy);
+        match refusal {
+            Some(fault) => self.replace_error(&fault, head, copy),
+            None => self.pass_error(head, copy),
+        }
         self.record_error(code, fatal);
         self.failed = true;
         let Failed { dropped, skips } = self.pipeline.fail();
@@ -347,6 +351,14 @@ impl Session {
         copy.from = copy.at;
     }
 
+    /// An error of pgweir's own in the place of the server's.
+    fn replace_error(&mut self, fault: &Fault, head: scan::Head, copy: &mut Copy) {
+        copy.flush(&mut self.outbox);
+        write::error(&mut self.outbox, fault);
+        copy.at += head.total;
+        copy.from = copy.at;
+    }
+
     /// A frame that completes a statement, looked at before the pipeline moves on.
     fn complete(&mut self, head: scan::Head, copy: &Copy) -> Result<(), Malformed> {
         let body = &copy.inbox[copy.at + scan::HEADER..copy.at + head.total];
@@ -363,7 +375,7 @@ impl Session {
                         self.apply(&plan, tag);
                         self.record(&plan);
                     }
-                    Some(Expect::Query { plan: Some(plan) }) if plan.facts.statements == 1 => {
+                    Some(Expect::Query { plan: Some(plan), .. }) if plan.facts.statements == 1 => {
                         let plan = plan.clone();
                         self.apply(&plan, tag);
                     }

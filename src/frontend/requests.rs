@@ -8,6 +8,7 @@ use crate::config::{PoolMode, UnnamedStatements};
 use crate::error::Fault;
 use crate::frontend::batch::{MAX_QUERY, check_size};
 use crate::frontend::names::runs_by_name;
+use crate::frontend::refusal;
 use crate::frontend::session::{Leased, Portal, Scanned, Session};
 use crate::route::plan::Plan;
 use crate::session::pipeline::{Expect, Local, Undo};
@@ -123,11 +124,16 @@ impl Session {
                 // A simple Query ends the unnamed statement, on the server as here.
                 self.names.replace(b"", None);
                 leased.lease.unnamed = None;
-                self.name_for_sql(&plan.facts, leased);
-                self.note_sequences(&plan.facts, leased);
-                self.note_plan(&plan, leased);
-                leased.lease.outbox.put_slice(frame);
-                self.pipeline.push(Expect::Query { plan: Some(plan) });
+                let refused = self.refused(&plan.facts, leased);
+                if refused.is_some() {
+                    write::query(&mut leased.lease.outbox, refusal::QUERY);
+                } else {
+                    self.name_for_sql(&plan.facts, leased);
+                    self.note_sequences(&plan.facts, leased);
+                    self.note_plan(&plan, leased);
+                    leased.lease.outbox.put_slice(frame);
+                }
+                self.pipeline.push(Expect::Query { plan: Some(plan), refused });
             }
             frontend::PARSE => self.forward_parse(read::parse(body)?, leased),
             frontend::BIND => self.forward_bind(head, frame, leased)?,
@@ -301,9 +307,13 @@ impl Session {
         let body = &frame[scan::HEADER..];
         let (portal, name) = read::bind_names(body)?;
         let statement = self.server_name(name, leased);
-        let new = self.name_there(name, statement.as_deref(), leased);
+        let refused = statement.as_ref().and_then(|statement| self.refused(&statement.plan.facts, leased));
+        let new = match refused {
+            Some(_) => refusal::STATEMENT.into(),
+            None => self.name_there(name, statement.as_deref(), leased),
+        };
         let rest = &body[portal.len() + name.len() + 2..];
-        if let Some(statement) = &statement {
+        if let Some(statement) = statement.as_ref().filter(|_| refused.is_none()) {
             self.name_for_sql(&statement.plan.facts, leased);
             self.note_sequences(&statement.plan.facts, leased);
             self.note_plan(&statement.plan, leased);
@@ -318,7 +328,7 @@ impl Session {
         out.put_u8(0);
         out.put_slice(rest);
         let name = self.names.shared(name);
-        self.pipeline.push(Expect::Bind { plan: statement.map(|s| s.plan.clone()), name });
+        self.pipeline.push(Expect::Bind { plan: statement.map(|s| s.plan.clone()), name, refused });
         Ok(())
     }
 

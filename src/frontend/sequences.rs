@@ -24,8 +24,8 @@ impl Session {
     /// Ahead of a statement, be it only prepared: what earlier clients have drawn on the connection is forgotten where
     /// it could show.
     pub fn forget_sequences(&mut self, facts: &Facts, leased: &mut Leased) {
-        let asks = facts.functions.iter().any(|f| matches!(f.name.as_str(), "currval" | "lastval"));
-        if asks {
+        // Where nothing may pin, it can only ask for what it has drawn on this lease.
+        if facts.asks_sequences() && !self.refuses_pins {
             self.asks_sequences = true;
             let kept = leased.drew || self.pins.contains(Pin::Sequence);
             if !kept && self.status != b'E' && !self.pipeline.is_unsynced() {

@@ -64,7 +64,9 @@ impl Session {
             if let Some(end) = ended {
                 return end;
             }
-            self.settle();
+            if let Some(fault) = self.settle() {
+                return End::Fault(fault);
+            }
         }
     }
 
@@ -335,19 +337,20 @@ impl Session {
         None
     }
 
-    /// Gives the connection back once nothing more is owed on it and nothing holds the session to it.
-    fn settle(&mut self) {
+    /// Gives the connection back once nothing more is owed on it and nothing holds the session to it. `Some` where
+    /// something does that must not.
+    fn settle(&mut self) -> Option<Fault> {
         self.client.pins.store(self.pins.bits(), Ordering::Relaxed);
         self.client.prepared.store(self.names.len(), Ordering::Relaxed);
         if self.leased.is_none() || !self.is_at_rest() {
             if self.leased.is_some() && self.pipeline.is_empty() && self.status != b'I' {
                 self.client.set_activity(Activity::IdleInTransaction, self.request.mark);
             }
-            return;
+            return None;
         }
         self.client.set_activity(Activity::Idle, self.request.mark);
         if self.mode != PoolMode::Session && self.survey() {
-            return;
+            return None;
         }
         if self.pins.is_empty() && self.mode != PoolMode::Session {
             self.give_back();
@@ -356,6 +359,7 @@ impl Session {
             leased.suspect = true;
             leased.prepared |= self.pins.contains(Pin::Prepare) || self.mode == PoolMode::Session;
         }
+        self.refusal_at_rest()
     }
 
     fn give_back(&mut self) {

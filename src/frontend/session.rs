@@ -156,6 +156,8 @@ pub struct Session {
     /// By node index.
     pub pools: Vec<Arc<Pool>>,
     pub mode: PoolMode,
+    /// `pool.pin`: it may have nothing that would pin it.
+    pub refuses_pins: bool,
 
     pub stream: Stream,
     /// Received from the client and not yet consumed.

@@ -1,5 +1,7 @@
 //! What binds a session to one server connection: state that cannot be said again elsewhere.
 
+use crate::sql::{Effect, Facts, Reason, SetValue};
+
 /// Why a session is pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pin {
@@ -25,6 +27,46 @@ const ALL: [(Pin, &str); 8] = [
     (Pin::Set, "set"),
     (Pin::Sequence, "sequence"),
 ];
+
+impl Pin {
+    /// What a session would have that has run this statement, as far as the text tells.
+    pub fn foreseen(facts: &Facts) -> Option<Pin> {
+        // The words of a DO may be its comments. What it leaves behind a look at the session tells, but for LOAD and
+        // custom parameters.
+        let guessed = facts.primary == Some(Reason::Utility) && facts.effects.contains(&Effect::Unknown);
+        // Of a string with its own COMMITs, of which some statement fails, it is not known what has counted.
+        let mixed = facts.statements > 1 && !facts.control.is_empty();
+        let mut lasting = 0;
+        for effect in &facts.effects {
+            match effect {
+                Effect::Load => return Some(Pin::Load),
+                Effect::Set { name, value, local: false }
+                    if (name.is_empty() || name.contains('.')) && (mixed || *value == SetValue::Opaque) =>
+                {
+                    return Some(Pin::Set);
+                }
+                _ if guessed => {}
+                Effect::Prepare(_) => return Some(Pin::Prepare),
+                Effect::Declare { hold: true, .. } => return Some(Pin::HoldCursor),
+                Effect::AdvisoryLock => return Some(Pin::AdvisoryLock),
+                Effect::Temporary if makes(facts) => lasting += 1,
+                Effect::DroppedAtCommit => lasting -= 1,
+                _ => {}
+            }
+        }
+        (lasting > 0).then_some(Pin::TemporaryTable)
+    }
+
+    /// The cause, in the words of SHOW CLIENTS.
+    pub fn name(self) -> &'static str {
+        ALL.iter().find(|(pin, _)| *pin == self).map_or("", |(_, name)| name)
+    }
+}
+
+/// It may make a table or the like: reading one that is there says `pg_temp` as well.
+fn makes(facts: &Facts) -> bool {
+    facts.statements > 1 || matches!(facts.primary, Some(Reason::Ddl | Reason::Into))
+}
 
 /// The set of pins that hold a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,6 +111,41 @@ impl Pins {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::classify::classify;
+
+    #[test]
+    fn foresees_what_will_hold() {
+        let of = |sql: &str| Pin::foreseen(&classify(sql));
+        for (sql, pin) in [
+            ("CREATE TEMP TABLE t (n int)", Pin::TemporaryTable),
+            ("CREATE VIEW pg_temp.v AS SELECT 1", Pin::TemporaryTable),
+            ("SELECT 1 INTO TEMP t", Pin::TemporaryTable),
+            ("SELECT 1; CREATE TEMP TABLE t (n int)", Pin::TemporaryTable),
+            ("CREATE TEMP TABLE t (n int) ON COMMIT DROP; CREATE TEMP TABLE u (n int)", Pin::TemporaryTable),
+            ("PREPARE p AS SELECT 1", Pin::Prepare),
+            ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", Pin::HoldCursor),
+            ("SELECT pg_try_advisory_lock(1)", Pin::AdvisoryLock),
+            ("LOAD 'auto_explain'", Pin::Load),
+            ("DO $$ BEGIN LOAD 'auto_explain'; END $$", Pin::Load),
+            ("SET my.own FROM CURRENT", Pin::Set),
+            ("DO $$ BEGIN PERFORM set_config('my.own', 'x', false); END $$", Pin::Set),
+            ("BEGIN; SET my.own = 1; COMMIT", Pin::Set),
+        ] {
+            assert_eq!(of(sql), Some(pin), "{sql}");
+        }
+        for sql in [
+            "CREATE TEMP TABLE t (n int) ON COMMIT DROP",
+            "SELECT * FROM pg_temp.t",
+            "DROP TABLE IF EXISTS pg_temp.t",
+            "SELECT pg_advisory_xact_lock(1)",
+            "BEGIN; SET LOCAL my.own = 1; COMMIT",
+            "SET work_mem = '1MB'",
+            "LISTEN news",
+            "DO $$ BEGIN /* no temporary table */ END $$",
+        ] {
+            assert_eq!(of(sql), None, "{sql}");
+        }
+    }
 
     #[test]
     fn names_what_holds() {

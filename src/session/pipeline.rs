@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::route::plan::Plan;
+use crate::session::pins::Pin;
 use crate::session::prepared::Statement;
 use crate::session::values::Values;
 use crate::wire::tag::backend;
@@ -38,6 +39,8 @@ pub enum Expect {
         /// The client's name of the statement; `None`: the unnamed one.
         name: Option<Arc<[u8]>>,
         plan: Option<Arc<Plan>>,
+        /// It would have pinned the client, and another statement that fails stands for it.
+        refused: Option<Pin>,
     },
     Describe {
         /// As with Bind; of a portal neither.
@@ -65,6 +68,8 @@ pub enum Expect {
     },
     Query {
         plan: Option<Arc<Plan>>,
+        /// As with Bind.
+        refused: Option<Pin>,
     },
     /// Statements of pgweir's own ahead of the client's (the parameters' difference).
     Replay,
@@ -82,7 +87,7 @@ impl Expect {
     pub fn statement(&self) -> Option<(Arc<Plan>, Option<Arc<Values>>)> {
         let (plan, values) = match self {
             Expect::Execute { plan, values, .. } => (plan.as_ref()?, values.clone()),
-            Expect::Query { plan } | Expect::Bind { plan, .. } => (plan.as_ref()?, None),
+            Expect::Query { plan, .. } | Expect::Bind { plan, .. } => (plan.as_ref()?, None),
             Expect::Parse { statement, .. } => (&statement.as_ref()?.plan, None),
             _ => return None,
         };
@@ -454,7 +459,7 @@ mod tests {
     }
 
     fn bind() -> Expect {
-        Expect::Bind { plan: None, name: None }
+        Expect::Bind { plan: None, name: None, refused: None }
     }
 
     fn execute() -> Expect {
@@ -528,7 +533,7 @@ mod tests {
     #[test]
     fn a_simple_query_ends_at_ready_alone() {
         let mut p = Pipeline::default();
-        p.push(Expect::Query { plan: None });
+        p.push(Expect::Query { plan: None, refused: None });
         assert_eq!(steps(&mut p, b"TDC"), [Forward; 3]);
         assert!(p.fail().dropped.is_empty());
         assert_eq!(p.step(b'Z'), Forward);

@@ -258,12 +258,13 @@ fn create(view: View, notes: &mut Notes) {
     let head = view.tokens.len().min(6);
     let mut kind = 1 + 2 * usize::from(view.are(1, &["or", "replace"]));
     kind += usize::from(view.is_any(kind, &["global", "local"]));
-    if view.is_any(kind, &["temp", "temporary"]) {
-        notes.effect(Effect::Temporary);
-    }
     let named = |at: usize| view.name(at + 1).is_some_and(|name| super::builtins::is_temporary_schema(&name));
-    if (0..head.max(8)).any(|at| named(at) && view.punct(at + 2, b'.')) {
+    let in_schema = (0..head.max(8)).any(|at| named(at) && view.punct(at + 2, b'.'));
+    if view.is_any(kind, &["temp", "temporary"]) || in_schema {
         notes.effect(Effect::Temporary);
+        if (kind..view.tokens.len()).any(|at| view.are(at, &["on", "commit", "drop"])) {
+            notes.effect(Effect::DroppedAtCommit);
+        }
     }
     let at = |word| (1..head).any(|at| view.is(at, word));
     let begins = |at: usize| {

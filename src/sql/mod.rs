@@ -72,6 +72,13 @@ pub struct Facts {
     pub backslash: bool,
 }
 
+impl Facts {
+    /// It calls currval or lastval: what the session itself has drawn.
+    pub fn asks_sequences(&self) -> bool {
+        self.functions.iter().any(|function| matches!(function.name.as_str(), "currval" | "lastval"))
+    }
+}
+
 /// A possibly schema-qualified name, unquoted and case-folded as Postgres would.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name {
@@ -206,6 +213,8 @@ pub enum Effect {
     Close(Option<String>),
     /// CREATE TEMP …, SELECT INTO TEMP, or a name in pg_temp.
     Temporary,
+    /// … of which this one says ON COMMIT DROP.
+    DroppedAtCommit,
     /// pg_advisory_lock and kin of session scope; `unlock_all` for pg_advisory_unlock_all.
     AdvisoryLock,
     AdvisoryUnlockAll,

@@ -17,6 +17,7 @@ use crate::frontend::client::{Client, NewClient};
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::io::MAX_WAITING;
 use crate::frontend::login::{Failed, Opening, no_server};
+use crate::frontend::proxy::User;
 use crate::frontend::session::{Leased, Request, Session};
 use crate::frontend::survey::Survey;
 use crate::net::Stream;
@@ -43,8 +44,9 @@ impl Opening {
         startup: Startup,
         database: Arc<Database>,
         login: Login,
-        mode: PoolMode,
+        user: &User,
     ) -> Result<Parts, Failed> {
+        let mode = user.mode_in(&database);
         let base = settings(&startup)?;
         let pools = database.pools_of(&login);
         let known = database.statuses(&login.user, &base).filter(|_| mode != PoolMode::Session);
@@ -75,7 +77,9 @@ impl Opening {
             replication: "none",
             server_pid: lease.as_ref().map(|lease| lease.identity.pid),
         });
-        let parts = Parts { client, database, login, pools, mode, lease, base, statuses: statuses.clone() };
+        let refuses_pins = user.refuses_pins_in(&database);
+        let parts =
+            Parts { client, database, login, pools, mode, refuses_pins, lease, base, statuses: statuses.clone() };
         for (name, value) in statuses.iter() {
             write::parameter_status(&mut self.outbox, name, value);
         }
@@ -178,6 +182,7 @@ pub(super) struct Parts {
     login: Login,
     pools: Vec<Arc<Pool>>,
     mode: PoolMode,
+    refuses_pins: bool,
     /// In session mode.
     lease: Option<Lease>,
     base: Settings,
@@ -186,7 +191,7 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn into_session(self, opening: Opening) -> Session {
-        let Parts { client, database, login, pools, mode, lease, base, statuses } = self;
+        let Parts { client, database, login, pools, mode, refuses_pins, lease, base, statuses } = self;
         let now = client.connected;
         let leased = lease.map(|mut lease| {
             lease.begin();
@@ -201,6 +206,7 @@ impl Parts {
             login,
             pools,
             mode,
+            refuses_pins,
             stream: opening.stream,
             inbox: opening.inbox,
             outbox: opening.outbox,

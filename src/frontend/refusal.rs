@@ -1,0 +1,54 @@
+//! `pool.pin = "refuse"`: what would bind a client to one server connection is an error.
+//!
+//! The server raises it, so that it has its place in the order of replies and its effect on the transaction: instead of the
+//! statement it is sent one that cannot succeed, and its error is replaced on the way back.
+
+use crate::error::{Fault, sqlstate};
+use crate::frontend::session::{Leased, Session};
+use crate::session::pins::Pin;
+use crate::session::pipeline::Expect;
+use crate::sql::Facts;
+
+/// What the server is sent instead of a Query, and the code of its error. In a failed transaction it gives 25P02, as it
+/// would to the client's own.
+pub const QUERY: &str = "SELECT \"refused by pgweir: pool.pin\"";
+const UNDEFINED_COLUMN: &[u8] = b"42703";
+
+/// … and the statement that a Bind is made to name: no client's is called so.
+pub const STATEMENT: &[u8] = b"pgweir: refused by pool.pin";
+const UNDEFINED_STATEMENT: &[u8] = b"26000";
+
+impl Session {
+    /// What would pin the client, where that is not allowed. Nothing is refused in a transaction that has failed.
+    pub fn refused(&self, facts: &Facts, leased: &Leased) -> Option<Pin> {
+        if !self.refuses_pins || self.status == b'E' {
+            return None;
+        }
+        Pin::foreseen(facts)
+            .or_else(|| self.needs_own_listener(facts, leased).then_some(Pin::Listen))
+            // What was drawn elsewhere cannot be told here.
+            .or_else(|| (facts.asks_sequences() && !leased.drew).then_some(Pin::Sequence))
+    }
+
+    /// The server's error at the front stands for a refusal.
+    pub fn refusal(&self, code: &[u8]) -> Option<Fault> {
+        let (pin, expected) = match self.pipeline.front()? {
+            Expect::Query { refused, .. } => (*refused, UNDEFINED_COLUMN),
+            Expect::Bind { refused, .. } => (*refused, UNDEFINED_STATEMENT),
+            _ => return None,
+        };
+        let pin = pin.filter(|_| code == expected)?;
+        Some(fault(pin.name(), Fault::error))
+    }
+
+    /// At rest: the client has state on its connection that nothing foretold.
+    pub fn refusal_at_rest(&self) -> Option<Fault> {
+        (self.refuses_pins && !self.pins.is_empty()).then(|| fault(&self.pins.causes(), Fault::fatal))
+    }
+}
+
+fn fault(cause: &str, make: fn(&'static str, String) -> Fault) -> Fault {
+    let message = format!("session state that needs a server connection of its own is not allowed: {cause}");
+    let hint = "pgweir's configuration says pool.pin = \"refuse\"; \"allow\", or session mode, would serve it.";
+    make(sqlstate::FEATURE_NOT_SUPPORTED, message).with_hint(hint)
+}

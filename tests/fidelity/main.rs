@@ -1,0 +1,6 @@
+//! What a client can tell: that it shares connections, and that somebody stands between it and Postgres.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod pins;
