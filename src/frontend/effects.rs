@@ -142,6 +142,11 @@ impl Session {
     fn apply_effect(&mut self, effect: &Effect, leased: &mut Leased) {
         match effect {
             Effect::Set { local: true, .. } | Effect::Role { local: true, .. } => {}
+            // The Bind did not tell: it may have been a custom parameter.
+            Effect::Configure { local, .. } if !local.is_true() => {
+                self.pins.insert(Pin::Set);
+                leased.unsure = true;
+            }
             Effect::Set { name, value, .. } => self.apply_set(name, value, leased),
             Effect::Role { session_authorization, value, .. } => {
                 let name = if *session_authorization { "session_authorization" } else { "role" };
@@ -202,10 +207,8 @@ impl Session {
 
     fn apply_set(&mut self, name: &str, value: &SetValue, leased: &mut Leased) {
         match value {
-            SetValue::Sql(text) => {
-                self.parameters.set(name, Value::Sql(text.clone()));
-                leased.actual.set(name, Value::Sql(text.clone()));
-            }
+            SetValue::Sql(text) => self.apply_value(name, Value::Sql(text.clone()), leased),
+            SetValue::Flat(text) => self.apply_value(name, Value::Flat(text.clone()), leased),
             SetValue::Default => {
                 self.parameters.reset(name);
                 leased.actual.remove(name);
@@ -214,6 +217,11 @@ impl Session {
             SetValue::Opaque if name.contains('.') || name.is_empty() => self.pins.insert(Pin::Set),
             SetValue::Opaque => leased.unsure = true,
         }
+    }
+
+    fn apply_value(&mut self, name: &str, value: Value, leased: &mut Leased) {
+        leased.actual.set(name, value.clone());
+        self.parameters.set(name, value);
     }
 
     /// Takes back what dropped messages had changed, last first.

@@ -11,6 +11,7 @@ use crate::frontend::names::runs_by_name;
 use crate::frontend::refusal;
 use crate::frontend::session::{Leased, Portal, Scanned, Session};
 use crate::route::plan::Plan;
+use crate::session::bound;
 use crate::session::pipeline::{Expect, Local, Undo};
 use crate::session::prepared::{NAME_PREFIX, Statement};
 use crate::session::values::values;
@@ -307,17 +308,18 @@ impl Session {
         let body = &frame[scan::HEADER..];
         let (portal, name) = read::bind_names(body)?;
         let statement = self.server_name(name, leased);
-        let refused = statement.as_ref().and_then(|statement| self.refused(&statement.plan.facts, leased));
+        let rest = &body[portal.len() + name.len() + 2..];
+        let plan = statement.as_ref().map(|statement| self.bound_plan(statement, rest));
+        let refused = plan.as_ref().and_then(|plan| self.refused(&plan.facts, leased));
         let new = match refused {
             Some(_) => refusal::STATEMENT.into(),
             None => self.name_there(name, statement.as_deref(), leased),
         };
-        let rest = &body[portal.len() + name.len() + 2..];
-        if let Some(statement) = statement.as_ref().filter(|_| refused.is_none()) {
-            self.name_for_sql(&statement.plan.facts, leased);
-            self.note_sequences(&statement.plan.facts, leased);
-            self.note_plan(&statement.plan, leased);
-            self.note_portal(portal, &statement.plan, rest);
+        if let Some(plan) = plan.filter(|_| refused.is_none()) {
+            self.name_for_sql(&plan.facts, leased);
+            self.note_sequences(&plan.facts, leased);
+            self.note_plan(&plan, leased);
+            self.note_portal(portal, &plan, rest);
         }
         let out = &mut leased.lease.outbox;
         out.put_u8(head.tag);
@@ -330,6 +332,15 @@ impl Session {
         let name = self.names.shared(name);
         self.pipeline.push(Expect::Bind { plan: statement.map(|s| s.plan.clone()), name, refused });
         Ok(())
+    }
+
+    /// The plan of a statement that is bound to these values.
+    fn bound_plan(&self, statement: &Statement, rest: &[u8]) -> Arc<Plan> {
+        let plan = &statement.plan;
+        match bound::settled(&plan.facts, &statement.types, rest).filter(|_| self.readable) {
+            Some(facts) => Arc::new(plan.with_facts(facts)),
+            None => plan.clone(),
+        }
     }
 
     fn forward_describe(&mut self, frame: &[u8], leased: &mut Leased) -> Result<(), Fault> {

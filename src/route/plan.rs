@@ -41,6 +41,18 @@ impl Plan {
         Plan { facts, fingerprint, record, text, traceparent: None, refused_by_standby: Arc::default() }
     }
 
+    /// The same statement with what one Bind of it makes known.
+    pub fn with_facts(&self, facts: Facts) -> Plan {
+        Plan {
+            facts: Arc::new(facts),
+            fingerprint: self.fingerprint,
+            record: self.record.clone(),
+            text: self.text.clone(),
+            traceparent: self.traceparent.clone(),
+            refused_by_standby: self.refused_by_standby.clone(),
+        }
+    }
+
     /// The statement as a log shows it without its literals; also where the record is the shared one.
     pub fn normalized(&self) -> String {
         match self.record.fingerprint {

@@ -1,6 +1,7 @@
 //! What a client's session is, apart from any socket: its prepared statements, parameters, pins, and the replies
 //! it is owed.
 
+pub mod bound;
 pub mod channels;
 pub mod environment;
 pub mod parameters;

@@ -45,6 +45,7 @@ impl Pin {
                 {
                     return Some(Pin::Set);
                 }
+                Effect::Configure { local, .. } if !local.is_true() => return Some(Pin::Set),
                 _ if guessed => {}
                 Effect::Prepare(_) => return Some(Pin::Prepare),
                 Effect::Declare { hold: true, .. } => return Some(Pin::HoldCursor),

@@ -149,8 +149,13 @@ impl Notes {
 
     /// Settings of the session change, of which neither names nor values are known.
     pub(super) fn sets_unseen(&mut self) {
+        self.sets_unseen_value(String::new());
+    }
+
+    /// One setting of the session changes, or not; no name for one that is not known.
+    pub(super) fn sets_unseen_value(&mut self, name: String) {
         self.unknown();
-        let unseen = Effect::Set { name: String::new(), value: SetValue::Opaque, local: false };
+        let unseen = Effect::Set { name, value: SetValue::Opaque, local: false };
         if !self.facts.effects.contains(&unseen) {
             self.effect(unseen);
         }

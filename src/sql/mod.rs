@@ -25,7 +25,7 @@ mod hash;
 mod keywords;
 pub mod lex;
 mod relations;
-mod settings;
+pub mod settings;
 mod tokens;
 mod tree;
 mod view;
@@ -184,6 +184,12 @@ pub enum Effect {
         value: SetValue,
         local: bool,
     },
+    /// set_config with bound arguments: which setting gets which value, the Bind tells.
+    Configure {
+        name: Argument,
+        value: Argument,
+        local: Argument,
+    },
     /// RESET ALL.
     ResetAll,
     /// SET SESSION CHARACTERISTICS AS TRANSACTION.
@@ -223,9 +229,27 @@ pub enum Effect {
     Unknown,
 }
 
+/// One argument of set_config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Argument {
+    Text(String),
+    Null,
+    /// `$n`, counted from 1.
+    Parameter(u16),
+}
+
+impl Argument {
+    /// It says true in the text itself.
+    pub fn is_true(&self) -> bool {
+        matches!(self, Argument::Text(text) if settings::truth(text.as_bytes()) == Some(true))
+    }
+}
+
 /// The right-hand side of a SET.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SetValue {
+    /// The flat string that set_config takes.
+    Flat(String),
     /// As written, ready to stand behind `SET name =`, quotes included.
     Sql(String),
     /// DEFAULT, or RESET name.

@@ -4,7 +4,7 @@ use super::classify::Notes;
 use super::commands::modes;
 use super::lex::Kind;
 use super::view::View;
-use super::{Control, Effect, Name, Reason, SetValue};
+use super::{Argument, Control, Effect, Name, Reason, SetValue};
 
 /// `SET [SESSION | LOCAL] …` (`VariableSetStmt` of Postgres's grammar).
 pub(super) fn set(view: View, notes: &mut Notes) {
@@ -118,7 +118,10 @@ fn assignment(name: String, value: SetValue, local: bool) -> Effect {
         SetValue::Sql(text) => Some(text).filter(|text| {
             session_authorization || !matches!(text.trim_matches('\'').to_ascii_lowercase().as_str(), "none")
         }),
-        SetValue::Default => None,
+        SetValue::Flat(text) if session_authorization || text != "none" => {
+            Some(format!("'{}'", text.replace('\'', "''")))
+        }
+        SetValue::Flat(_) | SetValue::Default => None,
         SetValue::Opaque => return Effect::Set { name, value, local },
     };
     Effect::Role { session_authorization, value, local }
@@ -148,7 +151,7 @@ pub(super) fn reset(view: View, notes: &mut Notes) {
     }
 }
 
-/// `SELECT set_config('name', value, local) [AS label], …` and nothing else. False where the query is another one.
+/// `SELECT set_config(name, value, local) [AS label], …` and nothing else. False where the query is another one.
 pub(super) fn set_config(view: View, notes: &mut Notes) -> bool {
     if !view.is(0, "select") {
         return false;
@@ -183,23 +186,63 @@ pub(super) fn set_config(view: View, notes: &mut Notes) -> bool {
 fn one_set_config(view: View, at: usize) -> Option<(Effect, usize)> {
     let (function, open) = view.qualified(at)?;
     let built_in = function.schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
-    let commas = view.punct(open + 2, b',') && view.punct(open + 4, b',') && view.punct(open + 6, b')');
-    if !(built_in && function.name == "set_config" && view.punct(open, b'(') && commas) {
+    if !(built_in && function.name == "set_config" && view.punct(open, b'(')) {
         return None;
     }
-    let name = view.string(open + 1)?.to_ascii_lowercase();
-    let local = match view.string(open + 5).or_else(|| view.name(open + 5))?.as_str() {
-        "t" | "true" => true,
-        "f" | "false" => false,
+    let (name, at) = argument(view, open + 1, b',')?;
+    let unread = |at| view.kind(at).is_some_and(Kind::is_literal) && view.punct(at + 1, b',');
+    let (value, at) = match argument(view, at, b',') {
+        Some((value, at)) => (Some(value), at),
+        None if unread(at) => (None, at + 2),
+        None => return None,
+    };
+    let (local, end) = argument(view, at, b')')?;
+    let is_local = match &local {
+        Argument::Text(text) => Some(truth(text.as_bytes())?),
+        Argument::Null => Some(false),
+        Argument::Parameter(_) => None,
+    };
+    let effect = match (name, value, is_local) {
+        (Argument::Text(name), Some(Argument::Text(text)), Some(local)) => {
+            assignment(name.to_ascii_lowercase(), SetValue::Flat(text), local)
+        }
+        (Argument::Text(name), Some(Argument::Null), Some(local)) => {
+            assignment(name.to_ascii_lowercase(), SetValue::Default, local)
+        }
+        (Argument::Text(name), None, Some(local)) => {
+            let name = name.to_ascii_lowercase();
+            let value = configured(view, at - 2, &name);
+            assignment(name, value, local)
+        }
+        (name, Some(value), _) => Effect::Configure { name, value, local },
+        (_, None, _) => return None,
+    };
+    Some((effect, end))
+}
+
+/// A boolean's text in its usual spellings (`parse_bool`).
+pub fn truth(text: &[u8]) -> Option<bool> {
+    match text.to_ascii_lowercase().as_slice() {
+        b"t" | b"true" | b"on" | b"yes" | b"1" => Some(true),
+        b"f" | b"false" | b"off" | b"no" | b"0" => Some(false),
+        _ => None,
+    }
+}
+
+/// A plain string, a truth value, NULL or a parameter, cast to a type that leaves it as it is or to none, and where the
+/// next one begins behind `end`.
+fn argument(view: View, at: usize, end: u8) -> Option<(Argument, usize)> {
+    let argument = match view.kind(at)? {
+        Kind::String => Argument::Text(view.string(at)?),
+        Kind::Word if view.is(at, "null") => Argument::Null,
+        Kind::Word if view.is_any(at, &["true", "false"]) => Argument::Text(view.name(at)?),
+        Kind::Param => Argument::Parameter(view.raw(at).strip_prefix('$')?.parse().ok()?),
         _ => return None,
     };
-    let value = match view.kind(open + 3)? {
-        Kind::Word if view.is(open + 3, "null") => SetValue::Default,
-        Kind::Param => SetValue::Opaque,
-        kind if kind.is_literal() => configured(view, open + 3, &name),
-        _ => return None,
-    };
-    Some((assignment(name, value, local), open + 7))
+    let cast = view.kind(at + 1) == Some(Kind::Cast);
+    let plain = cast && view.is_any(at + 2, &["text", "varchar", "boolean", "bool"]);
+    let next = at + if plain { 3 } else { 1 };
+    view.punct(next, end).then_some((argument, next + 1))
 }
 
 /// Parameters whose value is a list of names, each quoted by SET (`GUC_LIST_QUOTE`).
@@ -211,25 +254,10 @@ const LISTS: [&str; 5] = [
     "temp_tablespaces",
 ];
 
-/// The text of a value as SET says it: a list of names becomes several constants.
+/// A constant in another form than a plain string, as SET says it.
 fn configured(view: View, at: usize, name: &str) -> SetValue {
-    if !LISTS.contains(&name) {
-        return match view.kind(at) {
-            Some(Kind::String | Kind::Escaped | Kind::Dollar) => SetValue::Sql(view.raw(at).to_owned()),
-            _ => SetValue::Opaque,
-        };
+    match view.kind(at) {
+        Some(Kind::Escaped | Kind::Dollar) if !LISTS.contains(&name) => SetValue::Sql(view.raw(at).to_owned()),
+        _ => SetValue::Opaque,
     }
-    let Some(list) = view.string(at) else { return SetValue::Opaque };
-    let mut parts = Vec::new();
-    for part in list.split(',') {
-        let part = part.trim();
-        let quoted = part.len() > 2 && part.starts_with('"') && part.ends_with('"');
-        let inner = if quoted { part.trim_matches('"').to_owned() } else { part.to_ascii_lowercase() };
-        // an empty list cannot be said by SET; quotes and commas inside names are left alone
-        if inner.is_empty() || inner.contains(['"', '\'', '\\']) || inner.contains(char::is_whitespace) {
-            return SetValue::Opaque;
-        }
-        parts.push(format!("'{inner}'"));
-    }
-    SetValue::Sql(parts.join(", "))
 }

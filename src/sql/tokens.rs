@@ -374,7 +374,8 @@ impl Scan<'_, '_> {
         self.class(if own { class } else { Class::SideEffect });
     }
 
-    /// set_config somewhere in a query: what it sets cannot be told, unless it is local to the transaction.
+    /// set_config somewhere in a query: whether and how often it is called cannot be told, unless it is local to the
+    /// transaction; the server tells of all but custom parameters.
     fn set_config(&mut self, at: usize) {
         self.notes.reason(Reason::Session);
         self.notes.facts.by_literal = true;
@@ -382,8 +383,13 @@ impl Scan<'_, '_> {
         let view = self.view;
         let last = view.closing(at + 1).and_then(|end| end.checked_sub(1)).filter(|&last| last > at + 2);
         let local = last.is_some_and(|last| view.punct(last - 1, b',') && view.is(last, "true"));
-        if !local {
-            self.notes.sets_unseen();
+        if local {
+            return;
+        }
+        let name = view.string(at + 2).filter(|name| !name.contains('.') && view.punct(at + 3, b','));
+        match name {
+            Some(name) => self.notes.sets_unseen_value(name.to_ascii_lowercase()),
+            None => self.notes.sets_unseen(),
         }
     }
 

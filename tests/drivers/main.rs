@@ -33,9 +33,5 @@ fn session_mode() -> Pgweir {
 
 /// Two connections on each node.
 fn transaction_mode() -> Pgweir {
-    transaction_mode_on(2)
-}
-
-fn transaction_mode_on(max: i64) -> Pgweir {
-    builder().set("pool.mode", "transaction").set("pool.max", max).start()
+    builder().set("pool.mode", "transaction").set("pool.max", 2).start()
 }

@@ -10,7 +10,7 @@ use std::{fs, thread};
 use pgweir::demo::cluster::Scratch;
 
 use crate::interleaved::Interleaved;
-use crate::{direct, session_mode, transaction_mode_on};
+use crate::{direct, session_mode, transaction_mode};
 
 /// For one script; it takes seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -58,34 +58,33 @@ fn run(script: &str, url: &str, more: &[&str]) {
 }
 
 fn everywhere(script: &str) {
-    everywhere_but(script, 2, &[]);
+    everywhere_but(script, &[]);
 }
 
-/// `max`: connections of transaction mode. A custom parameter set to a bound value pins its client, so scripts in
-/// which many clients do that at once need as many. `but`: what transaction mode does otherwise.
-fn everywhere_but(script: &str, max: i64, but: &[&str]) {
+/// `but`: what transaction mode does otherwise.
+fn everywhere_but(script: &str, but: &[&str]) {
     run(script, &direct(), &[]);
     run(script, &session_mode().url(), &[]);
-    let pgweir = transaction_mode_on(max);
+    let pgweir = transaction_mode();
     let _other = Interleaved::with(&pgweir);
     run(script, &pgweir.url(), but);
 }
 
 #[test]
 fn psycopg() {
-    everywhere_but("psycopg_basic.py", 22, &[]);
+    everywhere("psycopg_basic.py");
 }
 
 /// After DDL, Postgres refuses a statement whose result has changed; in transaction mode it is prepared again instead
 /// (docs/compatibility.md), which this driver does not expect.
 #[test]
 fn asyncpg() {
-    everywhere_but("asyncpg_basic.py", 12, &["schema_changes"]);
+    everywhere_but("asyncpg_basic.py", &["schema_changes"]);
 }
 
 #[test]
 fn sqlalchemy() {
-    everywhere_but("sqlalchemy_basic.py", 12, &[]);
+    everywhere("sqlalchemy_basic.py");
 }
 
 #[test]

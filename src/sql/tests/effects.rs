@@ -1,5 +1,5 @@
 use crate::sql::classify::classify;
-use crate::sql::{Control, Effect, Name, SetValue};
+use crate::sql::{Argument, Control, Effect, Name, SetValue};
 
 fn effects(text: &str) -> Vec<Effect> {
     classify(text).effects
@@ -69,26 +69,39 @@ fn set_and_reset() {
 fn set_config() {
     let local = |name, value| other(name, value, true);
     let unseen = vec![Effect::Unknown, other("", SetValue::Opaque, false)];
+    let unseen_a = vec![Effect::Unknown, other("a", SetValue::Opaque, false)];
+    let flat = |name, value: &str| other(name, SetValue::Flat(value.into()), false);
+    let text = |text: &str| Argument::Text(text.into());
+    let configure = |name, value, local| vec![Effect::Configure { name, value, local }];
     let cases = [
-        ("SELECT set_config('A.b', 'c', false)", vec![set("a.b", "'c'")]),
-        ("SELECT pg_catalog.set_config('x', 'it''s', 'f') AS y;", vec![set("x", "'it''s'")]),
-        ("SELECT set_config('x', $1, true)", vec![local("x", SetValue::Opaque)]),
+        ("SELECT set_config('A.b', 'c', false)", vec![flat("a.b", "c")]),
+        ("SELECT pg_catalog.set_config('x', 'it''s', 'f') AS y;", vec![flat("x", "it's")]),
+        ("SELECT set_config('x', 'y'::text, false)", vec![flat("x", "y")]),
+        ("SELECT set_config('x', E'y\\\\', false)", vec![set("x", "E'y\\\\'")]),
+        ("SELECT set_config('x', $1, true)", configure(text("x"), Argument::Parameter(1), text("true"))),
         ("SELECT set_config('x', NULL, true)", vec![local("x", SetValue::Default)]),
         ("SELECT set_config('role', 'a', false)", vec![role(false, Some("'a'"), false)]),
         ("SELECT set_config('role', 'none', false)", vec![role(false, None, false)]),
-        ("SELECT set_config('search_path', '\"$user\", Public', false)", vec![set("search_path", "'$user', 'public'")]),
-        ("SELECT set_config('search_path', '', false)", vec![other("search_path", SetValue::Opaque, false)]),
+        (
+            "SELECT set_config('search_path', '\"$user\", Public', false)",
+            vec![flat("search_path", "\"$user\", Public")],
+        ),
+        ("SELECT set_config('search_path', '', false)", vec![flat("search_path", "")]),
         (
             "SELECT set_config('a', '1', true), set_config('b', '2', false)",
-            vec![local("a", SetValue::Sql("'1'".into())), set("b", "'2'")],
+            vec![local("a", SetValue::Flat("1".into())), flat("b", "2")],
         ),
-        ("SELECT set_config($1, 'a', false)", unseen.clone()),
-        ("SELECT set_config('a', 'b', $1)", unseen.clone()),
-        ("SELECT set_config('a', 'b' || c, false)", unseen.clone()),
-        ("SELECT set_config('a', 'b', false) FROM t", unseen.clone()),
-        ("SELECT set_config('a', 'b', false) WHERE false", unseen.clone()),
-        ("SELECT set_config('a', 'b', false), 1", unseen.clone()),
-        ("INSERT INTO t SELECT set_config('a', 'b', false)", unseen.clone()),
+        ("SELECT set_config($1, 'a', false)", configure(Argument::Parameter(1), text("a"), text("false"))),
+        ("SELECT set_config('a', 'b', $1)", configure(text("a"), text("b"), Argument::Parameter(1))),
+        ("SELECT set_config('a', $1::varchar, false)", configure(text("a"), Argument::Parameter(1), text("false"))),
+        ("SELECT set_config('a', $1::name, false)", unseen_a.clone()),
+        ("SELECT set_config('a', 'b' || c, false)", unseen_a.clone()),
+        ("SELECT set_config('a', 'b', false) FROM t", unseen_a.clone()),
+        ("SELECT set_config('a.b', 'b', false) FROM t", unseen.clone()),
+        ("SELECT set_config('a' || b, 'b', false)", unseen.clone()),
+        ("SELECT set_config('a', 'b', false) WHERE false", unseen_a.clone()),
+        ("SELECT set_config('a', 'b', false), 1", unseen_a.clone()),
+        ("INSERT INTO t SELECT set_config('a', 'b', false)", unseen_a),
         ("SELECT set_config($1, $2, true), 1", vec![]),
         ("SELECT set_config($1, $2, not true)", unseen.clone()),
         ("UPDATE pg_settings SET setting = '1'", unseen),
@@ -97,7 +110,7 @@ fn set_config() {
     for (text, expected) in cases {
         assert_eq!(effects(text), expected, "{text}");
     }
-    assert!(!classify("SELECT set_config($1, 'a', false)").unknown_by_name);
+    assert!(!classify("SELECT set_config($1, 'a', false), 1").unknown_by_name);
 }
 
 #[test]
@@ -151,7 +164,7 @@ fn other_state() {
         ("COPY t FROM STDIN WHERE f(a)", vec![Effect::Unknown]),
         ("COPY (SELECT f(1)) TO STDOUT", vec![Effect::Unknown]),
         ("EXPLAIN SELECT set_config('a', 'b', false)", vec![]),
-        ("EXPLAIN ANALYZE SELECT set_config('a', 'b', false)", vec![set("a", "'b'")]),
+        ("EXPLAIN ANALYZE SELECT set_config('a', 'b', false)", vec![other("a", SetValue::Flat("b".into()), false)]),
         ("EXPLAIN SELECT f(1)", vec![Effect::Unknown]),
         ("EXPLAIN SELECT setseed(1)", vec![]),
         ("EXPLAIN SELECT f(1), setseed(1)", vec![Effect::Unknown]),
