@@ -417,6 +417,40 @@ fn another_encoding_gets_a_connection_of_its_own() {
     assert!(body.ends_with(b"\0\xe4\0"), "{body:?}");
 }
 
+/// No text tells of these: the client keeps the connection that listens for it until it unlistens all.
+#[test]
+fn a_listen_that_nobody_sees_holds_too() {
+    let pgweir = pgweir();
+    let (name, known) = (channel(), channel());
+    let hides = format!("CREATE FUNCTION hides_a_listen() RETURNS void LANGUAGE plpgsql AS 'BEGIN LISTEN {name}; END'");
+    support::cluster().primary().psql_in(sample::DATABASE, &hides).unwrap();
+    let spelt = format!("LISTEN U&\"{}\"", name.replacen('c', "\\0063", 1));
+    for hidden in ["SELECT hides_a_listen()", &format!("DO $$ BEGIN EXECUTE 'LISTEN {name}'; END $$"), &spelt] {
+        let mut listener = listening(&pgweir, &[&known]);
+        let mut notifier = client(&pgweir);
+        run(&mut listener, "BEGIN");
+        run(&mut listener, hidden);
+        run(&mut listener, "ROLLBACK");
+        run(&mut notifier, &format!("NOTIFY {name}, 'undone'"));
+        run(&mut listener, hidden);
+        for n in 0..3 {
+            run(&mut notifier, &format!("NOTIFY {name}, 'hidden {n}'; NOTIFY {known}, 'known {n}'"));
+            let mut found = [next_payload(&mut listener), next_payload(&mut listener)];
+            found.sort();
+            assert_eq!(found, [format!("hidden {n}"), format!("known {n}")], "{hidden}");
+        }
+        let own = run(&mut listener, &format!("NOTIFY {name}, 'own'"));
+        assert_eq!(own, [Notified { pid: listener.pid, channel: name.clone(), payload: "own".into() }], "{hidden}");
+        run(&mut listener, "UNLISTEN *");
+        run(&mut notifier, &format!("NOTIFY {name}, 'over'; NOTIFY {known}, 'over'"));
+        assert_eq!(run(&mut listener, "SELECT 1"), [], "{hidden}");
+        let held = format!("SELECT count(*) FROM pg_listening_channels() WHERE pg_listening_channels = '{name}'");
+        let mut others = [(); 2].map(|()| client(&pgweir));
+        others.iter_mut().for_each(|other| drop(run(other, "BEGIN")));
+        others.iter_mut().for_each(|other| assert_eq!(other.value(&held), "0", "{hidden}"));
+    }
+}
+
 #[test]
 fn other_databases_and_roles_share_nothing_they_should_not() {
     let pgweir = pgweir();

@@ -54,7 +54,7 @@ impl Session {
         }
         leased.suspect = true;
         if is_mixed(facts) {
-            self.channels.set_alone();
+            self.channels.set_alone(true);
         }
         if self.needs_own_listener(facts, leased) {
             self.pins.insert(Pin::Listen);

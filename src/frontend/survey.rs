@@ -27,7 +27,8 @@ const QUESTION: &str = "\
     pg_catalog.current_setting('session_authorization'), pg_catalog.current_setting('role') \
     FROM pg_catalog.pg_my_temp_schema() AS temp; \
     SELECT name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session'::text \
-    AND NOT pg_catalog.starts_with(name, 'transaction_')";
+    AND NOT pg_catalog.starts_with(name, 'transaction_'); \
+    SELECT pg_catalog.pg_listening_channels()";
 
 /// The pins that the first row decides, in its order.
 const PINS: [Pin; 4] = [Pin::TemporaryTable, Pin::Prepare, Pin::HoldCursor, Pin::AdvisoryLock];
@@ -39,6 +40,7 @@ pub struct Survey {
     session_authorization: String,
     role: String,
     settings: BTreeMap<String, String>,
+    channels: Vec<String>,
     failed: bool,
 }
 
@@ -76,6 +78,14 @@ impl Session {
                 for (pin, held) in PINS.into_iter().zip(pins) {
                     if held { self.pins.insert(pin) } else { self.pins.remove(pin) }
                 }
+                // A LISTEN that no text told of: only the connection it ran on listens.
+                let hidden = survey.channels.iter().any(|channel| !self.channels.listens_on(channel));
+                self.channels.set_alone(hidden);
+                if hidden {
+                    self.pins.insert(Pin::Listen)
+                } else {
+                    self.pins.remove(Pin::Listen)
+                }
                 let there = survey.settings(&leased.actual, &self.login.user);
                 let wanted = with_pending(&there, &leased.actual, self.parameters.current());
                 leased.actual = there;
@@ -98,6 +108,7 @@ impl Survey {
             }
         }
         match values[..] {
+            [channel] => self.channels.push(channel.to_owned()),
             [name, setting] => drop(self.settings.insert(name.to_ascii_lowercase(), setting.to_owned())),
             [a, b, c, d, session_authorization, role] => {
                 self.pins = Some([a, b, c, d].map(|held| held == "t"));
@@ -160,7 +171,10 @@ mod tests {
         survey.note(&row(&["DateStyle", "ISO, DMY"])).unwrap();
         assert_eq!(survey.pins, Some([true, false, false, true]));
         assert_eq!((survey.role.as_str(), survey.settings["datestyle"].as_str()), ("reader", "ISO, DMY"));
-        survey.note(&row(&["what"])).unwrap();
+        survey.note(&row(&["news"])).unwrap();
+        assert_eq!(survey.channels, ["news"]);
+        assert!(!survey.failed);
+        survey.note(&row(&["what", "is", "this"])).unwrap();
         assert!(survey.failed);
     }
 }

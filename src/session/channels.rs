@@ -58,9 +58,9 @@ impl Channels {
         self.alone
     }
 
-    /// Its connection may listen, whatever becomes of the transaction.
-    pub fn set_alone(&mut self) {
-        self.alone = true;
+    /// Whether its connection listens, or may do so, whatever becomes of the transaction.
+    pub fn set_alone(&mut self, alone: bool) {
+        self.alone = alone;
     }
 
     pub fn change(&mut self, change: Change) {

@@ -25,8 +25,7 @@ pub(super) fn block(code: &str, notes: &mut Notes) {
 fn note(word: &str, opens: bool, notes: &mut Notes) {
     let effect = match word {
         "set_config" | "pg_settings" => return notes.sets_unseen(),
-        // The name of the channel is not known: as little to be said again elsewhere as a setting.
-        "set" | "reset" | "listen" if opens => return notes.sets_unseen(),
+        "set" | "reset" if opens => return notes.sets_unseen(),
         "temp" | "temporary" | "pg_temp" => Effect::Temporary,
         "load" if opens => Effect::Load,
         "prepare" if opens => Effect::Prepare(String::new()),
@@ -70,8 +69,7 @@ mod tests {
             ("DO $$ BEGIN PERFORM set_config('a.b', 'c', false); END $$", set.clone()),
             ("DO $x$ BEGIN SET work_mem = '7MB'; END $x$", set.clone()),
             ("DO $$ BEGIN IF true THEN RESET work_mem; END IF; END $$", set.clone()),
-            ("DO $$ BEGIN EXECUTE 'SET a.b = 1'; END $$", set.clone()),
-            ("DO $$ BEGIN EXECUTE 'LISTEN a'; END $$", set),
+            ("DO $$ BEGIN EXECUTE 'SET a.b = 1'; END $$", set),
             ("DO $$ BEGIN CREATE TEMP TABLE t (n int); END $$", Effect::Temporary),
             ("DO $$ BEGIN PERFORM pg_try_advisory_lock(1); END $$", Effect::AdvisoryLock),
             ("DO 'BEGIN LOAD ''x''; END'", Effect::Load),

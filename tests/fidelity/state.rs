@@ -66,3 +66,20 @@ fn set_config_of_bound_values_pins_nobody() {
     let mut next = Wire::connect(pgweir.port());
     assert_eq!(next.value("SHOW jit"), "on");
 }
+
+/// A function that is called by its number does what it does by its name.
+#[test]
+fn what_a_function_call_sets_follows_its_client() {
+    const SET_CONFIG: u32 = 2078;
+    let arena = Arena::new();
+    let show = |value| step(frames().query(value), "TDCZ");
+    arena.same(&[
+        step(frames().call(SET_CONFIG, &[b"work_mem", b"7MB", b"\0"]), "VZ"),
+        show("SHOW work_mem"),
+        step(frames().query("BEGIN"), "CZ"),
+        step(frames().call(SET_CONFIG, &[b"work_mem", b"8MB", b"\0"]), "VZ"),
+        show("SHOW work_mem"),
+        step(frames().query("ROLLBACK"), "CZ"),
+        show("SHOW work_mem"),
+    ]);
+}
