@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pgweir::demo::sample;
 use support::differential::{Arena, step};
-use support::wire::{Frames, Wire};
+use support::wire::{Frame, Frames, Wire};
 use support::{LIMIT, Pgweir, wait_until};
 
 const IN: &str = "COPY copied FROM STDIN";
@@ -241,4 +241,60 @@ fn a_client_that_vanishes_in_a_copy() {
     assert_eq!(next.value("SELECT count(*) FROM abandoned"), "0");
     let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY (SELECT repeat%'";
     wait_until(LIMIT, "the end of the abandoned COPY", || support::cluster().primary().psql(running).unwrap() == "0");
+}
+
+/// A Sync within a COPY by Query is ignored; behind a line that ends it, each has its ReadyForQuery.
+#[test]
+fn syncs_around_the_end_of_a_failed_copy() {
+    let bad = || frames().query(IN).copy_data(b"bad\n");
+    let good = || frames().query(IN).copy_data(b"1\tone\n");
+    let (_turn, arena) = arena();
+    arena.same_after(
+        "TRUNCATE copied",
+        &[
+            step(bad().sync(), "GEZZ"),
+            step(frames().query("SELECT 1"), "TDCZ"),
+            step(bad().sync().query("SELECT 2"), "GEZZTDCZ"),
+            step(bad().sync().run("SELECT 3", &[]).sync(), "GEZZ12DCZ"),
+            step(bad().sync().copy_data(b"1\tone\n").sync().copy_done().sync(), "GEZZZZ"),
+            step(good().sync().copy_data(b"bad\n").copy_done().sync().query("SELECT 4"), "GEZZTDCZ"),
+            step(good().sync().copy_data(b"bad\n"), "GEZ"),
+            step(good().sync().copy_data(b"bad\n").sync().sync(), "GEZZZ"),
+            step(good().sync().sync().copy_done().query("SELECT 5"), "GCZTDCZ"),
+            step(good().sync().copy_fail("no"), "GEZ"),
+            step(good().sync().copy_fail("no").sync(), "GEZZ"),
+            // Within a line, the COPY goes on reading.
+            step(frames().query(IN).copy_data(b"ba").sync().copy_data(b"d\n").sync(), "GEZZ"),
+            step(frames().query("BEGIN"), "CZ"),
+            step(bad().sync().sync(), "GEZZZ"),
+            step(frames().query("ROLLBACK"), "CZ"),
+            step(count(), "TDCZ"),
+        ],
+    );
+}
+
+/// What is no part of a COPY ends the connection, as the server has lost the thread.
+#[test]
+fn other_messages_within_a_copy_end_the_connection() {
+    let (_turn, arena) = arena();
+    let play = |port: u16, frames: &Frames| {
+        let mut client = Wire::connect(port);
+        client.send(frames);
+        let codes = |rest: Vec<Frame>| rest.iter().map(|f| (f.tag, f.sqlstate(), f.field(b'M'))).collect::<Vec<_>>();
+        let rest = client.rest();
+        codes(rest.into_iter().filter(|frame| frame.tag == b'E').collect())
+    };
+    for within in [
+        frames().query(IN).copy_data(b"1\tone\n").query("SELECT 1"),
+        frames().query(IN).query("SELECT 1").copy_done(),
+        frames().run(IN, &[]).copy_data(b"1\tone\n").run("SELECT 1", &[]).sync(),
+        frames().run(IN, &[]).sync().query("SELECT 1").sync(),
+    ] {
+        let direct = play(support::cluster().primary().port(), &within);
+        assert_eq!(direct.len(), 2, "{direct:?}");
+        for (name, _, proxy) in arena.proxies() {
+            assert_eq!(play(proxy.port(), &within), direct, "with {name}: {within:?}");
+            assert_eq!(Wire::connect(proxy.port()).value("SELECT 'next'"), "next");
+        }
+    }
 }

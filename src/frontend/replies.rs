@@ -126,6 +126,7 @@ impl Session {
                 backend::NOTICE | backend::PARAMETER_STATUS | backend::NOTIFICATION => {
                     self.pass_aside(head, copy)?;
                 }
+                backend::READY if self.pipeline.is_stray() => self.pass(head, available, copy)?,
                 backend::READY if self.holds(head, copy) => break,
                 backend::ERROR => {
                     if let Some(ended) = self.on_error(head, copy)? {

@@ -432,6 +432,15 @@ impl Session {
         self.pipeline.push(Expect::Replay);
     }
 
+    /// An empty Query: with the answer to it, all that came before has been answered.
+    pub fn ask_whether_all_has_come(&mut self) {
+        if let Some(leased) = &mut self.leased {
+            write::query(&mut leased.lease.outbox, "");
+            leased.lease.unnamed = None;
+            self.pipeline.push(Expect::Aside);
+        }
+    }
+
     /// Ends a segment in which the client has only prepared: no transaction of its own can be open in it.
     pub fn end_segment(&mut self) {
         if let Some(leased) = &mut self.leased {

@@ -342,6 +342,9 @@ impl Session {
     fn settle(&mut self) -> Option<Fault> {
         self.client.pins.store(self.pins.bits(), Ordering::Relaxed);
         self.client.prepared.store(self.names.len(), Ordering::Relaxed);
+        if self.pipeline.is_in_doubt() {
+            self.ask_whether_all_has_come();
+        }
         if self.leased.is_none() || !self.is_at_rest() {
             if self.leased.is_some() && self.pipeline.is_empty() && self.status != b'I' {
                 self.client.set_activity(Activity::IdleInTransaction, self.request.mark);

@@ -119,6 +119,11 @@ pub struct Pipeline {
     /// Messages have gone to the server that no Sync has followed yet: an implicit transaction may be open, of which no
     /// ReadyForQuery tells, and all its replies may be here after a Flush.
     unsynced: bool,
+    /// Syncs that a COPY by Query has swallowed; or, where it failed before it came to them, that are each answered by a
+    /// ReadyForQuery of their own. The reply to anything sent behind them tells.
+    doubtful: usize,
+    /// The entry at the front has had some reply.
+    begun: bool,
     segments: Segments,
 }
 
@@ -135,7 +140,17 @@ impl Pipeline {
 
     /// No reply is owed, and the last segment has ended.
     pub fn is_settled(&self) -> bool {
-        self.queue.is_empty() && !self.unsynced
+        self.queue.is_empty() && !self.unsynced && self.doubtful == 0
+    }
+
+    /// Whether more replies come is not known: something that is always answered must be sent.
+    pub fn is_in_doubt(&self) -> bool {
+        self.queue.is_empty() && self.doubtful > 0
+    }
+
+    /// A ReadyForQuery that comes now is that of a Sync behind the failure of a COPY.
+    pub fn is_stray(&self) -> bool {
+        self.doubtful > 0 && !self.begun && !matches!(self.queue.front(), Some(Expect::Sync { .. }))
     }
 
     /// What earlier segments have done is not known yet.
@@ -181,7 +196,10 @@ impl Pipeline {
 
     pub fn push(&mut self, expect: Expect) {
         match &expect {
-            Expect::Sync { shown: true } if self.copying_in => return,
+            Expect::Sync { shown: true } if self.copying_in => {
+                self.doubtful += usize::from(self.copies_by_query());
+                return;
+            }
             Expect::CopyEnd => self.copying_in = false,
             ends if ends.ends_segment() => {
                 self.unsynced = false;
@@ -221,6 +239,12 @@ impl Pipeline {
     /// [`Pipeline::is_own`].
     #[inline]
     pub fn step(&mut self, tag: u8) -> Step {
+        if tag != backend::READY {
+            self.note_reply(tag == backend::COMMAND_COMPLETE);
+        } else if self.is_stray() {
+            self.doubtful -= 1;
+            return Step::Forward;
+        }
         let Some(front) = self.queue.front() else {
             if tag == backend::READY {
                 // For a Sync that stood behind a COPY which failed before it read anything.
@@ -263,10 +287,24 @@ impl Pipeline {
             Expect::Replay | Expect::Aside | Expect::Survey => false,
             _ => true,
         };
-        if done && self.queue.pop_front().is_some_and(|e| e.ends_segment()) {
-            self.segments.resolve(1);
+        if done {
+            self.begun = false;
+            if self.queue.pop_front().is_some_and(|e| e.ends_segment()) {
+                self.segments.resolve(1);
+            }
         }
         if shown { Step::Forward } else { Step::Swallow }
+    }
+
+    /// A reply to something behind the Syncs in doubt, or the good end of the COPY, settles them.
+    fn note_reply(&mut self, completes: bool) {
+        if !std::mem::replace(&mut self.begun, true) || completes {
+            self.doubtful = 0;
+        }
+    }
+
+    fn copies_by_query(&self) -> bool {
+        matches!(self.queue.front(), Some(Expect::Query { .. }))
     }
 
     /// Frames that come at any time belong to pgweir while its own statements run.
@@ -292,6 +330,7 @@ impl Pipeline {
     /// restored in that order. Within a simple Query nothing is skipped.
     pub fn fail(&mut self) -> Failed {
         self.copying_in = false;
+        self.note_reply(false);
         if let Some(Expect::Query { .. } | Expect::Function | Expect::Replay | Expect::Aside | Expect::Survey) | None =
             self.queue.front()
         {
@@ -305,6 +344,7 @@ impl Pipeline {
         }
         let sync = self.queue.iter().position(|e| matches!(e, Expect::Sync { .. }));
         let mut dropped: Vec<_> = self.queue.drain(..sync.unwrap_or(self.queue.len())).collect();
+        self.begun = false;
         self.segments.resolve(dropped.iter().filter(|e| e.ends_segment()).count() as u64);
         if sync.is_none() {
             self.unsynced = true;
@@ -330,8 +370,7 @@ impl Pipeline {
 
     /// Everything owed, last first: the connection is lost.
     pub fn abandon(&mut self) -> Vec<Expect> {
-        (self.copying_in, self.unsynced, self.segments) = (false, false, Segments::default());
-        let mut dropped: Vec<_> = self.queue.drain(..).collect();
+        let mut dropped: Vec<_> = std::mem::take(self).queue.into();
         dropped.reverse();
         dropped
     }
@@ -339,13 +378,14 @@ impl Pipeline {
     /// A COPY FROM STDIN began: Syncs sent before its end are ignored by the server (`CopyGetData`). One by Query ends
     /// with the Query's own ReadyForQuery.
     fn copy_in_begins(&mut self) {
-        let by_query = matches!(self.queue.front(), Some(Expect::Query { .. }));
+        let by_query = self.copies_by_query();
         let ended = self.queue.iter().position(|e| matches!(e, Expect::CopyEnd));
         let (mut at, mut end) = (1, ended.unwrap_or(self.queue.len()));
         while at < end {
             if matches!(self.queue[at], Expect::Sync { shown: true }) {
                 self.queue.remove(at);
                 self.segments.resolve(1);
+                self.doubtful += usize::from(by_query);
                 end -= 1;
             } else {
                 at += 1;
@@ -449,6 +489,40 @@ impl Segments {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Which of the Syncs in a COPY came behind its failure, the replies tell, in whatever pieces they come.
+    #[test]
+    fn syncs_behind_the_failure_of_a_copy() {
+        let begun = || {
+            let mut p = Pipeline::default();
+            p.push(Expect::Query { plan: None, refused: None });
+            assert_eq!(p.step(b'G'), Forward);
+            p.push(Expect::Sync { shown: true });
+            p.push(Expect::Sync { shown: true });
+            p
+        };
+        // Swallowed, the COPY having ended well.
+        let mut p = begun();
+        p.push(Expect::CopyEnd);
+        assert_eq!(steps(&mut p, b"CZ"), [Forward; 2]);
+        while p.next_local().is_some() {}
+        assert!(p.is_settled());
+        // One behind the failure, and one more that was sent later.
+        let mut p = begun();
+        p.fail();
+        p.push(Expect::Sync { shown: true });
+        assert_eq!(steps(&mut p, b"ZZ"), [Forward; 2]);
+        assert!(p.is_in_doubt() && !p.is_settled());
+        p.push(Expect::Aside);
+        assert_eq!(steps(&mut p, b"ZIZ"), [Forward, Swallow, Swallow]);
+        assert!(p.is_settled(), "the other was swallowed");
+        // Something else tells as well.
+        let mut p = begun();
+        p.fail();
+        p.push(Expect::Query { plan: None, refused: None });
+        assert_eq!(steps(&mut p, b"ZZTDCZ"), [Forward; 6]);
+        assert!(p.is_settled());
+    }
 
     fn parse(shown: bool) -> Expect {
         Expect::Parse { statement: None, shown, undo: None }
