@@ -3,6 +3,7 @@
 pub mod node;
 pub mod positions;
 pub mod probe;
+pub mod changes;
 
 use std::sync::Arc;
 use std::time::Instant;

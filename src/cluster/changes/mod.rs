@@ -1,0 +1,113 @@
+//! Which relations each commit changed, whoever made it: one logical replication stream from a database's primary.
+//!
+//! The slot is temporary, so nothing is kept on the primary for a pgweir that is gone. What a stream tells is a sequence
+//! of [`Event`]s: from [`Event::Whole`] on every commit is told, in the order of the WAL, until [`Event::Lost`].
+//!
+//! A commit is streamed as soon as its record is flushed, which is *before* other sessions see it: its backend has yet to
+//! leave the list of running transactions, and waits for synchronous standbys first (`RecordTransactionCommit`). A read
+//! that begins after the commit was told may therefore still miss it. So the running transactions of the primary
+//! are asked for after each commit ([`visible`]), and [`Event::Visible`] says from when on no read can miss it.
+//!
+//! Changes of definitions are not streamed. A transaction that changes nothing but catalogs shows as an empty one, and is
+//! told as [`Commit::empty`]; one that changes rows too shows its rows alone. Whoever relies on definitions looks at the
+//! catalog besides.
+
+mod binary;
+mod stream;
+mod task;
+mod text;
+mod visible;
+
+use std::fmt;
+
+pub use crate::cluster::positions::Lsn;
+pub use task::{Follow, follow};
+
+use crate::sql::Name;
+
+/// Relations kept apart in one commit; with more of them the commit is told as one that changed any.
+const MAX_RELATIONS: usize = 1_000;
+
+/// A relation as the stream names it, at the time of the change; of a partitioned table the partition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Relation {
+    /// Always with its schema.
+    Named(Name),
+    Oid(u32),
+}
+
+/// What one transaction changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Just behind its commit record: a server that has replayed to here shows it.
+    pub end: Lsn,
+    pub changed: Changed,
+}
+
+/// Relations of one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// In no order; empty: no rows, so definitions probably.
+    These(Vec<Relation>),
+    /// Too many to tell.
+    Any,
+}
+
+impl Commit {
+    /// Nothing was changed that the stream shows: definitions probably.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.changed, Changed::These(relations) if relations.is_empty())
+    }
+}
+
+/// Why there is no stream; the closed list of the log and `/cache`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// `wal_level` is below `logical`.
+    WalLevel,
+    /// The user lacks REPLICATION, or pg_hba.conf does not let it in.
+    Refused(String),
+    /// All slots or WAL senders are taken.
+    Exhausted(String),
+    /// The database has no primary now.
+    NoPrimary,
+    /// The primary is another node now.
+    Promotion,
+    /// The connection failed, or what came over it cannot be read.
+    Failed(String),
+}
+
+impl Cause {
+    /// Trying again soon may help without anybody doing something about it.
+    pub fn passes(&self) -> bool {
+        !matches!(self, Cause::WalLevel | Cause::Refused(_))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::WalLevel => f.write_str("the primary's wal_level is not \"logical\""),
+            Cause::Refused(why) | Cause::Exhausted(why) | Cause::Failed(why) => f.write_str(why),
+            Cause::NoPrimary => f.write_str("the database has no primary now"),
+            Cause::Promotion => f.write_str("another node is the primary now"),
+        }
+    }
+}
+
+/// What the stream tells, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// From now on every commit that ends behind `from` is told. What ended before it is visible on the primary; a
+    /// replica shows it once it has replayed to `from`.
+    Whole {
+        from: Lsn,
+    },
+    Commit(Commit),
+    /// All commits that end at or before this position have been told.
+    Reached(Lsn),
+    /// No statement that begins on the primary after this can miss a commit that ends at or before this position.
+    Visible(Lsn),
+    /// Commits may be missed from here on, until the next [`Event::Whole`].
+    Lost(Cause),
+}
