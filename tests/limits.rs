@@ -9,7 +9,7 @@ use pgweir::demo::cluster::{Cluster, Scratch, Shutdown};
 use pgweir::demo::sample;
 use pgweir::wire::startup::{GSSENC_REQUEST, SSL_REQUEST};
 use rustix::process::Signal;
-use support::newcomer::{Fields, Greeting, Newcomer, opening};
+use support::newcomer::{Fields, Greeting, Newcomer, fields, opening};
 use support::{Builder, LIMIT, Pgweir, wait_until};
 
 const APP: [(&str, &str); 2] = [("user", sample::USER), ("database", sample::DATABASE)];
@@ -238,6 +238,15 @@ fn the_unix_socket_serves_and_goes_with_the_process() {
         assert_eq!(at_socket("through", "through-word").unwrap().value("SELECT current_user"), "through");
         assert_eq!(at_socket("through", "wrong").map(|_| ()).unwrap_err()[&'C'], "28P01");
     }
+    // Changed on the server, and the old one refused there once: from then on it is refused here too.
+    let role = |sql: &str| support::cluster().primary().psql(sql).unwrap();
+    role("ALTER ROLE through PASSWORD 'another-word'");
+    role("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'through'");
+    let mut late = at_socket("through", "through-word").unwrap();
+    assert_eq!(fields(&late.query("BEGIN")[0].1)[&'C'], "28P01");
+    assert_eq!(at_socket("through", "through-word").map(|_| ()).unwrap_err()[&'C'], "28P01");
+    assert_eq!(at_socket("through", "another-word").unwrap().value("SELECT current_user"), "through");
+
     let over_tcp =
         Newcomer::login(pgweir.port(), &[("user", "through"), ("database", sample::DATABASE)], "through-word");
     assert_eq!(over_tcp.map(|_| ()).unwrap_err()[&'C'], "28000");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use parking_lot::Mutex;
 
-use crate::auth::{ClientAuth, Credentials, LoginError, Nonce, Reply, ScramKeys};
+use crate::auth::{ClientAuth, Credentials, LoginError, Nonce, Password, Reply, ScramKeys};
 use crate::backend::cancel::Identity;
 use crate::backend::connection::{BackendError, Connection, ServerError};
 use crate::config;
@@ -25,17 +25,46 @@ pub struct ServerCredentials {
     current: Mutex<Credentials>,
     /// Of the last SCRAM login: they save PBKDF2 on the next.
     keys: Mutex<Option<ScramKeys>>,
+    /// When a server last took a password that only servers can check, and none has refused it since.
+    proven: Mutex<Option<Instant>>,
 }
+
+/// How long a password is taken without asking a server again: after that it may have been changed there.
+const PROOF: Duration = Duration::from_secs(60);
 
 impl ServerCredentials {
     pub fn new(credentials: Credentials) -> Arc<ServerCredentials> {
-        Arc::new(ServerCredentials { current: Mutex::new(credentials), keys: Mutex::new(None) })
+        Arc::new(ServerCredentials {
+            current: Mutex::new(credentials),
+            keys: Mutex::new(None),
+            proven: Mutex::new(None),
+        })
     }
 
     /// What a client's login has shown.
     pub fn learn(&self, credentials: Credentials) {
         *self.current.lock() = credentials;
         *self.keys.lock() = None;
+    }
+
+    /// A server has taken this password.
+    pub fn prove(&self, password: Password, now: Instant) {
+        let known = matches!(&*self.current.lock(), Credentials::Plain(known) if known.matches(password.as_bytes()));
+        if !known {
+            self.learn(Credentials::Plain(password));
+        }
+        *self.proven.lock() = Some(now);
+    }
+
+    /// It is the password that a server took a short while ago.
+    pub fn is_proven(&self, password: &Password, now: Instant) -> bool {
+        let fresh = self.proven.lock().is_some_and(|at| now.saturating_duration_since(at) < PROOF);
+        fresh && matches!(&*self.current.lock(), Credentials::Plain(known) if known.matches(password.as_bytes()))
+    }
+
+    /// A server has refused what is known.
+    fn doubt(&self) {
+        *self.proven.lock() = None;
     }
 
     pub fn current(&self) -> Credentials {
@@ -172,7 +201,13 @@ async fn authenticate(
                 Reply::Done => break,
                 Reply::Fail(error) => return Err(ConnectFailure::Login(error)),
             },
-            backend::ERROR => return Err(BackendError::Server(ServerError::read(&body)?).into()),
+            backend::ERROR => {
+                let error = ServerError::read(&body)?;
+                if error.code.starts_with("28") {
+                    login.credentials.doubt();
+                }
+                return Err(BackendError::Server(error).into());
+            }
             backend::NOTICE | backend::NEGOTIATE_PROTOCOL => {}
             _ => return Err(Malformed("unexpected message during login").into()),
         }
@@ -208,4 +243,23 @@ pub fn jitter() -> f64 {
     // Without randomness there is no jitter, which is harmless.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_lasts_for_a_while_and_for_its_password_alone() {
+        let credentials = ServerCredentials::new(Credentials::None);
+        let (old, new, now) = (Password::new("old"), Password::new("new"), Instant::now());
+        assert!(!credentials.is_proven(&old, now));
+        credentials.prove(old.clone(), now);
+        assert!(credentials.is_proven(&old, now) && !credentials.is_proven(&new, now));
+        assert!(!credentials.is_proven(&old, now + PROOF));
+        credentials.prove(new.clone(), now + PROOF);
+        assert!(credentials.is_proven(&new, now + PROOF) && !credentials.is_proven(&old, now + PROOF));
+        credentials.doubt();
+        assert!(!credentials.is_proven(&new, now + PROOF));
+    }
 }

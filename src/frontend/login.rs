@@ -4,6 +4,7 @@ mod greet;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -265,8 +266,8 @@ impl Opening {
 
     /// A password that only a server can check: by logging in with it.
     async fn prove(&mut self, database: &Database, login: &Login, given: Credentials) -> Result<(), Failed> {
-        let (Credentials::Plain(password), current) = (&given, login.credentials.current()) else { return Ok(()) };
-        if matches!(&current, Credentials::Plain(known) if known.matches(password.as_bytes())) {
+        let Credentials::Plain(password) = &given else { return Ok(()) };
+        if login.credentials.is_proven(password, Instant::now()) {
             return Ok(());
         }
         let trial = Login { credentials: connect::ServerCredentials::new(given.clone()), ..login.clone() };
@@ -276,7 +277,7 @@ impl Opening {
             match tokio::time::timeout(config.create_timeout, attempt).await {
                 Ok(Ok(connection)) => {
                     tokio::spawn(tokio::time::timeout(config.destroy_timeout, Box::new(connection).terminate()));
-                    login.credentials.learn(given);
+                    login.credentials.prove(password.clone(), Instant::now());
                     return Ok(());
                 }
                 Ok(Err(failure)) => match failure.refusal() {
