@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
+use support::wire::{Frames, Login, Wire};
 use support::{LIMIT, Pgweir, Role, wait_until};
 
 /// A role that may replicate, on the server and through pgweir.
@@ -111,6 +112,35 @@ fn a_logical_stream_flows_and_ends_with_its_client() {
     wait_until(LIMIT, "the client's end", || !left());
     assert!(recvlogical().arg("--drop-slot").status().unwrap().success());
     pgweir.psql("DROP TABLE replicated");
+}
+
+/// Told so in the middle of what streams, behind a whole frame.
+#[test]
+fn a_client_is_told_when_pgweir_stops() {
+    let (role, pgweir) = replicator("replicator_stopped");
+    let connect = || {
+        let parameters = &[("replication", "database")];
+        Wire::log_in(pgweir.port(), &Login { user: role.name, password: role.name, parameters, ..Login::default() })
+    };
+    let mut idle = connect();
+    let mut streaming = connect();
+    let slot = streaming.query("CREATE_REPLICATION_SLOT stopped TEMPORARY LOGICAL test_decoding NOEXPORT_SNAPSHOT");
+    assert_eq!(slot.last().unwrap().tag, b'Z', "{slot:?}");
+    streaming.send(&Frames::new().query("START_REPLICATION SLOT stopped LOGICAL 0/0"));
+    streaming.until(b'W');
+    let row =
+        |n| format!("CREATE TABLE IF NOT EXISTS streamed (t text); INSERT INTO streamed SELECT repeat('{n}', 900000)");
+    for n in 0..9 {
+        support::cluster().primary().psql_in(sample::DATABASE, &row(n)).unwrap();
+    }
+    streaming.until(b'd');
+    pgweir.signal(Signal::TERM);
+    for client in [&mut streaming, &mut idle] {
+        let end = client.rest();
+        let error = end.last().expect("a word");
+        assert_eq!((error.tag, error.sqlstate().as_str()), (b'E', "57P01"));
+    }
+    assert!(pgweir.wait_exit(LIMIT).success());
 }
 
 #[test]

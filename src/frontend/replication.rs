@@ -2,9 +2,10 @@
 //! primary, logged in as the user, and from then on a relay of bytes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
 
 use crate::backend::connect::{self, ConnectFailure, Login};
 use crate::backend::connection::{BackendError, Connection};
@@ -14,8 +15,10 @@ use crate::frontend::database::Database;
 use crate::frontend::io::part;
 use crate::frontend::login::Opening;
 use crate::frontend::proxy::{Proxy, User};
+use crate::frontend::serve::stop_fault;
+use crate::net::Stream;
 use crate::wire::startup::Startup;
-use crate::wire::write;
+use crate::wire::{scan, write};
 
 /// A client and its server, ready to be relayed.
 #[derive(Debug)]
@@ -123,16 +126,24 @@ impl Relay {
         Relay { opening, connection, entry }
     }
 
-    /// Passes bytes on both ways until one side ends, or the client is stopped.
+    /// Passes bytes on both ways until one side ends, or the client is stopped: then it is told, behind a whole frame.
     pub async fn run(self) {
         let Relay { mut opening, mut connection, entry } = self;
-        {
+        let mut frames = Frames::default();
+        frames.note(&opening.outbox);
+        let stopped = {
             let (client_in, client_out) = split(&mut opening.stream);
             let (server_in, server_out) = split(&mut connection.stream);
             tokio::select! {
-                _ = pass(&mut opening.inbox, client_in, server_out) => {}
-                _ = pass(&mut opening.outbox, server_in, client_out) => {}
-                () = stopped(&entry.client) => {}
+                _ = pass_up(&mut opening.inbox, client_in, server_out) => false,
+                _ = pass_down(&mut opening.outbox, &mut frames, server_in, client_out) => false,
+                () = stopped(&entry.client) => true,
+            }
+        };
+        if stopped {
+            let rest = frames.finish(&mut connection.stream, &mut opening.outbox);
+            if matches!(tokio::time::timeout(LAST_FRAME, rest).await, Ok(Ok(()))) {
+                write::error(&mut opening.outbox, &stop_fault(entry.client.stop_reason()));
             }
         }
         let _ = connection.stream.shutdown().await;
@@ -141,8 +152,67 @@ impl Relay {
     }
 }
 
+/// How long the rest of a frame that the client has the beginning of may take to come.
+const LAST_FRAME: Duration = Duration::from_secs(1);
+
+/// Where in a frame a stream of the server's bytes stands.
+#[derive(Debug, Default)]
+struct Frames {
+    /// Of a frame whose length is not all there.
+    head: Vec<u8>,
+    /// Bytes still to come of a frame whose length is known.
+    rest: usize,
+}
+
+impl Frames {
+    fn note(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let n = match self.rest {
+                0 => (scan::HEADER - self.head.len()).min(bytes.len()),
+                rest => rest.min(bytes.len()),
+            };
+            let (here, behind) = bytes.split_at(n);
+            bytes = behind;
+            if self.rest > 0 {
+                self.rest -= n;
+                continue;
+            }
+            self.head.extend_from_slice(here);
+            // What is no frame is passed on all the same, for the client to see.
+            if let [_, length @ ..] = &self.head[..]
+                && let Ok(length) = <[u8; 4]>::try_from(length)
+            {
+                self.rest = (u32::from_be_bytes(length) as usize).saturating_sub(length.len());
+                self.head.clear();
+            }
+        }
+    }
+
+    /// Bytes without which what has come is no whole frame.
+    fn missing(&self) -> usize {
+        match (self.rest, self.head.len()) {
+            (0, 0) => 0,
+            (0, known) => scan::HEADER - known,
+            (rest, _) => rest,
+        }
+    }
+
+    /// Reads on to the end of the frame that has begun.
+    async fn finish(&mut self, from: &mut Stream, out: &mut BytesMut) -> std::io::Result<()> {
+        while self.missing() > 0 {
+            let before = out.len();
+            let mut more = (&mut *from).take(self.missing() as u64);
+            if more.read_buf(out).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            self.note(&out[before..]);
+        }
+        Ok(())
+    }
+}
+
 /// Passes on what has been read already, and then what comes, to its end.
-async fn pass(
+async fn pass_up(
     first: &mut BytesMut,
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -152,8 +222,52 @@ async fn pass(
     copy(&mut from, &mut to).await.map(drop)
 }
 
+/// The same towards the client; what has been read and not been sent stays in `buffer`.
+async fn pass_down(
+    buffer: &mut BytesMut,
+    frames: &mut Frames,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+) -> std::io::Result<()> {
+    loop {
+        to.write_all_buf(buffer).await?;
+        to.flush().await?;
+        buffer.reserve(BUFFER);
+        if from.read_buf(buffer).await? == 0 {
+            return Ok(());
+        }
+        frames.note(buffer);
+    }
+}
+
+/// Bytes that are read at a time.
+const BUFFER: usize = 16 * 1024;
+
 async fn stopped(client: &Client) {
     while client.stop_reason() == Stop::None {
         client.stopped.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_end_where_they_end_however_they_come() {
+        let mut bytes = BytesMut::new();
+        write::ready(&mut bytes, b'I');
+        write::frame(&mut bytes, b'd', |out| out.extend_from_slice(&[7; 300]));
+        write::parse_complete(&mut bytes);
+        let ends = [6, 6 + 305, 6 + 305 + 5];
+        for chunk in [1, 2, 5, 7, 400] {
+            let (mut frames, mut at) = (Frames::default(), 0);
+            for part in bytes.chunks(chunk) {
+                frames.note(part);
+                at += part.len();
+                let whole = ends.contains(&at);
+                assert_eq!(frames.missing() == 0, whole, "{at} by {chunk}");
+            }
+        }
     }
 }
