@@ -156,12 +156,16 @@ pub struct Clients {
     peer_id: u8,
 }
 
-/// Where the peer's id stands in a cancel key's pid; the sign stays free.
+/// Where the peer's id stands in a cancel key's pid; the sign stays free. A server's own pid leaves it empty (Linux has
+/// none above 2^22), and the id is the first byte of the secret instead.
 const PEER_SHIFT: u32 = 24;
 
 /// The `listen.peer_id` of the pgweir that gave out a cancel key.
-pub fn peer_of(pid: i32) -> u8 {
-    (pid >> PEER_SHIFT) as u8
+pub fn peer_of(pid: i32, secret: &[u8]) -> u8 {
+    match (pid >> PEER_SHIFT) as u8 {
+        0 => secret.first().copied().unwrap_or(0),
+        id => id,
+    }
 }
 
 /// Who is to be entered.
@@ -204,8 +208,10 @@ impl Clients {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut secret = vec![0; new.key_length];
         let _ = aws_lc_rs::rand::fill(&mut secret);
-        // A key that names its pgweir by its pid cannot name the server's process as well.
-        let server_pid = new.server_pid.filter(|_| self.peer_id == 0);
+        let server_pid = new.server_pid.filter(|pid| self.peer_id == 0 || *pid < 1 << PEER_SHIFT);
+        if let (Some(_), 1.., Some(first)) = (server_pid, self.peer_id, secret.first_mut()) {
+            *first = self.peer_id;
+        }
         loop {
             let pid = server_pid.unwrap_or_else(|| self.draw_pid());
             let mut same = self.by_pid.entry(pid).or_default();
@@ -281,15 +287,37 @@ impl Clients {
 mod tests {
     use super::*;
 
+    fn key(clients: &Clients, server_pid: Option<i32>, key_length: usize) -> (i32, Vec<u8>) {
+        let client = clients.enter(NewClient {
+            user: "u".into(),
+            database: "d".into(),
+            peer: Peer::Unix,
+            local: Peer::Unix,
+            tls: String::new(),
+            key_length,
+            application_name: String::new(),
+            server_pid,
+            replication: "none",
+        });
+        (client.pid, client.secret.clone())
+    }
+
     #[test]
     fn a_key_tells_whose_it_is() {
-        for id in [0, 1, 127] {
+        for id in [1, 127] {
             let clients = Clients::new(id);
-            for _ in 0..1000 {
-                let pid = clients.draw_pid();
-                assert!(pid > 0 || id > 0, "{pid}");
-                assert!(pid >= 0 && (id == 0 || peer_of(pid) == id), "{pid:x}");
+            for length in [4, 32] {
+                let (pid, secret) = key(&clients, None, length);
+                assert!(pid > 0 && peer_of(pid, &secret) == id, "{pid:x}");
+                let (pid, secret) = key(&clients, Some(4242), length);
+                assert_eq!((pid, peer_of(pid, &secret), secret.len()), (4242, id, length));
+                // One that would leave no room names this process instead.
+                let (pid, secret) = key(&clients, Some(0x0123_4567), length);
+                assert!(pid != 0x0123_4567 && peer_of(pid, &secret) == id, "{pid:x}");
             }
         }
+        let alone = Clients::new(0);
+        assert!((0..1000).all(|_| alone.draw_pid() > 0));
+        assert_eq!(key(&alone, Some(0x0123_4567), 4).0, 0x0123_4567);
     }
 }
