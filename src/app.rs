@@ -18,7 +18,7 @@ use crate::admin::{self, Admin};
 use crate::config::{Config, Diagnostic};
 use crate::frontend::client::Stop;
 use crate::frontend::proxy::Proxy;
-use crate::net::Listener;
+use crate::net::{Listener, descriptors};
 use crate::stats::Stats;
 use crate::workers::Workers;
 
@@ -27,6 +27,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How long clients may take to read that pgweir ends.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Open files that are neither clients nor servers: listeners, runtimes, logs, probes.
+const OTHER_FILES: u64 = 64;
 
 /// What the control loop is asked to do by the console and by HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,7 @@ pub fn run(path: &Path, config: Config) -> io::Result<()> {
 
 async fn serve(path: PathBuf, config: Arc<Config>, control: tokio::runtime::Handle) -> io::Result<()> {
     let now = Instant::now();
+    check_open_files(&config, descriptors::raise_limit());
     let signals = Signals::new()?;
     let stats = Arc::new(Stats::new(&config.statements, config.listen.workers, now)?);
     let proxy = Proxy::new(config.clone(), stats.clone(), control, now).map_err(io::Error::other)?;
@@ -81,6 +85,20 @@ async fn serve(path: PathBuf, config: Arc<Config>, control: tokio::runtime::Hand
     Control { path, proxy, admin, signals, given }.run().await;
     stats.slow.flush(FAREWELL);
     Ok(())
+}
+
+/// Says where clients and servers at their most would not find room. Each user may have a pool of its own; one is
+/// counted.
+fn check_open_files(config: &Config, limit: Option<u64>) {
+    let servers: usize = config.databases.iter().map(|database| database.pool.max * database.nodes.len()).sum();
+    let wanted = (config.listen.max_clients + servers) as u64 + OTHER_FILES;
+    if let Some(limit) = limit.filter(|limit| *limit < wanted) {
+        tracing::warn!(
+            limit,
+            wanted,
+            "listen.max_clients and the pools may need more open files than are allowed: raise ulimit -n, or lower them"
+        );
+    }
 }
 
 async fn listen(config: &Config) -> io::Result<Vec<Listener>> {

@@ -4,8 +4,9 @@
 mod support;
 
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
-use pgweir::demo::cluster::{Cluster, Scratch, Shutdown};
+use pgweir::demo::cluster::{Cluster, Scratch, Shutdown, end, free_port};
 use pgweir::demo::sample;
 use pgweir::wire::startup::{GSSENC_REQUEST, SSL_REQUEST};
 use rustix::process::Signal;
@@ -292,4 +293,38 @@ fn roles_left_open_are_waited_for() {
     let pgweir =
         Builder::without_users().node(cluster.primary().port(), "auto", None).user(sample::USER, &verifier).start();
     assert_eq!(pgweir.psql("SELECT 1"), "1");
+}
+
+/// The low limit that shells give is raised as far as it goes; what does not fit then is said.
+#[test]
+fn open_files_are_allowed_as_far_as_the_system_lets() {
+    let (folder, sql, admin) = (Scratch::create(None).unwrap(), free_port().unwrap(), free_port().unwrap());
+    let config = folder.path().join("pgweir.toml");
+    let log = folder.path().join("stderr.log");
+    let logged = || std::fs::read_to_string(&log).unwrap_or_default();
+    for (clients, fits) in [(100, true), (600, false)] {
+        let builder = builder().set("listen.max_clients", clients);
+        std::fs::write(&config, builder.toml(sql, admin, folder.path())).unwrap();
+        let child = Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -Sn 80; ulimit -Hn 500; exec \"$0\" run --config \"$1\"",
+                env!("CARGO_BIN_EXE_pgweir"),
+            ])
+            .arg(&config)
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut child = Some(child);
+        let pid = child.as_ref().map(std::process::Child::id).unwrap();
+        folder.watch("pgweir", pid).unwrap();
+        wait_until(LIMIT, "serving", || logged().contains("\"serving\""));
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert_eq!(line.split_whitespace().nth(3), Some("500"), "{line}");
+        assert_eq!(logged().contains("ulimit -n"), !fits, "{}", logged());
+        let mut clients: Vec<_> = (0..90).map(|_| login(sql).unwrap().0).collect();
+        assert_eq!(clients[89].value("SELECT 1"), "1");
+        assert!(end(&mut child, Signal::KILL, LIMIT));
+    }
 }

@@ -9,6 +9,7 @@ mod stream;
 mod verify;
 
 pub mod connect;
+pub mod descriptors;
 pub mod listen;
 pub mod tls;
 
