@@ -106,21 +106,26 @@ pub struct LoadArgs {
     /// The server, as postgres://user@host:port/database
     #[arg(long, value_name = "URL")]
     pub to: String,
-    /// A stage: how long, and how many users at its end, as 2m:100
+    /// A stage: how long, and how many users at its end, as 2m:100; the number changes linearly. Without any: 2m:100,
+    /// 5m:100, 2m:200, 5m:200, 2m:0
     #[arg(long = "stage", value_name = "DURATION:USERS")]
     pub stages: Vec<String>,
-    /// The statements of a user's turn
+    /// The statements of a user's turn; '\set x random(1, 100)' before them draws a number for :x. Without it: SELECT 1
     #[arg(long, value_name = "FILE")]
     pub script: Option<PathBuf>,
-    /// The pause after each turn
+    /// The pause after each turn; without it, 1s
     #[arg(long, value_name = "DURATION")]
     pub think: Option<String>,
-    /// A bound whose breach ends in exit code 1, as 'p95<500ms'
+    /// A bound whose breach ends in exit code 1: mean, p50, p95, p99 or max with a time, error_rate with a share,
+    /// throughput for each second. Without any: 'p95<500ms' and 'error_rate<1%'
     #[arg(long = "threshold", value_name = "BOUND")]
     pub thresholds: Vec<String>,
-    /// Add users until a threshold breaks
+    /// Add users, after the stages if there are any, until a threshold breaks or throughput stops growing
     #[arg(long)]
     pub find_breaking_point: bool,
+    /// How long each number of users is tried in that search; without it, 10s
+    #[arg(long, value_name = "DURATION", requires = "find_breaking_point")]
+    pub step: Option<String>,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,

@@ -69,3 +69,4 @@ pub mod check;
 pub mod health;
 pub mod cli;
 pub mod demo;
+pub mod load;

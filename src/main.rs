@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use pgweir::cli::{CheckArgs, Cli, Command, DemoArgs, Exit, HealthArgs, LogArgs};
+use pgweir::cli::{CheckArgs, Cli, Command, DemoArgs, Exit, HealthArgs, LoadArgs, LogArgs};
 use pgweir::config::{self, Config};
-use pgweir::{app, check, demo, health, logging};
+use pgweir::{app, check, demo, health, load, logging};
 
 fn main() -> ExitCode {
     // a panic is a fault of pgweir's own, and says so to whoever supervises it
@@ -29,7 +29,7 @@ fn start() -> Exit {
         Command::Health(args) => run_health(&args),
         Command::Demo(args) => run_demo(&args),
         Command::Explain(_) => not_built("explain", Exit::Usage),
-        Command::Load(_) => not_built("load", Exit::Usage),
+        Command::Load(args) => run_load(&args),
         Command::Top(_) => not_built("top", Exit::Usage),
         Command::Import(_) => not_built("import", Exit::Usage),
     }
@@ -72,6 +72,20 @@ fn run_demo(args: &DemoArgs) -> Exit {
             say(&format!("pgweir demo: {e}"));
             // What it needs is missing, or taken: nothing that pgweir did wrong.
             Exit::Refused
+        }
+    }
+}
+
+fn run_load(args: &LoadArgs) -> Exit {
+    match load::run(args) {
+        Ok(true) => Exit::Done,
+        Ok(false) => Exit::Refused,
+        Err(e) => {
+            say(&format!("pgweir load: {e}"));
+            match e {
+                load::Error::Usage(_) => Exit::Usage,
+                load::Error::Failed(_) => Exit::Fault,
+            }
         }
     }
 }

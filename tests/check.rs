@@ -149,7 +149,6 @@ fn help_and_version_exit_0() {
 fn a_command_that_is_not_built_says_so() {
     for args in [
         &["explain", "--config", "conf/minimal.toml", "select 1"][..],
-        &["load", "--to", "postgres://localhost"],
         &["top"],
         &["import", "pgbouncer.ini"],
     ] {

@@ -27,6 +27,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use effect::NOT_IN_EFFECT;
 pub use load::admin_address;
 pub use resolve::known_keys;
+pub use units::parse_duration;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

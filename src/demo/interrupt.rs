@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM as messages, so that the demo ends in order.
+//! SIGINT and SIGTERM as messages, so that the demo, or a load, ends in order.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;

@@ -9,7 +9,7 @@ pub mod http;
 pub mod sample;
 pub mod screen;
 
-mod interrupt;
+pub(crate) mod interrupt;
 mod load;
 mod proxy;
 
