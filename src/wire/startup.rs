@@ -123,31 +123,138 @@ fn asks_for_replication(value: &str) -> Option<String> {
     (!off.contains(&value.to_ascii_lowercase().as_str())).then(|| value.to_owned())
 }
 
-/// The settings in a startup packet's `options`: `-c name=value`, `--name=value`, and nothing else
-/// (`pg_split_opts`: words split at white space, a backslash keeps the next byte). In a name `-` stands for `_`.
+/// The settings in a startup packet's `options`: the switches of `postgres` (`process_postgres_switches`), split at white
+/// space, where a backslash keeps the next byte (`pg_split_opts`). In a name `-` stands for `_`.
 ///
 /// # Errors
-/// As `process_postgres_switches` gives them.
+/// As Postgres gives them.
 pub fn options(text: &str) -> Result<Vec<(String, String)>, Fault> {
-    let syntax = |message: String| Fault::fatal(sqlstate::SYNTAX_ERROR, message);
-    let invalid = |word: &str| {
-        syntax(format!("invalid command-line argument for server process: {word}"))
-            .with_hint("Try \"postgres --help\" for more information.")
-    };
+    let words = words(text);
     let mut settings = Vec::new();
-    let mut words = words(text).into_iter();
-    while let Some(word) = words.next() {
-        let (flag, setting) = match word.split_at_checked(2) {
-            Some(("-c", "")) => ("-c ", words.next().ok_or_else(|| invalid(&word))?),
-            Some(("-c", setting)) => ("-c ", setting.to_owned()),
-            Some(("--", setting)) => ("--", setting.to_owned()),
-            _ => return Err(invalid(&word)),
+    let mut at = 0;
+    while let Some(word) = words.get(at) {
+        at += 1;
+        if word == "--" {
+            break;
+        }
+        let Some(mut flags) = word.strip_prefix('-').filter(|flags| !flags.is_empty()) else {
+            return Err(invalid(word));
         };
-        let (name, value) =
-            setting.split_once('=').ok_or_else(|| syntax(format!("{flag}{setting} requires a value")))?;
-        settings.push((name.replace('-', "_"), value.to_owned()));
+        while let Some(flag) = flags.chars().next() {
+            flags = &flags[flag.len_utf8()..];
+            // getopt stays at a word of which more is to come, and the word before it is blamed.
+            let blamed = match flags.is_empty() {
+                true => word,
+                false => at.checked_sub(2).map_or("postgres", |before| &words[before]),
+            };
+            if !takes_argument(flag) {
+                switch(flag, "", &mut settings).ok_or_else(|| invalid(blamed))??;
+                continue;
+            }
+            let argument = match flags {
+                "" => {
+                    at += 1;
+                    words.get(at - 1).ok_or_else(|| invalid(word))?
+                }
+                rest => rest,
+            };
+            switch(flag, argument, &mut settings).ok_or_else(|| invalid(&words[at - 1]))??;
+            break;
+        }
     }
-    Ok(settings)
+    match words.get(at) {
+        Some(stray) => Err(invalid(stray)),
+        None => Ok(settings),
+    }
+}
+
+fn takes_argument(flag: char) -> bool {
+    "BCcDdfhkNprStvW-".contains(flag)
+}
+
+fn invalid(word: &str) -> Fault {
+    let message = format!("invalid command-line argument for server process: {word}");
+    Fault::fatal(sqlstate::SYNTAX_ERROR, message).with_hint("Try \"postgres --help\" for more information.")
+}
+
+/// What one switch sets; `None` where there is none such.
+fn switch(flag: char, argument: &str, settings: &mut Vec<(String, String)>) -> Option<Result<(), Fault>> {
+    let mut set = |name: &str, value: &str| settings.push((name.to_owned(), value.to_owned()));
+    match flag {
+        'c' | '-' => {
+            let Some((name, value)) = argument.split_once('=') else {
+                let spelt = if flag == 'c' { "-c " } else { "--" };
+                let message = format!("{spelt}{argument} requires a value");
+                return Some(Err(Fault::fatal(sqlstate::SYNTAX_ERROR, message)));
+            };
+            set(&name.replace('-', "_"), value);
+        }
+        'd' => debug(argument, set),
+        'e' => set("datestyle", "euro"),
+        'f' => set(plan_switch(argument)?, "false"),
+        't' => set(stats_switch(argument)?, "true"),
+        'S' => set("work_mem", argument),
+        's' => set("log_statement_stats", "true"),
+        'O' => set("allow_system_table_mods", "true"),
+        'P' => set("ignore_system_indexes", "true"),
+        'W' => set("post_auth_delay", argument),
+        // These the server refuses.
+        'B' => set("shared_buffers", argument),
+        'F' => set("fsync", "false"),
+        'h' => set("listen_addresses", argument),
+        'i' => set("listen_addresses", "*"),
+        'k' => set("unix_socket_directories", argument),
+        'l' => set("ssl", "true"),
+        'N' => set("max_connections", argument),
+        'p' => set("port", argument),
+        // Of no effect in a connection.
+        'b' | 'C' | 'D' | 'E' | 'j' | 'n' | 'r' | 'T' | 'v' => {}
+        _ => return None,
+    }
+    Some(Ok(()))
+}
+
+/// `set_debug_options`
+fn debug(level: &str, mut set: impl FnMut(&str, &str)) {
+    let digits = level.len() - level.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let level: u32 = level[..digits].parse().unwrap_or(0);
+    match level {
+        0 => set("log_min_messages", "notice"),
+        level => set("log_min_messages", &format!("debug{level}")),
+    }
+    let more = [
+        ("log_statement", "all"),
+        ("debug_print_parse", "true"),
+        ("debug_print_plan", "true"),
+        ("debug_print_rewritten", "true"),
+    ];
+    more.iter().take((level as usize).saturating_sub(1)).for_each(|(name, value)| set(name, value));
+}
+
+/// `set_plan_disabling_options`
+fn plan_switch(argument: &str) -> Option<&'static str> {
+    Some(match argument.chars().next()? {
+        's' => "enable_seqscan",
+        'i' => "enable_indexscan",
+        'o' => "enable_indexonlyscan",
+        'b' => "enable_bitmapscan",
+        't' => "enable_tidscan",
+        'n' => "enable_nestloop",
+        'm' => "enable_mergejoin",
+        'h' => "enable_hashjoin",
+        _ => return None,
+    })
+}
+
+/// `get_stats_option_name`
+fn stats_switch(argument: &str) -> Option<&'static str> {
+    let mut letters = argument.chars();
+    match (letters.next()?, letters.next()) {
+        ('p', Some('a')) => Some("log_parser_stats"),
+        ('p', Some('l')) => Some("log_planner_stats"),
+        ('e', _) => Some("log_executor_stats"),
+        _ => None,
+    }
 }
 
 fn words(text: &str) -> Vec<String> {
@@ -212,6 +319,25 @@ mod tests {
         let want = [("search_path", "a b"), ("work_mem", "4MB"), ("geqo", "off")];
         assert_eq!(got, want.map(|(n, v)| (n.to_owned(), v.to_owned())));
         assert!(options("-x").is_err() && options("-c").is_err() && options("-c a").is_err());
+    }
+
+    #[test]
+    fn reads_switches_as_getopt_does() {
+        let got = options("-Eec a-b=1 -S5000 -f h -tpl -d 3x --").unwrap();
+        let want = [
+            ("datestyle", "euro"),
+            ("a_b", "1"),
+            ("work_mem", "5000"),
+            ("enable_hashjoin", "false"),
+            ("log_planner_stats", "true"),
+            ("log_min_messages", "debug3"),
+            ("log_statement", "all"),
+            ("debug_print_parse", "true"),
+        ];
+        assert_eq!(got, want.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        for bad in ["-f x", "-tp", "-S", "-", "-- x", "a", "-\u{e9}"] {
+            assert!(options(bad).is_err(), "{bad}");
+        }
     }
 
     proptest! {
