@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use pgweir::auth::Verifier;
 use pgweir::demo::cluster::{Cluster, SUPERUSER};
 use pgweir::demo::sample;
-use support::newcomer::{Fields, Greeting, Newcomer, statuses};
+use support::newcomer::{Fields, Greeting, Newcomer, opening, statuses};
 use support::{Builder, LIMIT, Pgweir, wait_until};
 
 /// One for all these tests: each way in which a server may ask for a password, chosen by the role's name.
@@ -186,6 +186,34 @@ fn the_startup_packets_settings_work_and_are_reported_as_directly() {
                         WHERE context IN ('user', 'superuser') AND name NOT LIKE 'transaction%'";
         assert_eq!(here.value(settings), there.value(settings), "{parameters:?}");
     }
+}
+
+#[test]
+fn names_in_any_bytes_and_of_any_length() {
+    let pgweir = builder().start();
+    let with = |port, name: &str, value: &[u8]| {
+        let mut body = Vec::new();
+        let database = [("user", sample::USER.as_bytes()), ("database", sample::DATABASE.as_bytes())];
+        for (name, value) in database.into_iter().filter(|(n, _)| *n != name).chain([(name, value)]) {
+            body.extend([name.as_bytes(), b"\0", value, b"\0"].concat());
+        }
+        body.push(0);
+        let mut client = Newcomer::connect(port);
+        client.send(&opening(196_608, &body));
+        client.authenticate(sample::USER, sample::PASSWORD).map(|greeting| (greeting.statuses, greeting.notices))
+    };
+    let same = |name, value: &[u8]| {
+        assert_eq!(with(pgweir.port(), name, value), with(direct(), name, value), "{name}: {value:?}");
+    };
+    // As servers have written it since version 16; older ones put a question mark.
+    let (told, _) = with(pgweir.port(), "application_name", b"caf\xe9").unwrap();
+    let (expected, _) = with(direct(), "application_name", b"caf\xe9").unwrap();
+    assert_eq!(told["application_name"], "caf\\xe9");
+    assert!(["caf\\xe9", "caf?"].contains(&&*expected["application_name"]), "{expected:?}");
+    same("database", &[b"no such database"[..].to_vec(), vec![b'x'; 80]].concat());
+    // Directly it would be taken, and hurt whoever reads it.
+    let refused = with(pgweir.port(), "my.own", b"\xff").unwrap_err();
+    assert_eq!(refused[&'C'], "22021");
 }
 
 #[test]

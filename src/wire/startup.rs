@@ -95,14 +95,18 @@ fn startup(minor: u16, mut r: Reader<'_>) -> Result<Startup, Fault> {
         if name.is_empty() {
             break;
         }
-        let value = r.str().map_err(layout)?;
+        let value = r.cstr().map_err(layout)?;
+        let value = match std::str::from_utf8(value) {
+            Ok(value) => value.to_owned(),
+            Err(_) => other_bytes(name, value)?,
+        };
         match name {
-            "user" => startup.user = value.to_owned(),
-            "database" => startup.database = value.to_owned(),
-            "replication" => startup.replication = asks_for_replication(value),
-            "options" => startup.options = Some(value.to_owned()),
+            "user" => startup.user = cut(value),
+            "database" => startup.database = cut(value),
+            "replication" => startup.replication = asks_for_replication(&value),
+            "options" => startup.options = Some(value),
             _ if name.starts_with("_pq_.") => startup.protocol_options.push(name.to_owned()),
-            _ => startup.parameters.push((name.to_owned(), value.to_owned())),
+            _ => startup.parameters.push((name.to_owned(), value)),
         }
     }
     if !r.is_empty() {
@@ -116,6 +120,35 @@ fn startup(minor: u16, mut r: Reader<'_>) -> Result<Startup, Fault> {
         startup.database.clone_from(&startup.user);
     }
     Ok(startup)
+}
+
+/// A value in another encoding. Names of users and databases are then of none that there is; an application's name is
+/// written in ASCII by servers anyway (`pg_clean_ascii`).
+fn other_bytes(name: &str, value: &[u8]) -> Result<String, Fault> {
+    match name {
+        "user" | "database" => Ok(String::from_utf8_lossy(value).into_owned()),
+        "application_name" => Ok(value
+            .iter()
+            .map(|&byte| match byte {
+                b' '..=b'~' => char::from(byte).to_string(),
+                byte => format!("\\x{byte:02x}"),
+            })
+            .collect()),
+        _ => {
+            let message = format!("invalid byte sequence for encoding \"UTF8\" in the startup parameter \"{name}\"");
+            Err(Fault::fatal(sqlstate::CHARACTER_NOT_IN_REPERTOIRE, message))
+        }
+    }
+}
+
+/// Longer names than `NAMEDATALEN - 1` are cut without a word.
+fn cut(mut name: String) -> String {
+    const LONGEST: usize = 63;
+    if name.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
+        name.truncate(end);
+    }
+    name
 }
 
 fn asks_for_replication(value: &str) -> Option<String> {
@@ -311,6 +344,20 @@ mod tests {
         let last = cut.len() - 1;
         cut[last] = b'x';
         assert_eq!(code(&cut), "08P01");
+    }
+
+    #[test]
+    fn values_in_other_encodings_and_long_names() {
+        let of = |name: &str, value: &[u8]| {
+            let mut body = b"user\0u\0".to_vec();
+            body.extend([name.as_bytes(), b"\0", value, b"\0\0"].concat());
+            startup(0, Reader::new(&body))
+        };
+        let name = of("application_name", b"caf\xe9\n").unwrap();
+        assert_eq!(name.parameters, [("application_name".to_owned(), "caf\\xe9\\x0a".to_owned())]);
+        assert_eq!(of("search_path", b"\xff").unwrap_err().code, "22021");
+        assert_eq!(of("database", b"\xff").unwrap().database, "\u{fffd}");
+        assert_eq!(of("database", "\u{e9}".repeat(40).as_bytes()).unwrap().database, "\u{e9}".repeat(31));
     }
 
     #[test]
