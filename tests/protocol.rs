@@ -4,7 +4,7 @@ mod support;
 
 use pgweir::demo::sample;
 use support::differential::{Arena, step};
-use support::wire::{Frames, Wire};
+use support::wire::Frames;
 use support::{Pgweir, Raw};
 
 fn frames() -> Frames {
@@ -172,30 +172,6 @@ fn execute_is_described_by_what_its_name_stands_for() {
         step(described("e").sync(), "1tTZ"),
         step(frames().describe(b'S', "e").sync().then(&run("e")).sync(), "tTZ2TDCZ"),
     ]);
-}
-
-/// Of DDL that does not pass through pgweir the first error tells; a statement that is parsed again then has the new
-/// columns, on whatever connection.
-#[test]
-fn statements_follow_definitions_that_others_change() {
-    let arena = Arena::new();
-    arena.setup("CREATE TABLE reshaped (n int); INSERT INTO reshaped VALUES (1); GRANT ALL ON reshaped TO app");
-    let parse = frames().close(b'S', "s").parse("s", "SELECT * FROM reshaped").describe(b'S', "s");
-    let ask = parse.bind("", "s", &[]).execute("", 0).sync();
-    for (name, _, proxy) in arena.proxies() {
-        let mut clients: Vec<_> = (0..2).map(|_| support::wire::Wire::connect(proxy.port())).collect();
-        for client in &mut clients {
-            client.ask(&ask, "31tT2DCZ");
-        }
-        arena.setup("ALTER TABLE reshaped ADD COLUMN added text DEFAULT 'new'");
-        clients[0].send(&ask);
-        clients[0].until(b'Z');
-        for client in clients.iter_mut().rev() {
-            let replies = client.ask(&ask, "31tT2DCZ");
-            assert!(replies[3].body.starts_with(b"\0\x02"), "with {name}: {replies:?}");
-        }
-        arena.setup("ALTER TABLE reshaped DROP COLUMN added");
-    }
 }
 
 /// A Parse of a name that is taken leaves nothing behind once the name is closed.
@@ -389,33 +365,4 @@ fn a_flush_behind_a_known_statement_is_answered_before_what_follows_it() {
     client.cancel();
     let tags: Vec<_> = std::iter::from_fn(|| client.receive()).map(|(tag, _)| tag).take(3).collect();
     assert_eq!(tags, b"2EZ");
-}
-
-/// DDL that pgweir has not seen: the server refuses what it prepared before, and a driver that then prepares the text
-/// again is served, on whichever connection.
-#[test]
-fn a_text_whose_result_has_changed_can_be_prepared_again() {
-    let cluster = support::cluster();
-    let pgweir = Pgweir::builder().cluster(cluster, &[]).set("pool.max", 2).start();
-    let directly = |sql: &str| cluster.primary().psql_in(sample::DATABASE, sql).unwrap();
-    directly("SET ROLE app; CREATE TABLE changing (a int); INSERT INTO changing VALUES (1)");
-    let (mut client, mut other) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
-    let text = "SELECT * FROM changing";
-    let run = |name: &str| frames().bind("", name, &[]).execute("", 0).sync();
-    // Prepared on both connections.
-    other.ask(&frames().query("BEGIN"), "CZ");
-    client.ask(&frames().parse("old", text).sync(), "1Z");
-    client.ask(&run("old"), "2DCZ");
-    other.ask(&frames().parse("old", text).bind("", "old", &[]).execute("", 0).sync(), "12DCZ");
-    other.ask(&frames().query("COMMIT"), "CZ");
-    directly("SET ROLE app; ALTER TABLE changing ADD b int");
-    let refused = client.ask(&run("old"), "EZ");
-    assert_eq!(refused[0].sqlstate(), "0A000");
-    client.ask(&frames().parse("new", text).sync(), "1Z");
-    client.ask(&run("new"), "2DCZ");
-    // The other connection holds the old one as well.
-    other.ask(&frames().query("BEGIN"), "CZ");
-    client.ask(&run("new"), "2DCZ");
-    other.ask(&frames().query("COMMIT"), "CZ");
-    directly("DROP TABLE changing");
 }

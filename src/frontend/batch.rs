@@ -33,6 +33,8 @@ pub struct Batch {
     pub prepares_only: bool,
     /// Opens a transaction block.
     pub begins: bool,
+    /// There is a Parse in it.
+    pub parses: bool,
 }
 
 impl Session {
@@ -42,9 +44,9 @@ impl Session {
     /// The client breaks the protocol.
     pub fn scan(&mut self) -> Result<Head, Fault> {
         self.scanned.clear();
-        self.environment.settle(self.parameters.current());
+        self.environment.settle(self.parameters.current(), false);
         let mut at = 0;
-        let mut batch = Batch { end: 0, demand: Demand::default(), prepares_only: true, begins: false };
+        let mut batch = Batch { end: 0, demand: Demand::default(), prepares_only: true, begins: false, parses: false };
         loop {
             let Some(head) = scan::head(&self.inbox[at..])? else { return Ok(self.cut_short(at, scan::HEADER, batch)) };
             check_size(head)?;
@@ -95,6 +97,7 @@ impl Session {
                 let parse = read::parse(body)?;
                 let statement = self.statement(parse.text, parse.types);
                 batch.take(&statement.plan);
+                batch.parses = true;
                 self.scanned.push_back(Scanned::Parse(statement));
             }
             frontend::BIND => {

@@ -33,28 +33,15 @@ impl Session {
         if !self.pins.is_empty() {
             leased.unsure |= may_end_pin(facts);
         }
-        self.note_definitions(facts, leased);
+        let defines = may_define(facts);
+        self.defining |= defines;
         let resets = !self.parameters.base().is_empty() && facts.effects.iter().any(is_reset);
         self.settling |= resets || facts.effects.iter().any(is_of_names);
         let (client, sent) = (self.client.id, &mut self.sent_apart);
-        self.environment.note(facts, || {
+        self.environment.note(facts, defines, || {
             *sent += 1;
             format!("{client}:{sent}")
         });
-    }
-
-    /// What is prepared behind a change of definitions, or behind its rollback, is prepared anew.
-    fn note_definitions(&mut self, facts: &Facts, leased: &mut Leased) {
-        let defines = may_define(facts);
-        self.defining |= defines;
-        let undone = self.defining && !facts.control.is_empty();
-        if defines
-            || undone
-            || facts.effects.contains(&Effect::Temporary)
-            || facts.effects.contains(&Effect::DiscardTemp)
-        {
-            leased.lease.held.outdate();
-        }
     }
 
     /// A statement has succeeded, with this command tag.
@@ -235,7 +222,7 @@ impl Session {
                     self.doubt(statement);
                     undo.into_iter().collect()
                 }
-                Expect::Close { evicted: Some(statement), .. } => {
+                Expect::Close { evicted: Some(statement), .. } | Expect::Description { statement, .. } => {
                     self.doubt(Some(statement));
                     Vec::new()
                 }

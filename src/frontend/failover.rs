@@ -13,7 +13,7 @@ use crate::frontend::client::{Activity, Clients, Stop};
 use crate::frontend::database::Database;
 use crate::frontend::replies::Again;
 use crate::frontend::serve::{End, stop_fault};
-use crate::frontend::session::Session;
+use crate::frontend::session::{Kept, Session};
 use crate::pool::registry::CONTROL;
 use crate::route::decide::Target;
 
@@ -41,7 +41,7 @@ impl Session {
             Again::Elsewhere => self.fails_over(),
             // Where no read may, the server's own error says more than that nobody serves it.
             Again::OnPrimary => self.cluster().routing.primary_reads != PrimaryReads::Never,
-            Again::Write => true,
+            Again::Write | Again::Anew => true,
         }
     }
 
@@ -60,7 +60,7 @@ impl Session {
         if !leased.replica || !leased.lease.pool.node.is_silent() {
             return None;
         }
-        if self.request.kept > 0 && self.fails_over() {
+        if self.request.kept == Kept::Read && self.fails_over() {
             return self.retry("the node does not answer", Again::Elsewhere);
         }
         self.record_broken_off(sqlstate::CONNECTION_FAILURE);

@@ -22,4 +22,5 @@ pub mod requests;
 pub mod sequences;
 pub mod serve;
 pub mod session;
+pub mod statements;
 pub mod survey;

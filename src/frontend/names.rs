@@ -45,7 +45,8 @@ impl Session {
         }
         // They end with DISCARD ALL when the connection changes hands.
         (leased.suspect, leased.prepared) = (true, true);
-        let (text, types): (&[u8], &[u8]) = if whole { (&statement.text, &statement.types) } else { (b"", b"\0\0") };
+        let (text, types): (&[u8], &[u8]) =
+            if whole { (&statement.text, statement.fixed_types()) } else { (b"", b"\0\0") };
         if whole {
             leased.named.push(name.into());
         }
@@ -55,7 +56,7 @@ impl Session {
         write::parse(out, name, text, types);
         if self.pipeline.is_unsynced() {
             self.pipeline.push(Expect::Close { shown: false, evicted: None });
-            self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None });
+            self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None, describes: None });
         } else {
             write::sync(out);
             self.pipeline.push(Expect::Aside);
@@ -117,7 +118,8 @@ impl Session {
         match effect {
             // A DO does not tell the name; the survey sees that there is one.
             Effect::Prepare(name) if !name.is_empty() && !self.is_of_sql(name.as_bytes()) => {
-                self.sql_names.push(name.clone())
+                self.names.changed_by_sql();
+                self.sql_names.push(name.clone());
             }
             Effect::Deallocate(_) | Effect::DiscardAll if taken => {}
             Effect::Deallocate(Some(name)) => {
@@ -137,6 +139,7 @@ impl Session {
 
     /// The server has the name no more.
     pub fn forget_name(&mut self, name: &[u8], leased: &mut Leased) {
+        self.names.changed_by_sql();
         self.sql_names.retain(|known| known.as_bytes() != name);
         leased.named.retain(|known| **known != *name);
     }

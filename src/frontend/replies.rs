@@ -1,6 +1,7 @@
 //! The server's messages on their way to the client: runs of raw frames, with what pgweir asked itself left out and what
 //! it answers itself put in. HOT.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -8,7 +9,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use crate::cluster::Tried;
 use crate::error::{Fault, Malformed};
 use crate::frontend::requests::emit;
-use crate::frontend::session::Session;
+use crate::frontend::session::{Kept, Session};
 use crate::session::pipeline::{Expect, Failed, Step};
 use crate::session::prepared::as_client_says;
 use crate::wire::read::ErrorFields;
@@ -35,6 +36,8 @@ pub enum Again {
     Elsewhere,
     /// No standby can serve it as the session is.
     OnPrimary,
+    /// Anywhere: it was refused for a statement that is prepared anew.
+    Anew,
     /// It writes: its like go to the primary from now on.
     Write,
 }
@@ -82,7 +85,7 @@ impl Session {
     /// Hands the looked-at bytes to the client; all of a buffer at once changes owner instead of being copied.
     fn copy_out(&mut self, copy: &mut Copy) {
         let forwarded = copy.at - copy.from;
-        if forwarded > 0 && self.request.kept > 0 {
+        if forwarded > 0 {
             self.kept_no_more();
         }
         if copy.from == 0 && copy.at == copy.inbox.len() && self.outbox.is_empty() {
@@ -119,7 +122,7 @@ impl Session {
                     continue;
                 }
                 _ if available < head.total => break,
-                backend::NOTICE if self.request.kept > 0 && is_farewell(head, copy)? && self.fails_over() => {
+                backend::NOTICE if self.request.kept == Kept::Read && is_farewell(head, copy)? && self.fails_over() => {
                     let why = "the server ends at once".to_owned();
                     return Ok(Relayed::Retry { why, again: Again::Elsewhere });
                 }
@@ -296,14 +299,10 @@ impl Session {
     /// An ErrorResponse; `Some` where the way ends here.
     fn on_error(&mut self, head: scan::Head, copy: &mut Copy) -> Result<Option<Relayed>, Malformed> {
         let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
-        if fields.code == b"0A000"
-            && let Some(Expect::Bind { plan: Some(plan), .. } | Expect::Describe { plan: Some(plan), .. }) =
-                self.pipeline.front()
-        {
-            // "cached plan must not change result type": the driver prepares the text again.
-            self.database.statements.forget(plan);
+        if fields.is_changed_result() && self.on_changed_result() {
+            return Ok(Some(Relayed::Retry { why: fields.message(), again: Again::Anew }));
         }
-        let untouched = self.request.kept > 0;
+        let untouched = self.request.kept == Kept::Read;
         let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { again(fields.code) };
         let again = again.filter(|again| self.may_say_again(*again));
         if let (true, Some(again)) = (untouched, again) {
@@ -325,7 +324,7 @@ impl Session {
         self.request.bytes += head.total as u64;
         match refusal {
             Some(fault) => self.replace_error(&fault, head, copy),
-            None => self.pass_error(head, copy),
+            None => self.pass_error(head, copy, fatal),
         }
         self.record_error(code, fatal);
         self.failed = true;
@@ -336,18 +335,33 @@ impl Session {
     }
 
     /// An error on its way to the client, in which a statement goes by the client's name for it.
-    fn pass_error(&mut self, head: scan::Head, copy: &mut Copy) {
+    fn pass_error(&mut self, head: scan::Head, copy: &mut Copy, fatal: bool) {
         let body = copy.at + scan::HEADER..copy.at + head.total;
-        let name = match self.pipeline.front() {
-            Some(Expect::Bind { name, .. } | Expect::Describe { name, .. }) => name.as_deref().unwrap_or_default(),
-            _ => &[],
+        let describes = match self.pipeline.front() {
+            Some(Expect::Parse { describes, .. } | Expect::Changed { describes, .. }) => describes.as_ref(),
+            _ => None,
         };
-        let Some(renamed) = as_client_says(&copy.inbox[body], name) else {
-            copy.at += head.total;
-            return;
-        };
-        copy.flush(&mut self.outbox);
-        write::frame(&mut self.outbox, backend::ERROR, |out| out.put_slice(&renamed));
+        // In a failed transaction a Describe is refused before that.
+        if let Some(statement) = describes.filter(|_| !fatal && self.status != b'E') {
+            copy.flush(&mut self.outbox);
+            write::parameter_description(&mut self.outbox, statement.fixed_types());
+        }
+        let changed = !fatal && matches!(self.pipeline.front(), Some(Expect::Changed { .. }));
+        let name = self.pipeline.front().and_then(Expect::named).map_or(&[][..], |(name, _)| name);
+        match as_client_says(&copy.inbox[body], name) {
+            _ if changed => {
+                copy.flush(&mut self.outbox);
+                write::changed_result(&mut self.outbox);
+            }
+            Some(renamed) => {
+                copy.flush(&mut self.outbox);
+                write::frame(&mut self.outbox, backend::ERROR, |out| out.put_slice(&renamed));
+            }
+            None => {
+                copy.at += head.total;
+                return;
+            }
+        }
         copy.at += head.total;
         copy.from = copy.at;
     }
@@ -360,12 +374,35 @@ impl Session {
         copy.from = copy.at;
     }
 
+    /// The server refuses a statement whose result has changed. What else was prepared before may have changed as well:
+    /// nobody is to run into that again. True where the client has said Parse since, for all that is known, and its
+    /// request is to be said again.
+    fn on_changed_result(&mut self) -> bool {
+        let Some((name, statement)) = self.pipeline.front().and_then(Expect::named) else { return false };
+        if statement.is_current() && statement.environment == *self.environment.key() {
+            self.database.statements.definitions_have_changed();
+        }
+        let stands = self.names.find(name).is_some_and(|known| Arc::ptr_eq(known, statement));
+        if !stands || self.names.is_proven(name) || self.request.kept == Kept::No {
+            return false;
+        }
+        let (name, statement): (Box<[u8]>, _) = (name.into(), statement.clone());
+        let now = self.statement(&statement.text, &statement.types);
+        self.names.replace(&name, Some(now));
+        self.names.doubt(&name);
+        true
+    }
+
     /// A frame that completes a statement, looked at before the pipeline moves on.
     fn complete(&mut self, head: scan::Head, copy: &Copy) -> Result<(), Malformed> {
         let body = &copy.inbox[copy.at + scan::HEADER..copy.at + head.total];
         match head.tag {
             // What pgweir asked itself is nobody's statement.
             _ if self.pipeline.is_own() => self.request.part = 0,
+            backend::BIND_COMPLETE => self.prove(),
+            backend::PARAMETER_DESCRIPTION => self.note_parameters(body),
+            backend::ROW_DESCRIPTION => return self.described(Some(body)),
+            backend::NO_DATA => return self.described(None),
             backend::COMMAND_COMPLETE => {
                 let tag = read::Reader::new(body).cstr()?;
                 self.request.rows += read::tag_rows(tag);
@@ -423,11 +460,11 @@ impl Session {
     }
 
     /// Something has reached the client: the request cannot be said again elsewhere.
-    fn kept_no_more(&mut self) {
-        if self.request.kept > 0 {
-            self.inbox.advance(self.request.kept.min(self.inbox.len()));
-            self.request.kept = 0;
+    pub(super) fn kept_no_more(&mut self) {
+        if self.request.kept != Kept::No {
+            self.request.kept = Kept::No;
             self.request.undo.clear();
+            self.consume();
         }
     }
 }

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, BytesMut};
 
-use crate::config::{PoolMode, UnnamedStatements};
 use crate::error::Fault;
 use crate::frontend::batch::{MAX_QUERY, check_size};
-use crate::frontend::names::runs_by_name;
 use crate::frontend::refusal;
-use crate::frontend::session::{Leased, Portal, Scanned, Session};
+use crate::frontend::session::{Kept, Leased, Portal, Scanned, Session};
+use crate::frontend::statements::OnServer;
 use crate::route::plan::Plan;
 use crate::session::bound;
 use crate::session::pipeline::{Expect, Local, Undo};
-use crate::session::prepared::{NAME_PREFIX, Statement};
+use crate::session::prepared::Statement;
 use crate::session::values::values;
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
@@ -34,33 +33,60 @@ pub enum Forwarded {
 }
 
 impl Session {
-    /// Translates what the inbox holds, up to `end` or all of it; consumed, unless the request keeps it for a retry.
+    /// Translates what the inbox holds, up to the end of the request's batch where it has one; consumed, unless the
+    /// request keeps it for a retry.
     ///
     /// # Errors
     /// The client breaks the protocol.
-    pub fn forward(&mut self, end: Option<usize>) -> Result<Forwarded, Fault> {
+    pub fn forward(&mut self) -> Result<Forwarded, Fault> {
         let Some(mut leased) = self.leased.take() else { return Ok(Forwarded::All { need: 0 }) };
-        let mut inbox = std::mem::take(&mut self.inbox);
+        let inbox = std::mem::take(&mut self.inbox);
         leased.lease.begin();
-        let forwarded = self.forward_frames(&inbox, end.unwrap_or(usize::MAX), &mut leased);
-        if let (Ok((at, _)), 0) = (&forwarded, self.request.kept) {
-            inbox.advance(*at);
-            self.worker.buffers.give_back(&mut inbox);
-        }
+        let before = self.request.sent;
+        let forwarded = self.forward_frames(&inbox, &mut leased);
         self.inbox = inbox;
         self.leased = Some(leased);
+        let (at, forwarded) = forwarded?;
+        self.request.sent = at;
+        if self.request.kept == Kept::No {
+            self.consume();
+        }
+        let sent = self.request.sent;
+        if self.request.end.take_if(|end| *end <= sent).is_some() {
+            self.batch_sent();
+        }
         // With a ReadyForQuery owed, the server answers soon, and they go to the client with its answer, in one write.
-        if self.request.kept == 0 && !self.pipeline.owes_ready() {
+        if self.request.kept == Kept::No && !self.pipeline.owes_ready() {
             self.emit_local();
         }
         // What the server ignores, the end of a failed COPY for one, brings no reply that would show the rest.
-        self.held_back |= matches!(forwarded, Ok((1.., _))) && self.is_at_rest();
-        forwarded.map(|(_, forwarded)| forwarded)
+        self.held_back |= at > before && self.is_at_rest();
+        Ok(forwarded)
     }
 
-    fn forward_frames(&mut self, inbox: &[u8], end: usize, leased: &mut Leased) -> Result<(usize, Forwarded), Fault> {
-        let mut at = self.forward_rest(inbox, leased);
-        let end = end.min(inbox.len());
+    /// All of a batch that stands for itself is with its server.
+    fn batch_sent(&mut self) {
+        if self.request.ends_own {
+            self.end_segment();
+        }
+        if self.request.kept == Kept::Anew && !self.names.has_unproven() {
+            self.kept_no_more();
+        }
+    }
+
+    /// What was sent of the inbox is not kept in it.
+    pub(super) fn consume(&mut self) {
+        let sent = std::mem::take(&mut self.request.sent);
+        self.inbox.advance(sent.min(self.inbox.len()));
+        if let Some(end) = &mut self.request.end {
+            *end -= sent;
+        }
+        self.worker.buffers.give_back(&mut self.inbox);
+    }
+
+    fn forward_frames(&mut self, inbox: &[u8], leased: &mut Leased) -> Result<(usize, Forwarded), Fault> {
+        let mut at = self.request.sent + self.forward_rest(inbox, leased);
+        let end = self.request.end.unwrap_or(usize::MAX).min(inbox.len());
         while at < end && leased.lease.outbox.len() < MAX_UNSENT {
             let Some(head) = scan::head(&inbox[at..])? else { break };
             check_size(head)?;
@@ -73,7 +99,9 @@ impl Session {
                 frontend::TERMINATE => return Ok((at, Forwarded::Terminate)),
                 // The server skips it too.
                 tag if self.skips(tag) => leased.lease.outbox.put_slice(frame),
-                tag if self.must_wait(tag, &frame[scan::HEADER..])? => return Ok((at, Forwarded::All { need: 0 })),
+                tag if self.must_wait(tag, &frame[scan::HEADER..], leased)? => {
+                    return Ok((at, Forwarded::All { need: 0 }));
+                }
                 _ => self.forward_frame(head, frame, leased)?,
             }
             self.client_rest = head.total - available;
@@ -88,12 +116,13 @@ impl Session {
         self.skipping && !matches!(tag, frontend::SYNC | frontend::TERMINATE)
     }
 
-    /// What the message's name stands for depends on a segment that may yet fail.
-    fn must_wait(&self, tag: u8, body: &[u8]) -> Result<bool, Fault> {
+    /// What the message's name stands for depends on a segment that may yet fail, or its statement is not as the client
+    /// knows it on this connection, or not yet.
+    fn must_wait(&mut self, tag: u8, body: &[u8], leased: &mut Leased) -> Result<bool, Fault> {
         if self.settling && !self.pipeline.is_empty() && !self.pipeline.is_unsynced() {
             return Ok(true);
         }
-        if !self.pipeline.in_flight() || self.keeps_names() {
+        if self.keeps_names() {
             return Ok(false);
         }
         let name = match tag {
@@ -106,7 +135,10 @@ impl Session {
             _ => return Ok(false),
         };
         let replaces = tag == frontend::PARSE && name.is_empty();
-        Ok(!replaces && self.pipeline.is_name_uncertain(name))
+        if self.pipeline.in_flight() && !replaces && self.pipeline.is_name_uncertain(name) {
+            return Ok(true);
+        }
+        Ok(tag != frontend::PARSE && !self.provide(name, tag == frontend::DESCRIBE, leased))
     }
 
     /// The rest of a frame that is passed on as it arrives.
@@ -162,7 +194,7 @@ impl Session {
             }
             frontend::FLUSH => {
                 leased.lease.outbox.put_slice(frame);
-                if self.request.kept == 0 {
+                if self.request.kept == Kept::No {
                     self.emit_local();
                 }
             }
@@ -182,138 +214,20 @@ impl Session {
         Ok(if whole { self.plan(read::query(body)?) } else { self.database.plans.opaque() })
     }
 
-    fn forward_parse(&mut self, parse: read::Parse<'_>, leased: &mut Leased) {
-        self.counters().client_parse();
-        let statement = match self.scanned.pop_front() {
-            Some(Scanned::Parse(statement)) if statement.environment == *self.environment.key() => statement,
-            _ => self.statement(parse.text, parse.types),
-        };
-        self.forget_sequences(&statement.plan.facts, leased);
-        let taken = self.names.find(parse.name).is_some() || self.is_of_sql(parse.name);
-        if !parse.name.is_empty() && taken && !self.keeps_names() {
-            return self.forward_duplicate(parse, leased);
-        }
-        let previous = self.names.replace(parse.name, Some(statement.clone()));
-        let undo = Undo { name: parse.name.into(), previous, of_sql: false };
-        let undo = Some(self.keep_undo(undo));
-        if self.keeps_names() {
-            write::parse(&mut leased.lease.outbox, parse.name, parse.text, parse.types);
-            self.pipeline.push(Expect::Parse { statement: None, shown: true, undo });
-        } else if parse.name.is_empty() && self.forwards_unnamed() {
-            self.name_for_parse(&statement.plan.facts, leased);
-            leased.lease.unnamed = Some(statement.id);
-            write::parse(&mut leased.lease.outbox, b"", parse.text, parse.types);
-            self.pipeline.push(Expect::Parse { statement: None, shown: true, undo });
-        } else if self.may_answer_parse(&statement.plan) && self.has_for_certain(&statement, leased) {
-            self.pipeline.push(Expect::ParsedHere { undo });
-        } else {
-            self.prepare(&statement, true, undo, leased);
-        }
-    }
-
-    /// The server has the statement whatever becomes of the segments in flight.
-    fn has_for_certain(&self, statement: &Statement, leased: &mut Leased) -> bool {
-        leased.lease.held.renew(self.database.statements.definitions());
-        leased.lease.held.touch(statement.id) && !self.pipeline.is_statement_uncertain(statement.id)
-    }
-
-    /// In a failed transaction the server refuses a Parse of anything but its end, and a text that runs by name has
-    /// another description once the name stands for something else.
-    fn may_answer_parse(&self, plan: &Plan) -> bool {
-        let may_fail = self.pipeline.in_flight() && (self.status == b'T' || self.opens_block);
-        let may_be_refused = (self.status == b'E' || may_fail) && plan.facts.control.is_empty();
-        !may_be_refused && !runs_by_name(&plan.facts)
-    }
-
-    /// What an error takes back; kept apart as well while the whole batch may be said again.
-    pub(super) fn keep_undo(&mut self, undo: Undo) -> Undo {
-        if self.request.kept > 0 {
-            self.request.undo.push(undo.clone());
-        }
-        undo
-    }
-
-    /// The name is taken: the server itself is to say so (42P05), in its place in the order.
-    fn forward_duplicate(&mut self, parse: read::Parse<'_>, leased: &mut Leased) {
-        self.name_on_server(parse.name, false, leased);
-        let out = &mut leased.lease.outbox;
-        write::parse(out, parse.name, parse.text, parse.types);
-        self.pipeline.push(Expect::Parse { statement: None, shown: true, undo: None });
-    }
-
-    /// Prepares a statement on the server under its name there, closing the least recently used beyond the bound. Where
-    /// the server may have it already, it is closed first: a Close never fails.
-    fn prepare(&mut self, statement: &Arc<Statement>, shown: bool, undo: Option<Undo>, leased: &mut Leased) {
-        self.counters().server_parse();
-        self.name_for_parse(&statement.plan.facts, leased);
-        let max = leased.lease.pool.config.load().prepared_statements;
-        let held = &mut leased.lease.held;
-        let known = held.touch(statement.id) || held.is_doubtful(statement.id);
-        if known || self.pipeline.is_statement_uncertain(statement.id) {
-            held.remove(statement.id);
-            self.close_on_server(statement, leased);
-        }
-        while let Some(evicted) = leased.lease.held.make_room(max) {
-            self.close_on_server(&evicted, leased);
-        }
-        leased.lease.held.insert(statement.clone());
-        write::parse(&mut leased.lease.outbox, &statement.name, &statement.text, &statement.types);
-        self.pipeline.push(Expect::Parse { statement: Some(statement.clone()), shown, undo });
-    }
-
-    fn close_on_server(&mut self, statement: &Arc<Statement>, leased: &mut Leased) {
-        write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, &statement.name);
-        self.pipeline.push(Expect::Close { shown: false, evicted: Some(statement.clone()) });
-    }
-
-    /// The name by which the server knows the client's statement, prepared there where it was not; `None`: the client
-    /// has no such statement, and the server is to say so.
-    fn server_name(&mut self, name: &[u8], leased: &mut Leased) -> Option<Arc<Statement>> {
-        let statement = self.names.find(name)?.clone();
-        if self.keeps_names() {
-            return Some(statement);
-        }
-        if name.is_empty() && self.forwards_unnamed() {
-            if leased.lease.unnamed != Some(statement.id) || self.pipeline.is_unnamed_uncertain() {
-                self.name_for_parse(&statement.plan.facts, leased);
-                leased.lease.unnamed = Some(statement.id);
-                write::parse(&mut leased.lease.outbox, b"", &statement.text, &statement.types);
-                self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None });
-            }
-        } else if !self.can_use(&statement, leased) {
-            return Some(self.prepare_again(statement, leased));
-        }
-        Some(statement)
-    }
-
-    /// In a failed transaction nothing can be prepared and nothing is run: one that is out of date will do.
-    fn can_use(&self, statement: &Statement, leased: &mut Leased) -> bool {
-        self.has_for_certain(statement, leased) || (self.status == b'E' && leased.lease.held.has(statement.id))
-    }
-
-    /// A statement that this connection has not: its text is read under the settings of now.
-    fn prepare_again(&mut self, statement: Arc<Statement>, leased: &mut Leased) -> Arc<Statement> {
-        let statement = match statement.environment == *self.environment.key() {
-            true => statement,
-            false => self.statement(&statement.text, &statement.types),
-        };
-        if !self.has_for_certain(&statement, leased) {
-            self.prepare(&statement, false, None, leased);
-        }
-        statement
-    }
-
     fn forward_bind(&mut self, head: scan::Head, frame: &[u8], leased: &mut Leased) -> Result<(), Fault> {
         self.counters().bind();
         let body = &frame[scan::HEADER..];
         let (portal, name) = read::bind_names(body)?;
-        let statement = self.server_name(name, leased);
+        let there = self.standing(name, leased);
         let rest = &body[portal.len() + name.len() + 2..];
-        let plan = statement.as_ref().map(|statement| self.bound_plan(statement, rest));
+        let plan = match &there {
+            OnServer::Same(statement) => Some(self.bound_plan(statement, rest)),
+            OnServer::Missing | OnServer::Changed(_) => None,
+        };
         let refused = plan.as_ref().and_then(|plan| self.refused(&plan.facts, leased));
         let new = match refused {
             Some(_) => refusal::STATEMENT.into(),
-            None => self.name_there(name, statement.as_deref(), leased),
+            None => self.name_there(name, &there, leased),
         };
         if let Some(plan) = plan.filter(|_| refused.is_none()) {
             self.name_for_sql(&plan.facts, leased);
@@ -330,7 +244,11 @@ impl Session {
         out.put_u8(0);
         out.put_slice(rest);
         let name = self.names.shared(name);
-        self.pipeline.push(Expect::Bind { plan: statement.map(|s| s.plan.clone()), name, refused });
+        self.pipeline.push(match there {
+            OnServer::Missing => Expect::Bind { name, statement: None, refused },
+            OnServer::Same(statement) => Expect::Bind { name, statement: Some(statement), refused },
+            OnServer::Changed(statement) => Expect::Changed { describes: None, plan: statement.plan.clone() },
+        });
         Ok(())
     }
 
@@ -345,19 +263,27 @@ impl Session {
 
     fn forward_describe(&mut self, frame: &[u8], leased: &mut Leased) -> Result<(), Fault> {
         let (kind, name) = read::kind_and_name(&frame[scan::HEADER..])?;
-        if kind == b'S' {
-            let statement = self.server_name(name, leased);
-            if let Some(statement) = &statement {
-                self.name_for_sql(&statement.plan.facts, leased);
-            }
-            let new = self.name_there(name, statement.as_deref(), leased);
-            write::of_statement(&mut leased.lease.outbox, frontend::DESCRIBE, &new);
-            let name = self.names.shared(name);
-            self.pipeline.push(Expect::Describe { name, plan: statement.map(|s| s.plan.clone()) });
-        } else {
+        if kind != b'S' {
             leased.lease.outbox.put_slice(frame);
-            self.pipeline.push(Expect::Describe { name: None, plan: None });
+            self.pipeline.push(Expect::Describe { name: None, statement: None });
+            return Ok(());
         }
+        if let Some(parameters) = self.without_rows(name) {
+            self.pipeline.push(Expect::DescribedHere { parameters: parameters.into() });
+            return Ok(());
+        }
+        let there = self.standing(name, leased);
+        if let OnServer::Same(statement) = &there {
+            self.name_for_sql(&statement.plan.facts, leased);
+        }
+        let new = self.name_there(name, &there, leased);
+        write::of_statement(&mut leased.lease.outbox, frontend::DESCRIBE, &new);
+        let name = self.names.shared(name);
+        self.pipeline.push(match there {
+            OnServer::Missing => Expect::Describe { name, statement: None },
+            OnServer::Same(statement) => Expect::Describe { name, statement: Some(statement) },
+            OnServer::Changed(s) => Expect::Changed { plan: s.plan.clone(), describes: Some(s) },
+        });
         Ok(())
     }
 
@@ -378,34 +304,6 @@ impl Session {
         leased.lease.outbox.put_slice(frame);
         self.pipeline.push(Expect::Close { shown: true, evicted: None });
         Ok(())
-    }
-
-    /// The name to use on the server. One that the client has not made goes as it is, to be missing there too; in
-    /// forward mode another client's unnamed statement must not stand in for it.
-    fn name_there(&mut self, name: &[u8], statement: Option<&Statement>, leased: &mut Leased) -> Box<[u8]> {
-        match statement {
-            _ if self.keeps_names() => name.into(),
-            Some(_) if name.is_empty() && self.forwards_unnamed() => Box::default(),
-            Some(statement) => statement.name.clone(),
-            None if name.is_empty() => {
-                if leased.lease.unnamed.take().is_some() {
-                    write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, b"");
-                    self.pipeline.push(Expect::Close { shown: false, evicted: None });
-                }
-                Box::default()
-            }
-            None if name.starts_with(NAME_PREFIX.as_bytes()) => [name, b"?"].concat().into(),
-            None => name.into(),
-        }
-    }
-
-    /// The connection is the client's alone: its statements have the names it gave them, for SQL to use as well.
-    pub(super) fn keeps_names(&self) -> bool {
-        self.mode == PoolMode::Session
-    }
-
-    fn forwards_unnamed(&self) -> bool {
-        self.database.pools.config().unnamed_statements == UnnamedStatements::Forward
     }
 
     /// `bound`: of the Bind, behind its names; of one that is passed on as it arrives, not all.
@@ -461,6 +359,10 @@ pub(super) fn emit(out: &mut BytesMut, local: Local) {
     match local {
         Local::ParseComplete => write::parse_complete(out),
         Local::CloseComplete => write::close_complete(out),
+        Local::NoRows(parameters) => {
+            write::parameter_description(out, &parameters);
+            write::no_data(out);
+        }
     }
 }
 

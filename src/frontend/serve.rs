@@ -12,7 +12,7 @@ use crate::frontend::client::{Activity, Stop};
 use crate::frontend::io::{self, Event, Wait};
 use crate::frontend::replies::{Again, Relayed};
 use crate::frontend::requests::Forwarded;
-use crate::frontend::session::{Leased, Request, Session};
+use crate::frontend::session::{Kept, Leased, Request, Session};
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::{self, Target, Why};
@@ -75,13 +75,15 @@ impl Session {
         loop {
             if let Some(leased) = &self.leased {
                 let own = self.pipeline.ends_in_own_sync() || self.pipeline.is_survey();
-                if leased.replica || self.terminating || own {
-                    // What follows is decided when this is done.
-                    let owed = self.pipeline.owes_ready() || self.pipeline.is_survey();
-                    return Ok((!self.terminating || owed).then_some(0));
+                if self.request.end.is_none() {
+                    if leased.replica || self.request.kept != Kept::No || self.terminating || own {
+                        // What follows is decided when this is done.
+                        let owed = self.pipeline.owes_ready() || self.pipeline.is_survey();
+                        return Ok((!self.terminating || owed).then_some(0));
+                    }
+                    self.begin_request();
                 }
-                self.begin_request();
-                match self.forward(None).map_err(End::Fault)? {
+                match self.forward().map_err(End::Fault)? {
                     Forwarded::All { need } => return Ok(Some(need)),
                     Forwarded::Terminate => self.terminating = true,
                 }
@@ -111,7 +113,7 @@ impl Session {
             self.client.set_activity(Activity::Active, now);
             self.settling = false;
             if self.status == b'I' {
-                self.environment.settle(self.parameters.current());
+                self.environment.settle(self.parameters.current(), self.pins.contains(Pin::TemporaryTable));
             }
             // A Query within a segment would end it, and in a failed transaction none is heard.
             if !self.pipeline.is_unsynced() && self.status != b'E' {
@@ -175,7 +177,8 @@ impl Session {
                 Ok(lease) => {
                     let fenced = !replica && self.fence_before(&batch).await.map_err(End::Fault)?;
                     self.send(batch, Leased { fenced, ..Leased::new(lease, why, replica) });
-                    return self.forward_batch(batch, replica);
+                    self.forward().map_err(End::Fault)?;
+                    return Ok(());
                 }
                 Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(node),
                 // Another node is the primary now.
@@ -236,20 +239,20 @@ impl Session {
 
     fn send(&mut self, batch: Batch, leased: Leased) {
         self.request.why = leased.why;
-        self.request.kept = if leased.replica { batch.end } else { 0 };
+        // Behind the whole of it something may be on its way already, which then need not wait.
+        let relies = batch.end == self.inbox.len() && (batch.parses || self.names.has_unproven());
+        self.request.kept = match leased.replica {
+            true => Kept::Read,
+            false if relies && self.mode != PoolMode::Session => Kept::Anew,
+            false => Kept::No,
+        };
+        self.request.ends_own = batch.prepares_only && batch.end > 0;
+        let apart = self.request.kept != Kept::No || self.request.ends_own;
+        self.request.end = apart.then_some(batch.end);
         self.client.set_target(Some(leased.lease.identity.clone()));
         self.settling = false;
         self.leased = Some(leased);
         self.replay();
-    }
-
-    fn forward_batch(&mut self, batch: Batch, replica: bool) -> Result<(), End> {
-        let ends_here = replica || (batch.prepares_only && batch.end > 0);
-        self.forward(ends_here.then_some(batch.end)).map_err(End::Fault)?;
-        if batch.prepares_only {
-            self.end_segment();
-        }
-        Ok(())
     }
 
     /// Answers a batch with an error of pgweir's own, as a server would at its first message.
@@ -303,7 +306,7 @@ impl Session {
     }
 
     fn on_server_gone(&mut self, why: &str) -> Option<End> {
-        if self.request.kept > 0 && self.fails_over() {
+        if self.request.kept == Kept::Read && self.fails_over() {
             return self.retry(why, Again::Elsewhere);
         }
         self.record_broken_off(sqlstate::CONNECTION_FAILURE);
@@ -312,15 +315,16 @@ impl Session {
         Some(End::Fault(fault.with_detail(why.to_owned())))
     }
 
-    /// A read of which nothing has reached the client is said again elsewhere, silently: its bytes are still at the
-    /// head of the inbox.
+    /// A request of which nothing has reached the client is said again, a read elsewhere, silently: its bytes are still
+    /// at the head of the inbox.
     pub(super) fn retry(&mut self, why: &str, again: Again) -> Option<End> {
         let Some(leased) = &self.leased else { return None };
         let node = &leased.lease.pool.node;
         tracing::info!(node = %node.name, why, "a read is tried elsewhere");
-        self.tried.insert(node.index);
-        if again != Again::Elsewhere {
-            self.tried = Tried::all();
+        match again {
+            Again::Elsewhere => self.tried.insert(node.index),
+            Again::OnPrimary | Again::Write => self.tried = Tried::all(),
+            Again::Anew => {}
         }
         let statement = self.pipeline.front().and_then(Expect::statement);
         if let (Again::Write, Some((plan, _))) = (again, statement) {
@@ -333,7 +337,7 @@ impl Session {
         }
         self.drop_lease();
         self.failed = false;
-        self.request.kept = 0;
+        (self.request.kept, self.request.sent, self.request.end) = (Kept::No, 0, None);
         None
     }
 

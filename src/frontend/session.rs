@@ -11,8 +11,10 @@ use crate::cluster::Tried;
 use crate::config::PoolMode;
 use crate::frontend::client::Client;
 use crate::frontend::database::{Database, Statuses};
+use crate::frontend::names::runs_by_name;
 use crate::frontend::notifications::Subscription;
 use crate::frontend::proxy::Proxy;
+use crate::frontend::statements::Fresh;
 use crate::frontend::survey::Survey;
 use crate::net::Stream;
 use crate::net::buffers::Buffers;
@@ -55,6 +57,8 @@ pub struct Leased {
     pub drew: bool,
     /// Protocol-level statements that the connection knows by the client's own names too.
     pub named: Vec<Box<[u8]>>,
+    /// Prepared for the client's next message, which waits for its description.
+    pub fresh: Option<Fresh>,
     /// Notifications of this connection's process are the client's own: those of earlier clients have been delivered.
     pub fenced: bool,
 }
@@ -72,6 +76,7 @@ impl Leased {
             unsure: false,
             drew: false,
             named: Vec::new(),
+            fresh: None,
             prepared: false,
             fenced: false,
         }
@@ -106,6 +111,16 @@ pub struct Portal {
     pub values: Option<Arc<Values>>,
 }
 
+/// Why a request may be said again, as long as nothing of the answer has reached the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    No,
+    /// It relies on a statement that pgweir has taken for prepared: nothing has run where the server refuses that.
+    Anew,
+    /// It only reads: another node may answer.
+    Read,
+}
+
 /// The request under way: from the first message sent to the last ReadyForQuery owed.
 #[derive(Debug)]
 pub struct Request {
@@ -114,8 +129,14 @@ pub struct Request {
     pub wait: Duration,
     /// When the statement now running began.
     pub mark: Instant,
-    /// Bytes of the client's messages kept at the head of the inbox, to be said again elsewhere. Zero: no retry.
-    pub kept: usize,
+    /// Its messages stay at the head of the inbox for as long as they may be said again.
+    pub kept: Kept,
+    /// Bytes of them that have been sent; what is not kept is consumed.
+    pub sent: usize,
+    /// Where it ends in the inbox, if what follows must wait for it; `None` again when all of it is sent.
+    pub end: Option<usize>,
+    /// pgweir ends its segment.
+    pub ends_own: bool,
     /// The names it has changed, for as long as it is kept.
     pub undo: Vec<Undo>,
     pub why: Why,
@@ -134,7 +155,10 @@ impl Request {
             started: now,
             wait: Duration::ZERO,
             mark: now,
-            kept: 0,
+            kept: Kept::No,
+            sent: 0,
+            end: None,
+            ends_own: false,
             undo: Vec::new(),
             why,
             rows: 0,
@@ -248,8 +272,14 @@ impl Session {
         if self.readable { self.database.plans.plan(text) } else { self.database.plans.opaque() }
     }
 
-    /// The statement of a Parse.
+    /// The statement of a Parse. What runs by name means what the client's names stand for now.
     pub fn statement(&self, text: &[u8], types: &[u8]) -> Arc<Statement> {
-        self.database.statements.statement(text, types, self.environment.key(), || self.plan(text))
+        let (statements, environment) = (&self.database.statements, self.environment.key());
+        let found = statements.statement(text, types, environment, || self.plan(text));
+        if !runs_by_name(&found.plan.facts) {
+            return found;
+        }
+        let own = format!("{environment}{}:{}", self.client.id, self.names.version());
+        statements.statement(text, types, &own.into(), || found.plan.clone())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Names are looked up by search_path and role, literals read by DateStyle, TimeZone, string syntax and encoding, and
 //! constants are folded when a statement is prepared. A statement is shared among clients whose settings agree in
-//! everything that is not known to leave texts alone.
+//! everything that is not known to leave texts alone. Within a transaction that has changed definitions, and beside
+//! temporary objects, texts have a meaning of the session's own.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -39,8 +40,11 @@ fn is_harmless(name: &str) -> bool {
 pub struct Environment {
     key: Arc<str>,
     of: Settings,
-    /// Settings have changed in a way that is not followed, or not yet: until the session is at rest nothing is shared.
+    /// Settings have changed in a way that is not followed, or not yet, or definitions have: until the session is at rest
+    /// nothing is shared.
     apart: bool,
+    /// … since it was last at rest: a transaction's end may take it back.
+    moved: bool,
 }
 
 impl Environment {
@@ -49,8 +53,12 @@ impl Environment {
         &self.key
     }
 
-    /// At rest, where all settings are known.
-    pub fn settle(&mut self, settings: &Settings) {
+    /// At rest, where all settings are known. `temporary`: the session has objects that no other has.
+    pub fn settle(&mut self, settings: &Settings, temporary: bool) {
+        self.moved = false;
+        if temporary {
+            return;
+        }
         if !self.apart && self.of == *settings {
             return;
         }
@@ -64,21 +72,23 @@ impl Environment {
         self.key = key.into();
     }
 
-    /// A statement is sent that may change settings: what follows is not shared with anyone, nor with what came before.
-    pub fn note(&mut self, facts: &Facts, unique: impl FnOnce() -> String) {
-        let returns = self.apart && !facts.control.is_empty();
+    /// A statement is sent that may change settings, or `defines` what texts mean: what follows is not shared with
+    /// anyone, nor with what came before.
+    pub fn note(&mut self, facts: &Facts, defines: bool, unique: impl FnOnce() -> String) {
+        let returns = self.moved && !facts.control.is_empty();
         let sets = facts.functions.iter().any(|function| function.name == "set_config");
-        if returns || sets || facts.effects.iter().any(changes) {
-            self.apart = true;
+        if returns || sets || defines || facts.effects.iter().any(changes) {
+            (self.apart, self.moved) = (true, true);
             self.key = unique().into();
         }
     }
 }
 
-/// It may change a setting that is not harmless, be it for the transaction alone.
+/// It may change a setting that is not harmless, be it for the transaction alone, or what temporary objects hide.
 fn changes(effect: &Effect) -> bool {
     match effect {
         Effect::Set { name, .. } => !is_harmless(name),
+        Effect::Temporary | Effect::DiscardTemp => true,
         Effect::ResetAll | Effect::Role { .. } | Effect::DiscardAll | Effect::Execute(_) | Effect::Unknown => true,
         _ => false,
     }
@@ -99,10 +109,10 @@ mod tests {
     #[test]
     fn texts_mean_the_same_under_settings_that_differ_in_nothing_that_matters() {
         let (mut a, mut b) = (Environment::default(), Environment::default());
-        a.settle(&settings("work_mem", "'1MB'"));
-        b.settle(&settings("my.tenant", "7"));
+        a.settle(&settings("work_mem", "'1MB'"), false);
+        b.settle(&settings("my.tenant", "7"), false);
         assert_eq!(a.key(), b.key());
-        b.settle(&settings("search_path", "other"));
+        b.settle(&settings("search_path", "other"), false);
         assert_ne!(a.key(), b.key());
         assert!(HARMLESS.is_sorted());
     }
@@ -113,14 +123,28 @@ mod tests {
         let mut n = 0;
         let mut note = |environment: &mut Environment, sql| {
             n += 1;
-            environment.note(&classify(sql), || n.to_string());
+            environment.note(&classify(sql), sql.starts_with("ALTER"), || n.to_string());
             environment.key().clone()
         };
         assert_eq!(&*note(&mut environment, "SET LOCAL work_mem = 1"), "");
         let apart = note(&mut environment, "SET LOCAL search_path = x");
         assert_eq!(note(&mut environment, "SELECT 1"), apart);
         assert_ne!(note(&mut environment, "ROLLBACK TO a"), apart);
-        environment.settle(&Settings::default());
+        environment.settle(&Settings::default(), false);
+        assert_eq!(&**environment.key(), "");
+        assert_ne!(&*note(&mut environment, "ALTER TABLE t ADD n int"), "");
+        environment.settle(&Settings::default(), false);
+        assert_eq!(&*note(&mut environment, "COMMIT"), "");
+    }
+
+    #[test]
+    fn temporary_objects_keep_it_apart() {
+        let mut environment = Environment::default();
+        environment.note(&classify("CREATE TEMP TABLE t (n int)"), false, || "own".to_owned());
+        environment.settle(&Settings::default(), true);
+        environment.note(&classify("BEGIN"), false, || "begun".to_owned());
+        assert_eq!(&**environment.key(), "own");
+        environment.settle(&Settings::default(), false);
         assert_eq!(&**environment.key(), "");
     }
 }

@@ -30,6 +30,23 @@ pub enum Expect {
         statement: Option<Arc<Statement>>,
         shown: bool,
         undo: Option<Undo>,
+        /// Prepared ahead of the client's Describe of this statement, which tells its parameters even where it fails.
+        describes: Option<Arc<Statement>>,
+    },
+    /// A Describe of pgweir's own, behind each Parse of a statement.
+    Description {
+        statement: Arc<Statement>,
+        /// The client's name in its Parse; `None` where pgweir prepares on its own.
+        parsed: Option<Box<[u8]>>,
+        /// The body of the ParameterDescription, once it has come.
+        parameters: Option<Box<[u8]>>,
+    },
+    /// A Bind or Describe of a statement whose result has changed, in whose place something that fails was sent: the
+    /// client is given the error that Postgres has for this.
+    Changed {
+        /// Its Describe is answered so far.
+        describes: Option<Arc<Statement>>,
+        plan: Arc<Plan>,
     },
     /// A Parse that pgweir answers: the server has the statement.
     ParsedHere {
@@ -38,14 +55,14 @@ pub enum Expect {
     Bind {
         /// The client's name of the statement; `None`: the unnamed one.
         name: Option<Arc<[u8]>>,
-        plan: Option<Arc<Plan>>,
+        statement: Option<Arc<Statement>>,
         /// It would have pinned the client, and another statement that fails stands for it.
         refused: Option<Pin>,
     },
     Describe {
         /// As with Bind; of a portal neither.
         name: Option<Arc<[u8]>>,
-        plan: Option<Arc<Plan>>,
+        statement: Option<Arc<Statement>>,
     },
     Execute {
         plan: Option<Arc<Plan>>,
@@ -62,6 +79,10 @@ pub enum Expect {
     /// A Close of a statement: names are pgweir's own affair.
     ClosedHere {
         undo: Option<Undo>,
+    },
+    /// A Describe that pgweir answers: these parameters and no rows.
+    DescribedHere {
+        parameters: Box<[u8]>,
     },
     Sync {
         shown: bool,
@@ -83,12 +104,23 @@ pub enum Expect {
 }
 
 impl Expect {
+    /// The client's name in its Bind or Describe, and the statement that it stood for.
+    pub fn named(&self) -> Option<(&[u8], &Arc<Statement>)> {
+        match self {
+            Expect::Bind { name, statement, .. } | Expect::Describe { name, statement } => {
+                Some((name.as_deref().unwrap_or_default(), statement.as_ref()?))
+            }
+            _ => None,
+        }
+    }
+
     /// The statement whose failure an error in this place is, and what was bound.
     pub fn statement(&self) -> Option<(Arc<Plan>, Option<Arc<Values>>)> {
         let (plan, values) = match self {
             Expect::Execute { plan, values, .. } => (plan.as_ref()?, values.clone()),
-            Expect::Query { plan, .. } | Expect::Bind { plan, .. } => (plan.as_ref()?, None),
-            Expect::Parse { statement, .. } => (&statement.as_ref()?.plan, None),
+            Expect::Query { plan, .. } => (plan.as_ref()?, None),
+            Expect::Changed { plan, .. } => (plan, None),
+            Expect::Parse { statement, .. } | Expect::Bind { statement, .. } => (&statement.as_ref()?.plan, None),
             _ => return None,
         };
         Some((plan.clone(), values))
@@ -105,10 +137,12 @@ pub enum Step {
 }
 
 /// A reply of pgweir's own whose turn has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
     ParseComplete,
     CloseComplete,
+    /// ParameterDescription with this body, and NoData.
+    NoRows(Box<[u8]>),
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +158,8 @@ pub struct Pipeline {
     doubtful: usize,
     /// The entry at the front has had some reply.
     begun: bool,
+    /// Descriptions in the queue.
+    describing: usize,
     segments: Segments,
 }
 
@@ -189,6 +225,19 @@ impl Pipeline {
         self.queue.front()
     }
 
+    pub fn front_mut(&mut self) -> Option<&mut Expect> {
+        self.queue.front_mut()
+    }
+
+    /// A server is about to describe a copy of this statement which is not that of the client's own Parse of this name.
+    pub fn is_described_soon(&self, id: u64, name: &[u8]) -> bool {
+        self.describing > 0
+            && self.queue.iter().any(|expect| match expect {
+                Expect::Description { statement, parsed, .. } => statement.id == id && parsed.as_deref() != Some(name),
+                _ => false,
+            })
+    }
+
     /// The first statement whose end has not come.
     pub fn running(&self) -> Option<(Arc<Plan>, Option<Arc<Values>>)> {
         self.queue.iter().find_map(Expect::statement)
@@ -209,21 +258,25 @@ impl Pipeline {
             | Expect::Bind { .. }
             | Expect::Describe { .. }
             | Expect::Execute { .. }
+            | Expect::Description { .. }
+            | Expect::Changed { .. }
             | Expect::Close { .. } => {
                 self.unsynced = true;
             }
             _ => {}
         }
         self.segments.note(&expect);
+        self.describing += usize::from(matches!(expect, Expect::Description { .. }));
         self.queue.push_back(expect);
     }
 
     /// Replies of pgweir's own whose turn it is, one at a time.
     pub fn next_local(&mut self) -> Option<Local> {
         loop {
-            let local = match self.queue.front()? {
+            let local = match self.queue.front_mut()? {
                 Expect::ParsedHere { .. } => Some(Local::ParseComplete),
                 Expect::ClosedHere { .. } => Some(Local::CloseComplete),
+                Expect::DescribedHere { parameters } => Some(Local::NoRows(std::mem::take(parameters))),
                 Expect::CopyEnd => None,
                 _ => return None,
             };
@@ -269,11 +322,11 @@ impl Pipeline {
             ) => (true, false),
             (Expect::Bind { .. }, backend::BIND_COMPLETE)
             | (Expect::Sync { .. }, backend::READY)
-            | (Expect::Describe { .. }, backend::ROW_DESCRIPTION | backend::NO_DATA)
+            | (Expect::Describe { .. } | Expect::Description { .. }, backend::ROW_DESCRIPTION | backend::NO_DATA)
             | (Expect::Close { .. }, backend::CLOSE_COMPLETE)
             | (Expect::Parse { .. }, backend::PARSE_COMPLETE)
             | (Expect::Replay | Expect::Aside | Expect::Survey, backend::READY) => (true, true),
-            (Expect::Describe { .. }, backend::PARAMETER_DESCRIPTION) => (true, false),
+            (Expect::Describe { .. } | Expect::Description { .. }, backend::PARAMETER_DESCRIPTION) => (true, false),
             (Expect::Function, backend::FUNCTION_RESULT) | (Expect::Replay | Expect::Aside | Expect::Survey, _) => {
                 (true, false)
             }
@@ -284,14 +337,12 @@ impl Pipeline {
         }
         let shown = match front {
             Expect::Parse { shown, .. } | Expect::Close { shown, .. } | Expect::Sync { shown } => *shown,
-            Expect::Replay | Expect::Aside | Expect::Survey => false,
+            Expect::Replay | Expect::Aside | Expect::Survey | Expect::Description { .. } => false,
             _ => true,
         };
-        if done {
+        if done && let Some(done) = self.queue.pop_front() {
             self.begun = false;
-            if self.queue.pop_front().is_some_and(|e| e.ends_segment()) {
-                self.segments.resolve(1);
-            }
+            self.done(&done);
         }
         if shown { Step::Forward } else { Step::Swallow }
     }
@@ -305,6 +356,18 @@ impl Pipeline {
 
     fn copies_by_query(&self) -> bool {
         matches!(self.queue.front(), Some(Expect::Query { .. }))
+    }
+
+    fn done(&mut self, expect: &Expect) {
+        match expect {
+            Expect::Description { .. } => self.describing -= 1,
+            // No error takes it back.
+            Expect::Parse { statement: Some(s), .. } | Expect::Close { evicted: Some(s), .. } => {
+                self.segments.statement_done(s.id);
+            }
+            expect if expect.ends_segment() => self.segments.resolve(1),
+            _ => {}
+        }
     }
 
     /// Frames that come at any time belong to pgweir while its own statements run.
@@ -346,6 +409,7 @@ impl Pipeline {
         let mut dropped: Vec<_> = self.queue.drain(..sync.unwrap_or(self.queue.len())).collect();
         self.begun = false;
         self.segments.resolve(dropped.iter().filter(|e| e.ends_segment()).count() as u64);
+        self.describing -= dropped.iter().filter(|e| matches!(e, Expect::Description { .. })).count();
         if sync.is_none() {
             self.unsynced = true;
         }
@@ -472,6 +536,12 @@ impl Segments {
         }
     }
 
+    fn statement_done(&mut self, id: u64) {
+        if let Some(at) = self.statements.iter().position(|(_, known)| *known == id) {
+            self.statements.remove(at);
+        }
+    }
+
     fn in_flight(&self) -> bool {
         self.resolved < self.sent
     }
@@ -489,6 +559,7 @@ impl Segments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::prepared::Registry;
 
     /// Which of the Syncs in a COPY came behind its failure, the replies tell, in whatever pieces they come.
     #[test]
@@ -525,7 +596,7 @@ mod tests {
     }
 
     fn parse(shown: bool) -> Expect {
-        Expect::Parse { statement: None, shown, undo: None }
+        Expect::Parse { statement: None, shown, undo: None, describes: None }
     }
 
     fn steps(p: &mut Pipeline, tags: &[u8]) -> Vec<Step> {
@@ -533,7 +604,7 @@ mod tests {
     }
 
     fn bind() -> Expect {
-        Expect::Bind { plan: None, name: None, refused: None }
+        Expect::Bind { statement: None, name: None, refused: None }
     }
 
     fn execute() -> Expect {
@@ -545,9 +616,13 @@ mod tests {
     #[test]
     fn an_extended_query_in_order() {
         let mut p = Pipeline::default();
-        for e in
-            [parse(true), bind(), Expect::Describe { name: None, plan: None }, execute(), Expect::Sync { shown: true }]
-        {
+        for e in [
+            parse(true),
+            bind(),
+            Expect::Describe { name: None, statement: None },
+            execute(),
+            Expect::Sync { shown: true },
+        ] {
             p.push(e);
         }
         assert_eq!(steps(&mut p, b"12TDDCZ"), [Forward; 7]);
@@ -665,6 +740,33 @@ mod tests {
         while p.next_local().is_some() {}
         p.step(b'Z');
         assert!(!p.in_flight() && !p.is_name_uncertain(b"s"));
+    }
+
+    fn statement(text: &str) -> Arc<Statement> {
+        Registry::default().statement(text.as_bytes(), b"\0\0", &"".into(), || Arc::new(Plan::unknown()))
+    }
+
+    #[test]
+    fn a_statement_is_certain_once_the_server_has_said_so() {
+        let (mut p, s) = (Pipeline::default(), statement("a"));
+        p.push(Expect::Parse { statement: Some(s.clone()), shown: true, undo: None, describes: None });
+        p.push(Expect::Sync { shown: true });
+        assert!(p.is_statement_uncertain(s.id));
+        p.step(b'1');
+        assert!(p.in_flight() && !p.is_statement_uncertain(s.id));
+    }
+
+    #[test]
+    fn a_statement_is_described_soon_until_it_is_or_an_error_skips_it() {
+        let (mut p, s) = (Pipeline::default(), statement("a"));
+        let describe = || Expect::Description { statement: s.clone(), parsed: Some((*b"s").into()), parameters: None };
+        p.push(describe());
+        assert!(p.is_described_soon(s.id, b"t") && !p.is_described_soon(s.id, b"s") && !p.is_described_soon(7, b"t"));
+        assert_eq!(steps(&mut p, b"tT"), [Swallow; 2]);
+        assert!(p.is_empty() && p.is_unsynced() && !p.is_described_soon(s.id, b"t"));
+        p.push(describe());
+        assert_eq!(p.fail().dropped.len(), 1);
+        assert!(!p.is_described_soon(s.id, b"t"));
     }
 
     #[test]

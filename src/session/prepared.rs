@@ -1,13 +1,20 @@
 //! Protocol-level prepared statements: one name on servers for each distinct text and parameter types, one
 //! namespace for each client, and for each server connection a record of what it holds.
+//!
+//! A statement is also what its server described it as: to Postgres the parameters and the columns of a prepared
+//! statement are fixed when it is parsed, and it refuses to run it once definitions have changed its columns
+//! (`RevalidateCachedQuery`). So each is described where it is prepared, all copies of one are alike, and what was
+//! parsed before a change of definitions is another statement than what is parsed behind it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 
+use crate::error::Malformed;
 use crate::route::plan::Plan;
+use crate::wire::read::Reader;
 
 /// A statement as servers know it.
 #[derive(Debug)]
@@ -21,6 +28,96 @@ pub struct Statement {
     /// Under which settings the text was read: [`crate::session::environment::Environment::key`].
     pub environment: Arc<str>,
     pub plan: Arc<Plan>,
+    /// As the first server that prepared it has described it.
+    description: OnceLock<Description>,
+    validity: AtomicU8,
+}
+
+/// Whether a Parse of now makes the statement, or what had another meaning then.
+mod validity {
+    pub const CURRENT: u8 = 0;
+    /// Definitions have changed at some time before this was noticed.
+    pub const IN_DOUBT: u8 = 1;
+    /// Definitions have changed since it was parsed.
+    pub const SUPERSEDED: u8 = 2;
+}
+
+impl Statement {
+    /// What is parsed now, in the same environment, is this statement.
+    pub fn is_current(&self) -> bool {
+        self.validity.load(Ordering::Acquire) == validity::CURRENT
+    }
+
+    /// Definitions have changed since it was parsed.
+    pub fn is_superseded(&self) -> bool {
+        self.validity.load(Ordering::Acquire) == validity::SUPERSEDED
+    }
+
+    pub fn description(&self) -> Option<&Description> {
+        self.description.get()
+    }
+
+    /// Takes a server's description of a copy of it; false where another copy was described otherwise.
+    pub fn describe(&self, description: &Description) -> bool {
+        self.description.get_or_init(|| description.clone()).agrees(description)
+    }
+
+    /// The types of its parameters, those that a server has inferred among them: a later Parse must not infer others.
+    pub fn fixed_types(&self) -> &[u8] {
+        self.description().map_or(&self.types, |known| &known.parameters)
+    }
+
+    /// A client that was given this statement cannot tell `other` from it.
+    pub fn is_like(&self, other: &Statement) -> bool {
+        match (self.description(), other.description()) {
+            (Some(own), Some(others)) => own.agrees(others),
+            // Of what was never described nothing is known that could differ.
+            (own, _) => own.is_none() || self.id == other.id,
+        }
+    }
+}
+
+/// What a server says of a prepared statement.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// Parameter types: Int16 count, Int32 each; a ParameterDescription's body.
+    pub parameters: Box<[u8]>,
+    /// Name, type, length and modifier of each column, behind their number; `None`: NoData.
+    columns: Option<Box<[u8]>>,
+}
+
+impl Description {
+    /// From the bodies of a ParameterDescription and a RowDescription, `None` for NoData. Which column of which table
+    /// is shown, Postgres does not count as the result's type either (`equalTupleDescs`).
+    pub fn new(parameters: &[u8], row: Option<&[u8]>) -> Result<Description, Malformed> {
+        let columns = match row {
+            None => None,
+            Some(row) => {
+                let mut r = Reader::new(row);
+                let count = r.i16()?;
+                let mut columns = count.to_be_bytes().to_vec();
+                for _ in 0..count {
+                    columns.extend(r.cstr()?);
+                    columns.push(0);
+                    // Int32 table, Int16 column; then Int32 type, Int16 length, Int32 modifier; Int16 format.
+                    r.bytes(6)?;
+                    columns.extend(r.bytes(10)?);
+                    r.bytes(2)?;
+                }
+                Some(columns.into())
+            }
+        };
+        Ok(Description { parameters: parameters.into(), columns })
+    }
+
+    /// It gives no rows.
+    pub fn is_without_rows(&self) -> bool {
+        self.columns.is_none()
+    }
+
+    fn agrees(&self, other: &Description) -> bool {
+        self.parameters == other.parameters && self.columns == other.columns
+    }
 }
 
 /// What the names of statements on servers begin with. The colon keeps it out of the way of names that drivers make.
@@ -34,23 +131,38 @@ const SWEEP_AT: usize = 10_000;
 
 type Key = (Box<[u8]>, Box<[u8]>, Arc<str>);
 
-/// All statements of one database (of pgweir's configuration), shared by its clients.
+/// All statements of one database (of pgweir's configuration), shared by its clients: what a Parse of now makes.
 #[derive(Debug, Default)]
 pub struct Registry {
     statements: DashMap<Key, Arc<Statement>>,
     next: AtomicU64,
-    /// Counts the times that definitions have changed: what was prepared before may have another meaning now.
-    definitions: AtomicU64,
 }
 
 impl Registry {
-    /// Tables, functions or the like have changed.
+    /// Tables, functions or the like have changed just now: any text may have another meaning from here on. Clients keep
+    /// what they have, and so do connections.
     pub fn definitions_changed(&self) {
-        self.definitions.fetch_add(1, Ordering::Relaxed);
+        self.supersede(validity::SUPERSEDED);
     }
 
-    pub fn definitions(&self) -> u64 {
-        self.definitions.load(Ordering::Relaxed)
+    /// The same, of a change that pgweir has not seen.
+    pub fn definitions_have_changed(&self) {
+        self.supersede(validity::IN_DOUBT);
+    }
+
+    fn supersede(&self, validity: u8) {
+        self.statements.retain(|_, statement| {
+            statement.validity.store(validity, Ordering::Release);
+            false
+        });
+    }
+
+    /// The text of this statement has another meaning now.
+    pub fn outdate(&self, statement: &Arc<Statement>) {
+        let (text, types) = (statement.text.clone(), statement.types.clone());
+        let key = (text, types, statement.environment.clone());
+        self.statements.remove_if(&key, |_, known| Arc::ptr_eq(known, statement));
+        statement.validity.fetch_max(validity::IN_DOUBT, Ordering::AcqRel);
     }
 
     /// The statement of this text and these types in this environment; `plan` is asked for where it is new.
@@ -69,19 +181,23 @@ impl Registry {
             self.statements.retain(|_, statement| Arc::strong_count(statement) > 1);
         }
         let plan = plan();
-        let make = || {
-            let id = self.next.fetch_add(1, Ordering::Relaxed);
-            let name = format!("{NAME_PREFIX}{id:x}").into_bytes().into();
-            let (text, types, environment) = (text.into(), types.into(), environment.clone());
-            Arc::new(Statement { id, name, text, types, environment, plan })
-        };
-        self.statements.entry(key).or_insert_with(make).clone()
+        self.statements
+            .entry(key)
+            .or_insert_with(|| self.make(text, types, environment, plan, validity::CURRENT))
+            .clone()
     }
 
-    /// What the text of this plan stands for has changed: prepared again, it gets another name on servers, so that no
-    /// connection answers with what it knew before. Clients keep what they have.
-    pub fn forget(&self, plan: &Arc<Plan>) {
-        self.statements.retain(|_, statement| !Arc::ptr_eq(&statement.plan, plan));
+    /// A copy under another name, which no Parse is given.
+    pub fn apart(&self, of: &Statement) -> Arc<Statement> {
+        self.make(&of.text, &of.types, &of.environment, of.plan.clone(), validity::IN_DOUBT)
+    }
+
+    fn make(&self, text: &[u8], types: &[u8], environment: &Arc<str>, plan: Arc<Plan>, validity: u8) -> Arc<Statement> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{NAME_PREFIX}{id:x}").into_bytes().into();
+        let (text, types, environment) = (text.into(), types.into(), environment.clone());
+        let (description, validity) = (OnceLock::new(), AtomicU8::new(validity));
+        Arc::new(Statement { id, name, text, types, environment, plan, description, validity })
     }
 
     pub fn len(&self) -> usize {
@@ -98,6 +214,9 @@ impl Registry {
 pub struct Names {
     unnamed: Option<Arc<Statement>>,
     named: HashMap<Arc<[u8]>, Arc<Statement>>,
+    /// Those that pgweir has said are prepared, without asking a server, and that no server has confirmed since.
+    unproven: Vec<Box<[u8]>>,
+    version: u64,
 }
 
 impl Names {
@@ -112,11 +231,46 @@ impl Names {
 
     /// Binds or unbinds a name; gives back what it stood for.
     pub fn replace(&mut self, name: &[u8], statement: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
+        self.version += 1;
+        self.prove(name);
         match (name.is_empty(), statement) {
             (true, statement) => std::mem::replace(&mut self.unnamed, statement),
             (false, Some(statement)) => self.named.insert(name.into(), statement),
             (false, None) => self.named.remove(name),
         }
+    }
+
+    /// A number that is another whenever a name may stand for something else.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// A name of SQL's own has come or gone.
+    pub fn changed_by_sql(&mut self) {
+        self.version += 1;
+    }
+
+    /// The client was told that the name is prepared by what is remembered: definitions may have changed before it
+    /// said Parse.
+    pub fn doubt(&mut self, name: &[u8]) {
+        self.unproven.push(name.into());
+    }
+
+    /// A server has said that the name's statement is as it was.
+    pub fn prove(&mut self, name: &[u8]) {
+        if !self.unproven.is_empty() {
+            self.unproven.retain(|unproven| **unproven != *name);
+        }
+    }
+
+    pub fn has_unproven(&self) -> bool {
+        !self.unproven.is_empty()
+    }
+
+    /// The client knows for certain what the name stands for: a server has said so, or definitions have changed since.
+    pub fn is_proven(&self, name: &[u8]) -> bool {
+        !self.unproven.iter().any(|unproven| **unproven == *name)
+            || self.find(name).is_some_and(|statement| statement.is_superseded())
     }
 
     pub fn named(&self) -> impl Iterator<Item = &[u8]> {
@@ -125,6 +279,8 @@ impl Names {
 
     /// DEALLOCATE ALL, DISCARD ALL: the unnamed statement stays.
     pub fn clear_named(&mut self) {
+        self.version += 1;
+        self.unproven.retain(|name| name.is_empty());
         self.named.clear();
     }
 
@@ -151,8 +307,6 @@ pub fn as_client_says(message: &[u8], name: &[u8]) -> Option<Vec<u8>> {
 pub struct Held {
     entries: HashMap<u64, Entry>,
     clock: u64,
-    /// [`Registry::definitions`] as they were when the entries were last looked at.
-    definitions: u64,
 }
 
 #[derive(Debug)]
@@ -161,34 +315,19 @@ struct Entry {
     statement: Arc<Statement>,
     /// An error has skipped a Parse or a Close of it: the server may or may not have it.
     doubtful: bool,
-    /// It was prepared before definitions changed.
-    outdated: bool,
 }
 
 impl Held {
-    /// Where definitions have changed since, what is held is closed and prepared again before it is used.
-    pub fn renew(&mut self, definitions: u64) {
-        if self.definitions != definitions {
-            self.definitions = definitions;
-            self.outdate();
-        }
-    }
-
-    /// What is held may have another meaning now.
-    pub fn outdate(&mut self) {
-        self.entries.values_mut().for_each(|entry| entry.outdated = true);
-    }
-
-    /// The connection has it for certain, if out of date.
+    /// The connection has it, or may have it.
     pub fn has(&self, id: u64) -> bool {
-        self.entries.get(&id).is_some_and(|entry| !entry.doubtful)
+        self.entries.contains_key(&id)
     }
 
     /// True, and marked as used, where the connection has it for certain.
     pub fn touch(&mut self, id: u64) -> bool {
         self.clock += 1;
         match self.entries.get_mut(&id) {
-            Some(entry) if !entry.doubtful && !entry.outdated => {
+            Some(entry) if !entry.doubtful => {
                 entry.last_use = self.clock;
                 true
             }
@@ -198,7 +337,7 @@ impl Held {
 
     /// The server has it, or may have it, and it cannot be used.
     pub fn is_doubtful(&self, id: u64) -> bool {
-        self.entries.get(&id).is_some_and(|entry| entry.doubtful || entry.outdated)
+        self.entries.get(&id).is_some_and(|entry| entry.doubtful)
     }
 
     /// Takes out the least recently used where `max` or more are held, to be closed; again until `None`.
@@ -213,12 +352,12 @@ impl Held {
     /// Notes a statement as prepared.
     pub fn insert(&mut self, statement: Arc<Statement>) {
         self.clock += 1;
-        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: false, outdated: false });
+        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: false });
     }
 
     /// Notes that the server may or may not have it.
     pub fn doubt(&mut self, statement: Arc<Statement>) {
-        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: true, outdated: false });
+        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: true });
     }
 
     /// Notes that the server may or may not have any of them.
@@ -262,12 +401,51 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_is_made_anew() {
+    fn what_is_out_of_date_is_made_anew() {
         let registry = Registry::default();
         let (a, b) = (statement(&registry, "a"), statement(&registry, "b"));
-        registry.forget(&a.plan);
-        assert_ne!(statement(&registry, "a").name, a.name);
-        assert!(Arc::ptr_eq(&statement(&registry, "b"), &b));
+        registry.outdate(&a);
+        let again = statement(&registry, "a");
+        assert!(again.name != a.name && again.is_current() && !a.is_current());
+        registry.outdate(&a);
+        assert!(Arc::ptr_eq(&statement(&registry, "a"), &again) && Arc::ptr_eq(&statement(&registry, "b"), &b));
+        assert!(!a.is_superseded());
+        registry.definitions_changed();
+        assert!(again.is_superseded() && b.is_superseded());
+        assert!(!again.is_current() && !b.is_current() && registry.is_empty());
+    }
+
+    /// A RowDescription of one column.
+    fn row(name: &str, table: u32, oid: u32) -> Vec<u8> {
+        let mut row = [b"\0\x01", name.as_bytes(), b"\0"].concat();
+        row.extend(table.to_be_bytes());
+        row.extend(b"\0\x07");
+        row.extend(oid.to_be_bytes());
+        row.extend(b"\0\x04\xff\xff\xff\xff\0\0");
+        row
+    }
+
+    #[test]
+    fn copies_are_alike_in_all_that_postgres_compares() {
+        let registry = Registry::default();
+        let (a, b) = (statement(&registry, "a"), statement(&registry, "b"));
+        let described = |row: Option<&[u8]>| Description::new(b"\0\0", row).unwrap();
+        assert!(a.describe(&described(Some(&row("n", 1, 23)))), "the first");
+        assert!(!a.is_like(&b) && a.is_like(&a) && b.is_like(&a));
+        assert!(a.describe(&described(Some(&row("n", 2, 23)))), "another table");
+        assert!(!a.describe(&described(Some(&row("m", 1, 23)))) && !a.describe(&described(Some(&row("n", 1, 20)))));
+        assert!(!a.describe(&described(None)));
+        assert!(b.describe(&described(Some(&row("n", 3, 23)))) && a.is_like(&b));
+        assert!(Description::new(b"\0\0", Some(b"\0\x01n\0\0")).is_err());
+    }
+
+    #[test]
+    fn what_a_server_has_inferred_stays() {
+        let registry = Registry::default();
+        let a = statement(&registry, "a");
+        assert_eq!(a.fixed_types(), b"\0\0");
+        a.describe(&Description::new(b"\0\x01\0\0\0\x17", None).unwrap());
+        assert_eq!(a.fixed_types(), b"\0\x01\0\0\0\x17");
     }
 
     #[test]
@@ -278,7 +456,10 @@ mod tests {
         assert!(names.replace(b"s", Some(a.clone())).is_none());
         assert!(names.replace(b"", Some(b.clone())).is_none());
         assert!(Arc::ptr_eq(names.find(b"s").unwrap(), &a) && Arc::ptr_eq(names.find(b"").unwrap(), &b));
+        names.doubt(b"s");
+        assert!(!names.is_proven(b"s") && names.is_proven(b""));
         assert!(names.replace(b"s", None).is_some() && names.find(b"s").is_none());
+        assert!(names.is_proven(b"s"));
     }
 
     #[test]

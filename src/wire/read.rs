@@ -127,6 +127,8 @@ pub struct ErrorFields<'a> {
     pub detail: &'a [u8],
     /// Empty where there is none.
     pub hint: &'a [u8],
+    /// The function of Postgres's source that raised it; drivers rely on some. Empty where it is not told.
+    pub routine: &'a [u8],
 }
 
 impl<'a> ErrorFields<'a> {
@@ -147,11 +149,17 @@ impl<'a> ErrorFields<'a> {
                 b'M' => fields.message = r.cstr()?,
                 b'D' => fields.detail = r.cstr()?,
                 b'H' => fields.hint = r.cstr()?,
+                b'R' => fields.routine = r.cstr()?,
                 _ => {
                     r.cstr()?;
                 }
             }
         }
+    }
+
+    /// A prepared statement would give another result than it was described with.
+    pub fn is_changed_result(&self) -> bool {
+        self.code == b"0A000" && self.routine == b"RevalidateCachedQuery"
     }
 
     /// The server closes the connection behind this error.

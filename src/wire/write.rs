@@ -8,7 +8,7 @@ use pgwire::messages::data::{DataRow, FieldDescription, RowDescription};
 use pgwire::messages::response::{ErrorResponse, NoticeResponse};
 use pgwire::messages::startup::{BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey};
 
-use crate::error::Fault;
+use crate::error::{Fault, sqlstate};
 use crate::wire::tag::{backend, frontend};
 
 /// A frame of `tag` whose body `fill` writes; the length is set afterwards.
@@ -43,6 +43,25 @@ fn message(out: &mut BytesMut, message: impl Message) {
 
 pub fn error(out: &mut BytesMut, fault: &Fault) {
     message(out, ErrorResponse::new(fields(fault.severity.as_str(), fault)));
+}
+
+/// The error that Postgres has for a prepared statement whose result has changed, down to the place in its source: by
+/// that drivers know that it is to be prepared again.
+pub fn changed_result(out: &mut BytesMut) {
+    let message = "cached plan must not change result type";
+    let mut fields = fields("ERROR", &Fault::error(sqlstate::FEATURE_NOT_SUPPORTED, message));
+    fields.push((b'F', "plancache.c".to_owned()));
+    fields.push((b'R', "RevalidateCachedQuery".to_owned()));
+    self::message(out, ErrorResponse::new(fields));
+}
+
+/// A ParameterDescription with this body: Int16 count and Int32 each.
+pub fn parameter_description(out: &mut BytesMut, types: &[u8]) {
+    frame(out, backend::PARAMETER_DESCRIPTION, |b| b.put_slice(types));
+}
+
+pub fn no_data(out: &mut BytesMut) {
+    frame(out, backend::NO_DATA, |_| {});
 }
 
 /// A NoticeResponse of severity WARNING or NOTICE.
@@ -189,6 +208,10 @@ pub fn of_statement(out: &mut BytesMut, tag: u8, name: &[u8]) {
     });
 }
 
+pub fn flush(out: &mut BytesMut) {
+    frame(out, frontend::FLUSH, |_| {});
+}
+
 pub fn sync(out: &mut BytesMut) {
     frame(out, frontend::SYNC, |_| {});
 }
@@ -200,7 +223,6 @@ pub fn terminate(out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::sqlstate;
     use crate::wire::{read, scan};
 
     fn one(fill: impl FnOnce(&mut BytesMut)) -> (u8, Vec<u8>) {
@@ -229,5 +251,7 @@ mod tests {
         let fields = read::ErrorFields::read(&body).unwrap();
         assert_eq!((tag, fields.code, fields.message), (b'E', &b"42601"[..], &b"ab"[..]));
         assert!(body.windows(5).any(|w| w == b"Htry\0") && body.windows(4).any(|w| w == b"Dit\0"));
+        let (_, body) = one(changed_result);
+        assert!(read::ErrorFields::read(&body).unwrap().is_changed_result());
     }
 }

@@ -152,16 +152,8 @@ impl Bench {
     }
 }
 
-/// pgweir may heal a named statement whose result type has changed (docs/compatibility.md): from there on the two go
-/// different ways.
+/// What differs by what docs/compatibility.md says: from there on the two go different ways.
 fn comparable((mut direct, mut proxied): (Seen, Seen)) -> (Seen, Seen) {
-    let stale = |line: &String| line.starts_with("E C=0A000 M=cached plan");
-    if let Some(at) = direct.groups.iter().position(|group| group.iter().any(stale)) {
-        for seen in [&mut direct, &mut proxied] {
-            seen.groups.truncate(at);
-            seen.notifications.clear();
-        }
-    }
     // A statement that the connection does not have is prepared first: in a failed transaction it cannot be, and a fault
     // of its text comes before one of what is bound.
     let unprepared = |(theirs, ours): (&Vec<String>, &Vec<String>)| {
@@ -172,12 +164,6 @@ fn comparable((mut direct, mut proxied): (Seen, Seen)) -> (Seen, Seen) {
     if let Some(at) = direct.groups.iter().zip(&proxied.groups).position(unprepared) {
         direct.groups.truncate(at);
         proxied.groups.truncate(at);
-    }
-    // What is prepared again at its Describe fails before its parameters are told.
-    for group in direct.groups.iter_mut().chain(&mut proxied.groups) {
-        let failed = |at: usize| group.get(at + 1).is_some_and(|next| next.starts_with("E "));
-        let told: Vec<_> = (0..group.len()).filter(|&at| group[at].starts_with("t ") && failed(at)).collect();
-        told.into_iter().rev().for_each(|at| drop(group.remove(at)));
     }
     (direct, proxied)
 }

@@ -33,13 +33,13 @@ fn interpreter(script: &str) -> Command {
     node
 }
 
-fn run(script: &str, url: &str, more: &[&str]) {
+fn run(script: &str, url: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drivers").join(script);
     let scratch = Scratch::create(None).unwrap();
     let said = scratch.path().join("said");
     let file = File::create(&said).unwrap();
     let mut command = interpreter(script);
-    command.arg(path).arg(url).args(more).stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+    command.arg(path).arg(url).stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
     let mut child = command.spawn().unwrap();
     let deadline = Instant::now() + LIMIT;
     let status = loop {
@@ -58,16 +58,11 @@ fn run(script: &str, url: &str, more: &[&str]) {
 }
 
 fn everywhere(script: &str) {
-    everywhere_but(script, &[]);
-}
-
-/// `but`: what transaction mode does otherwise.
-fn everywhere_but(script: &str, but: &[&str]) {
-    run(script, &direct(), &[]);
-    run(script, &session_mode().url(), &[]);
+    run(script, &direct());
+    run(script, &session_mode().url());
     let pgweir = transaction_mode();
     let _other = Interleaved::with(&pgweir);
-    run(script, &pgweir.url(), but);
+    run(script, &pgweir.url());
 }
 
 #[test]
@@ -75,11 +70,9 @@ fn psycopg() {
     everywhere("psycopg_basic.py");
 }
 
-/// After DDL, Postgres refuses a statement whose result has changed; in transaction mode it is prepared again instead
-/// (docs/compatibility.md), which this driver does not expect.
 #[test]
 fn asyncpg() {
-    everywhere_but("asyncpg_basic.py", &["schema_changes"]);
+    everywhere("asyncpg_basic.py");
 }
 
 #[test]

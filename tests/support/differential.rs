@@ -64,19 +64,29 @@ impl Arena {
 
     /// Plays the script at Postgres and through each pgweir; `reset` is run on the primary before each.
     pub fn same_after(&self, reset: &str, script: &[Step]) {
-        self.play_all(reset, script, false);
+        self.play_all(reset, script, false, told);
     }
 
     pub fn same(&self, script: &[Step]) {
-        self.play_all("", script, false);
+        self.play_all("", script, false, told);
+    }
+
+    /// The same, where tables are made anew, whose numbers a RowDescription tells.
+    pub fn same_but_tables_after(&self, reset: &str, script: &[Step]) {
+        self.play_all(reset, script, false, told_but_tables);
+    }
+
+    /// The same for a script that keeps its connection between its steps.
+    pub fn same_but_tables_pinned(&self, script: &[Step]) {
+        self.play_all("", script, true, told_but_tables);
     }
 
     /// For a script that keeps its connection between its steps.
     pub fn same_pinned(&self, script: &[Step]) {
-        self.play_all("", script, true);
+        self.play_all("", script, true, told);
     }
 
-    fn play_all(&self, reset: &str, script: &[Step], pinned: bool) {
+    fn play_all(&self, reset: &str, script: &[Step], pinned: bool, told: fn(&[Frame]) -> Vec<Frame>) {
         let reset = || {
             if !reset.is_empty() {
                 self.setup(reset);
@@ -102,6 +112,19 @@ fn told(replies: &[Frame]) -> Vec<Frame> {
     for frame in replies.iter_mut().filter(|f| matches!(f.tag, b'E' | b'N')) {
         let fields = frame.body.split(|&b| b == 0).filter(|f| !matches!(f.first(), Some(b'L' | b'R')));
         frame.body = fields.collect::<Vec<_>>().join(&0);
+    }
+    replies
+}
+
+/// The same, save which column of which table each column of a result is.
+fn told_but_tables(replies: &[Frame]) -> Vec<Frame> {
+    let mut replies = told(replies);
+    for Frame { body, .. } in replies.iter_mut().filter(|frame| frame.tag == b'T') {
+        let mut at = 2;
+        while let Some(end) = body[at..].iter().position(|&b| b == 0) {
+            body[at + end + 1..at + end + 7].fill(0);
+            at += end + 19;
+        }
     }
     replies
 }

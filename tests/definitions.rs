@@ -1,0 +1,303 @@
+//! Prepared statements and definitions that change: what was prepared before is refused where its result is another
+//! now, and planned anew where it is not, on whichever connection, whoever changed it.
+
+mod support;
+
+use pgweir::demo::sample;
+use support::Pgweir;
+use support::differential::{Arena, Step, step};
+use support::wire::{Frames, Wire};
+
+fn frames() -> Frames {
+    Frames::new()
+}
+
+fn run(name: &str, values: &[&str]) -> Frames {
+    frames().bind("", name, values).execute("", 0).sync()
+}
+
+fn parse(name: &str, text: &str) -> Frames {
+    frames().close(b'S', name).parse(name, text)
+}
+
+/// On the primary itself, as the application: pgweir does not see it.
+fn directly(sql: &str) {
+    support::cluster().primary().psql_in(sample::DATABASE, &format!("SET ROLE app; {sql}")).unwrap();
+}
+
+/// DDL of the client's own.
+fn ddl(sql: &str) -> Step {
+    step(frames().query(sql), "CZ")
+}
+
+#[test]
+fn a_result_that_has_changed_is_refused() {
+    let arena = Arena::new();
+    arena.setup("SET ROLE app; CREATE TABLE changed (a int)");
+    let reset = "DROP TABLE changed; CREATE TABLE changed (a int); INSERT INTO changed VALUES (1); \
+                 GRANT ALL ON changed TO app; ALTER TABLE changed OWNER TO app";
+    let text = "SELECT * FROM changed";
+    arena.same_but_tables_after(
+        reset,
+        &[
+            step(frames().parse("s1", text).parse("s2", text).parse("", text).sync(), "111Z"),
+            step(run("s1", &[]), "2DCZ"),
+            ddl("ALTER TABLE changed ADD b text DEFAULT 'new'"),
+            step(run("s1", &[]), "EZ"),
+            step(run("s2", &[]), "EZ"),
+            step(frames().describe(b'S', "s1").sync(), "tEZ"),
+            step(run("", &[]), "EZ"),
+            step(frames().parse("", text).sync(), "1Z"),
+            step(run("", &[]), "2DCZ"),
+            step(run("s1", &[]), "EZ"),
+            step(parse("s1", text).sync(), "31Z"),
+            step(frames().describe(b'S', "s1").sync().then(&run("s1", &[])), "tTZ2DCZ"),
+            // In a transaction it ends that.
+            step(frames().query("BEGIN"), "CZ"),
+            step(run("s2", &[]), "EZ"),
+            step(run("s1", &[]), "EZ"),
+            step(frames().query("ROLLBACK"), "CZ"),
+            step(run("s1", &[]), "2DCZ"),
+            // It is what it was again.
+            ddl("ALTER TABLE changed DROP b"),
+            step(run("s2", &[]), "2DCZ"),
+            step(frames().describe(b'S', "s2").sync(), "tTZ"),
+            step(run("s1", &[]), "EZ"),
+        ],
+    );
+}
+
+#[test]
+fn a_result_that_stays_is_planned_anew() {
+    let arena = Arena::new();
+    arena.setup("SET ROLE app; CREATE TABLE stays (a int)");
+    let reset = "DROP TABLE IF EXISTS stays; CREATE TABLE stays (a int, gone int); ALTER TABLE stays OWNER TO app; \
+                 INSERT INTO stays VALUES (1, 2)";
+    arena.same_but_tables_after(
+        reset,
+        &[
+            step(frames().parse("s1", "SELECT a FROM stays WHERE a = $1").sync(), "1Z"),
+            step(frames().parse("s2", "INSERT INTO stays (a) VALUES ($1)").sync(), "1Z"),
+            step(run("s1", &["1"]), "2DCZ"),
+            ddl("CREATE INDEX ON stays (a)"),
+            step(run("s1", &["1"]), "2DCZ"),
+            // The type of the parameter stays what it was inferred to be.
+            ddl("ALTER TABLE stays ALTER gone TYPE text"),
+            ddl("ALTER TABLE stays DROP gone"),
+            step(frames().describe(b'S', "s1").sync(), "tTZ"),
+            step(run("s1", &["1"]).then(&run("s2", &["2"])), "2DCZ2CZ"),
+            // Another table of the same name.
+            step(frames().query("ALTER TABLE stays RENAME TO old"), "CZ"),
+            step(run("s1", &["1"]), "EZ"),
+            step(frames().describe(b'S', "s1").sync(), "tEZ"),
+            step(frames().describe(b'S', "s2").sync(), "tnZ"),
+            step(run("s2", &["2"]), "EZ"),
+            ddl("CREATE TABLE stays (a int)"),
+            step(run("s1", &["1"]).then(&run("s2", &["1"])).then(&run("s1", &["1"])), "2CZ2CZ2DCZ"),
+            ddl("DROP TABLE old"),
+        ],
+    );
+}
+
+#[test]
+fn parameters_stay_what_they_were_inferred_to_be() {
+    let arena = Arena::new();
+    arena.setup("SET ROLE app; CREATE TABLE inferred (a int)");
+    let reset = "DROP TABLE inferred; CREATE TABLE inferred (a int); ALTER TABLE inferred OWNER TO app; \
+                 INSERT INTO inferred VALUES (1)";
+    let one = 1i32.to_be_bytes();
+    let binary = |name: &str| {
+        let values: [Option<&[u8]>; 1] = [Some(&one)];
+        frames().bind_formats("", name, &[1], &values, &[1]).execute("", 0).sync()
+    };
+    arena.same_but_tables_after(
+        reset,
+        &[
+            step(frames().parse("s1", "SELECT 'x' FROM inferred WHERE a = $1").describe(b'S', "s1").sync(), "1tTZ"),
+            step(binary("s1"), "2DCZ"),
+            ddl("ALTER TABLE inferred ALTER a TYPE bigint"),
+            step(binary("s1"), "2DCZ"),
+            step(frames().describe(b'S', "s1").sync(), "tTZ"),
+            step(binary("s1"), "2DCZ"),
+            step(parse("s1", "SELECT 'x' FROM inferred WHERE a = $1").describe(b'S', "s1").sync(), "31tTZ"),
+            step(binary("s1"), "EZ"),
+        ],
+    );
+}
+
+/// What only one transaction sees, nobody else is given.
+#[test]
+fn definitions_within_a_transaction() {
+    let arena = Arena::new();
+    arena.setup("SET ROLE app; CREATE TABLE within (a int)");
+    let reset = "DROP TABLE within; CREATE TABLE within (a int); ALTER TABLE within OWNER TO app; \
+                 INSERT INTO within VALUES (1)";
+    let text = "SELECT * FROM within";
+    arena.same_but_tables_after(
+        reset,
+        &[
+            step(frames().parse("s1", text).sync().then(&run("s1", &[])), "1Z2DCZ"),
+            step(frames().query("BEGIN").query("ALTER TABLE within ADD b int"), "CZCZ"),
+            step(frames().run(text, &[]).describe(b'P', "").sync(), "12DCTZ"),
+            step(parse("s2", text).describe(b'S', "s2").sync().then(&run("s2", &[])), "31tTZ2DCZ"),
+            step(frames().query("SAVEPOINT a").query("ALTER TABLE within ADD c int"), "CZCZ"),
+            step(run("s2", &[]), "EZ"),
+            step(frames().query("ROLLBACK TO a").then(&run("s2", &[])), "CZ2DCZ"),
+            step(frames().query("ROLLBACK"), "CZ"),
+            step(run("s2", &[]), "EZ"),
+            step(run("s1", &[]), "2DCZ"),
+            step(frames().run(text, &[]).describe(b'P', "").sync(), "12DCTZ"),
+            step(parse("s2", text).sync().then(&run("s2", &[])), "31Z2DCZ"),
+            // All in flight.
+            step(
+                frames().query("ALTER TABLE within ADD b int").then(&run("s1", &[])).run(text, &[]).sync(),
+                "CZEZ12DCZ",
+            ),
+            step(frames().parse("s3", text).sync().query("ALTER TABLE within DROP b").then(&run("s3", &[])), "1ZCZEZ"),
+            step(run("s1", &[]), "2DCZ"),
+        ],
+    );
+}
+
+#[test]
+fn a_statement_follows_the_search_path() {
+    let arena = Arena::new();
+    let schemas = "CREATE SCHEMA one; CREATE SCHEMA two; CREATE TABLE one.pathed (a int); \
+                   CREATE TABLE two.pathed (a int, b int); CREATE TABLE two.alike (a int); CREATE TABLE one.alike (a int); \
+                   INSERT INTO one.pathed VALUES (1); INSERT INTO two.pathed VALUES (2, 2); \
+                   INSERT INTO one.alike VALUES (1); INSERT INTO two.alike VALUES (2)";
+    arena.setup(&format!("{schemas}; GRANT USAGE ON SCHEMA one, two TO app"));
+    arena.setup("GRANT ALL ON one.pathed, two.pathed, one.alike, two.alike TO app");
+    arena.same(&[
+        step(frames().query("SET search_path = one"), "CZ"),
+        step(frames().parse("s1", "SELECT * FROM pathed").parse("s2", "SELECT a FROM alike").sync(), "11Z"),
+        step(run("s1", &[]).then(&run("s2", &[])), "2DCZ2DCZ"),
+        step(frames().query("SET search_path = two"), "CZ"),
+        step(run("s1", &[]).then(&run("s2", &[])), "EZ2DCZ"),
+        step(parse("s3", "SELECT * FROM pathed").sync().then(&run("s3", &[])), "31Z2DCZ"),
+        step(frames().describe(b'S', "s1").sync(), "tEZ"),
+        step(frames().query("SET search_path = one"), "CZ"),
+        step(run("s1", &[]).then(&run("s2", &[])).then(&run("s3", &[])), "2DCZ2DCZEZ"),
+        step(frames().query("SET search_path = two"), "CZ"),
+        step(run("s3", &[]).then(&run("s2", &[])), "2DCZ2DCZ"),
+        // A text without a meaning there.
+        step(frames().query("SET search_path = public"), "CZ"),
+        step(run("s1", &[]), "EZ"),
+        step(frames().describe(b'S', "s2").sync(), "tEZ"),
+        step(frames().query("RESET search_path"), "CZ"),
+    ]);
+}
+
+/// With another role in force, its own rights count; the statement stays.
+#[test]
+fn a_statement_follows_the_role() {
+    let arena = Arena::new();
+    arena.setup(
+        "CREATE ROLE stranger; GRANT stranger TO app; CREATE TABLE guarded (a int); GRANT ALL ON guarded TO app",
+    );
+    arena.same(&[
+        step(frames().parse("s1", "SELECT a FROM guarded").sync().then(&run("s1", &[])), "1Z2CZ"),
+        step(frames().query("SET ROLE stranger"), "CZ"),
+        step(run("s1", &[]), "EZ"),
+        step(frames().query("RESET ROLE"), "CZ"),
+        step(run("s1", &[]), "2CZ"),
+    ]);
+}
+
+#[test]
+fn temporary_tables_hide_and_show_others() {
+    let arena = Arena::new();
+    arena.setup("CREATE TABLE hidden (a int); INSERT INTO hidden VALUES (1); GRANT ALL ON hidden TO app");
+    let text = "SELECT * FROM hidden";
+    arena.same_but_tables_pinned(&[
+        step(frames().parse("s1", text).sync().then(&run("s1", &[])), "1Z2DCZ"),
+        step(frames().query("CREATE TEMP TABLE hidden (a int, b int)"), "CZ"),
+        step(run("s1", &[]), "EZ"),
+        step(frames().parse("s2", text).describe(b'S', "s2").sync().then(&run("s2", &[])), "1tTZ2CZ"),
+        step(frames().run(text, &[]).sync(), "12CZ"),
+        step(frames().query("BEGIN").then(&run("s2", &[])).query("COMMIT"), "CZ2CZCZ"),
+        step(run("s2", &[]), "2CZ"),
+        step(frames().query("DROP TABLE hidden"), "CZ"),
+        step(run("s1", &[]), "2DCZ"),
+        step(run("s2", &[]), "EZ"),
+        step(frames().run(text, &[]).sync(), "12DCZ"),
+        step(run("s1", &[]), "2DCZ"),
+    ]);
+}
+
+/// Whoever parses behind a change has its columns, in each of these ways and at once; whoever parsed before is refused.
+#[test]
+fn definitions_that_others_change() {
+    let arena = Arena::new();
+    arena.setup("SET ROLE app; CREATE TABLE reshaped (n int); INSERT INTO reshaped VALUES (1)");
+    let text = "SELECT * FROM reshaped";
+    let unnamed = frames().run(text, &[]).sync();
+    let anew = parse("s", text).then(&run("s", &[]));
+    let described = parse("s", text).describe(b'S', "s").sync().then(&run("s", &[]));
+    for (name, _, proxy) in arena.proxies() {
+        let mut clients: Vec<_> = (0..3).map(|_| Wire::connect(proxy.port())).collect();
+        for client in &mut clients {
+            client.ask(&frames().parse("old", text).sync().then(&run("old", &[])), "1Z2DCZ");
+            client.ask(&unnamed.clone().then(&anew).then(&described), "12DCZ312DCZ31tTZ2DCZ");
+        }
+        arena.setup("ALTER TABLE reshaped ADD COLUMN added text DEFAULT 'new'");
+        for (client, (ask, expected)) in
+            clients.iter_mut().zip([(&unnamed, "12DCZ"), (&anew, "312DCZ"), (&described, "31tTZ2DCZ")])
+        {
+            for _ in 0..3 {
+                let replies = client.ask(ask, expected);
+                let row = replies.iter().find(|frame| frame.tag == b'D').unwrap();
+                assert!(row.body.starts_with(b"\0\x02"), "with {name}: {replies:?}");
+            }
+        }
+        for client in &mut clients {
+            assert_eq!(client.ask(&run("old", &[]), "EZ")[0].sqlstate(), "0A000", "with {name}");
+        }
+        arena.setup("ALTER TABLE reshaped DROP COLUMN added");
+        for client in &mut clients {
+            client.ask(&run("old", &[]), "2DCZ");
+        }
+    }
+}
+
+/// In a transaction an error cannot be hidden: the first client that meets the change is told, as one would be that had
+/// prepared a moment earlier, and nobody behind it.
+#[test]
+fn a_change_met_in_a_transaction_is_told_once() {
+    let pgweir = Pgweir::builder().cluster(support::cluster(), &[]).set("pool.max", 2).start();
+    directly("CREATE TABLE met (n int); INSERT INTO met VALUES (1)");
+    let text = "SELECT * FROM met";
+    let mut clients = [Wire::connect(pgweir.port()), Wire::connect(pgweir.port())];
+    let both = |clients: &mut [Wire; 2], expected: [&str; 2]| {
+        clients.iter_mut().for_each(|client| drop(client.query("BEGIN")));
+        for (client, expected) in clients.iter_mut().zip(expected) {
+            client.ask(&frames().run(text, &[]).sync(), expected);
+        }
+        clients.iter_mut().for_each(|client| drop(client.query("ROLLBACK")));
+    };
+    both(&mut clients, ["12DCZ", "12DCZ"]);
+    directly("ALTER TABLE met ADD m int");
+    both(&mut clients, ["1EZ", "12DCZ"]);
+    both(&mut clients, ["12DCZ", "12DCZ"]);
+    directly("DROP TABLE met");
+}
+
+/// A client that goes on using what has changed gets its errors, and costs the others nothing.
+#[test]
+fn a_stubborn_client_troubles_nobody() {
+    let pgweir = Pgweir::builder().cluster(support::cluster(), &[]).set("pool.max", 1).operator().start();
+    directly("CREATE TABLE stubborn (n int)");
+    let (mut stubborn, mut other) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    stubborn.ask(&frames().parse("s", "SELECT * FROM stubborn").sync().then(&run("s", &[])), "1Z2CZ");
+    directly("ALTER TABLE stubborn ADD m int");
+    stubborn.ask(&run("s", &[]), "EZ");
+    other.ask(&frames().run("SELECT 1", &[]).sync(), "12DCZ");
+    let prepared = |pgweir: &Pgweir| pgweir.console("SHOW STATS").rows[0]["total_server_parse_count"].clone();
+    let before = prepared(&pgweir);
+    for _ in 0..5 {
+        stubborn.ask(&run("s", &[]), "EZ");
+        other.ask(&frames().run("SELECT 1", &[]).sync(), "12DCZ");
+    }
+    assert_eq!(prepared(&pgweir), before);
+    directly("DROP TABLE stubborn");
+}
