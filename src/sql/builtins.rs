@@ -1,29 +1,29 @@
 //! The operators, types and catalogs that every server has.
 
 /// True for an operator name of pg_catalog, and for `=>` and `!=`, which the grammar reads.
-pub(super) fn is_operator(name: &str) -> bool {
+pub(crate) fn is_operator(name: &str) -> bool {
     OPERATORS.binary_search(&name).is_ok()
 }
 
 /// True for a type of pg_catalog, or the first word of the SQL standard's spelling of one, or the array of one.
-pub(super) fn is_type(name: &str) -> bool {
+pub(crate) fn is_type(name: &str) -> bool {
     let element = name.strip_prefix('_').unwrap_or(name);
     TYPES.binary_search(&element).is_ok()
 }
 
 /// True for a system view or table whose rows are one node's or one session's own.
-pub(super) fn is_node_local(name: &str) -> bool {
+pub(crate) fn is_node_local(name: &str) -> bool {
     let statistics = ["pg_stat_", "pg_statio_", "pg_replication_"];
     statistics.iter().any(|prefix| name.starts_with(prefix)) || NODE_LOCAL.binary_search(&name).is_ok()
 }
 
 /// True for the schema of a session's temporary objects, by its alias or its own name.
-pub(super) fn is_temporary_schema(name: &str) -> bool {
+pub(crate) fn is_temporary_schema(name: &str) -> bool {
     name.strip_prefix("pg_temp").is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
 }
 
 /// True for names that only a sequence has as columns; a table that has one goes to the primary too.
-pub(super) fn is_sequence_column(name: &str) -> bool {
+pub(crate) fn is_sequence_column(name: &str) -> bool {
     matches!(name, "last_value" | "is_called" | "log_cnt")
 }
 

@@ -14,6 +14,24 @@ const NAMES: usize = 256;
 
 /// What the text is. Holds while standard_conforming_strings is on, or `backslash` is false.
 pub fn classify(text: &str) -> Facts {
+    let mut facts = gather(text);
+    // the catalog may clear unknown names of one statement; several stay together
+    let open = matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator));
+    if facts.statements > 1 && open {
+        facts.primary = Some(Reason::MultiStatement);
+    }
+    facts.hints = hints(text);
+    facts.by_literal |= facts.hints != super::Hints::default();
+    facts
+}
+
+/// What the body of a function in SQL does.
+pub fn body(text: &str) -> Facts {
+    gather(text)
+}
+
+/// The facts of all statements together.
+fn gather(text: &str) -> Facts {
     let mut lexer = Lexer::new(text.as_bytes(), Strings::Standard);
     let tokens: Vec<Token> = lexer.by_ref().take(TOKENS).collect();
     let cut = tokens.len() == TOKENS && lexer.next().is_some();
@@ -29,17 +47,10 @@ pub fn classify(text: &str) -> Facts {
         notes.too_long();
         notes.unknown();
     }
-    let Notes { mut facts, unknown, inexact, .. } = notes;
-    facts.relations_exact = !inexact;
-    // the catalog may clear unknown names of one statement; several stay together
-    let open = matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator));
-    if facts.statements > 1 && open {
-        facts.primary = Some(Reason::MultiStatement);
-    }
-    facts.unknown_by_name = facts.effects.contains(&Effect::Unknown) && !unknown;
-    facts.hints = hints(text);
+    let unsure = lexer.unsure().is_some();
+    let mut facts = notes.into_facts();
     facts.backslash = lexer.backslash();
-    facts.by_literal |= facts.backslash || lexer.unsure().is_some() || facts.hints != super::Hints::default();
+    facts.by_literal |= facts.backslash || unsure;
     facts
 }
 
@@ -124,6 +135,13 @@ pub(super) struct Notes {
 }
 
 impl Notes {
+    pub(super) fn into_facts(self) -> Facts {
+        let Notes { mut facts, unknown, inexact, .. } = self;
+        facts.relations_exact = !inexact;
+        facts.unknown_by_name = facts.effects.contains(&Effect::Unknown) && !unknown;
+        facts
+    }
+
     /// The first reason stands, but one that the catalog could clear gives way.
     pub(super) fn reason(&mut self, reason: Reason) {
         let soft = |reason| matches!(reason, Reason::UnknownFunction | Reason::UnknownOperator);

@@ -8,14 +8,14 @@
 //! matters be seen in them, and no other parser reads Postgres's language whole. sqlparser's tree adds which relations
 //! are read, and counts as exact only where the tokens agree.
 //!
-//! What a text cannot tell, and the catalog must: views and the functions behind them, a user's function or operator
-//! that shadows or overloads a built-in name, volatile code behind casts, triggers and policies, and functions called by
-//! attribute notation on a row (`alias.name`, see [`Facts::attributes`]). INSERT, UPDATE, DELETE, MERGE and COPY
+//! What a text cannot tell, and the catalog does ([`crate::catalog`]): views and the functions behind them, a user's
+//! function or operator that shadows or overloads a built-in name, volatile code behind casts and policies, and functions
+//! called by attribute notation on a row (`alias.name`, see [`Facts::attributes`]). What triggers do, nobody tells. INSERT, UPDATE, DELETE, MERGE and COPY
 //! count as leaving the session as it was, whatever their triggers do; so do nextval and setval, though currval is
 //! the session's.
 
 mod block;
-mod builtins;
+pub(crate) mod builtins;
 mod bytes;
 pub mod classify;
 mod commands;
@@ -24,6 +24,7 @@ pub mod functions;
 mod hash;
 mod keywords;
 pub mod lex;
+pub mod procedural;
 mod relations;
 pub mod settings;
 mod tokens;
@@ -86,7 +87,7 @@ pub struct Name {
     pub name: String,
 }
 
-/// The closed list of reasons for the primary that a text alone can give.
+/// The closed list of reasons for the primary that a text can give, and those of the catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// INSERT, UPDATE, DELETE, MERGE, COPY FROM, wherever it stands.
@@ -120,9 +121,37 @@ pub enum Reason {
     Unparsable,
     /// Longer or deeper than is looked at.
     TooLong,
+    /// A foreign table, perhaps behind a view or as a partition.
+    Foreign,
+    /// An unlogged relation, which a standby has not.
+    Unlogged,
+    /// What the catalog says of its names is not known, or not any more.
+    Catalog,
 }
 
 impl Reason {
+    pub const ALL: [Reason; 19] = [
+        Reason::Write,
+        Reason::Ddl,
+        Reason::Locking,
+        Reason::Into,
+        Reason::Sequence,
+        Reason::Lock,
+        Reason::UnknownFunction,
+        Reason::SideEffect,
+        Reason::UnknownOperator,
+        Reason::Session,
+        Reason::Transaction,
+        Reason::Utility,
+        Reason::NodeLocal,
+        Reason::MultiStatement,
+        Reason::Unparsable,
+        Reason::TooLong,
+        Reason::Foreign,
+        Reason::Unlogged,
+        Reason::Catalog,
+    ];
+
     /// The name in logs, metrics and EXPLAIN ROUTE.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -142,6 +171,9 @@ impl Reason {
             Reason::MultiStatement => "multi_statement",
             Reason::Unparsable => "unparsable",
             Reason::TooLong => "too_long",
+            Reason::Foreign => "foreign_table",
+            Reason::Unlogged => "unlogged",
+            Reason::Catalog => "catalog",
         }
     }
 }

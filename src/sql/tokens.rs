@@ -33,9 +33,19 @@ const OF_THE_SESSION: [&str; 17] = [
 
 /// Reads all tokens of `view` and notes what they mean.
 pub(super) fn scan(view: View, notes: &mut Notes) {
+    run(view, notes, false);
+}
+
+/// The same of code in PL/pgSQL: INTO names variables, and each name before a bracket is taken for a call.
+pub(super) fn scan_procedural(view: View, notes: &mut Notes) {
+    run(view, notes, true);
+}
+
+fn run(view: View, notes: &mut Notes, procedural: bool) {
     let mut scan = Scan {
         view,
         notes,
+        procedural,
         depth: 0,
         opened: Vec::new(),
         closed: 0,
@@ -53,6 +63,7 @@ pub(super) fn scan(view: View, notes: &mut Notes) {
 struct Scan<'a, 'n> {
     view: View<'a>,
     notes: &'n mut Notes,
+    procedural: bool,
     depth: usize,
     /// Where the brackets now open begin, and where the one closed last began.
     opened: Vec<usize>,
@@ -198,13 +209,14 @@ impl Scan<'_, '_> {
         let words = ["escape", "uescape", "zone", "path", "passing", "version", "content", "document", "format"];
         is_keyword(self.view, at, &[Keyword::Reserved, Keyword::Column, Keyword::Function])
             || self.view.is_any(at, &words)
+            || (self.procedural && self.view.is_any(at, &super::procedural::BEFORE_STRINGS))
     }
 
     /// Unquoted words that open a clause or stand for a value.
     fn clause(&mut self, at: usize, word: &str) {
         let view = self.view;
         match word {
-            "into" if !(self.written && self.name_ends > at) => {
+            "into" if !(self.procedural || self.written && self.name_ends > at) => {
                 self.notes.reason(Reason::Into);
                 if view.is_any(at + 1, &["temp", "temporary", "local", "global"]) {
                     self.notes.effect(Effect::Temporary);
@@ -260,6 +272,13 @@ impl Scan<'_, '_> {
             return true;
         }
         let own = own_keyword(view, at);
+        if self.procedural {
+            return match own {
+                Some(Keyword::Reserved | Keyword::Column) => false,
+                Some(Keyword::Function) => functions::class(&view.name(at).unwrap_or_default()).is_some(),
+                _ => !view.is_any(at, &super::procedural::BEFORE_BRACKETS),
+            };
+        }
         match own {
             Some(Keyword::Reserved | Keyword::Column) => return false,
             Some(Keyword::Function)
