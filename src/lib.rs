@@ -8,7 +8,8 @@
 //!
 //! 1. [`frontend::batch`] looks at the client's messages up to a Query, Sync or Flush. Each text is looked up in
 //!    [`route::plan`], which knows its facts (from [`sql`]), its fingerprint and its statistics record.
-//! 2. [`route::decide`] says primary or any replica, with the reason; [`cluster`] names the node, by weight, health and
+//! 2. [`route::plan`] has the names judged by the [`catalog`]'s snapshot, along the session's search_path;
+//!    [`route::decide`] says primary or any replica, with the reason; [`cluster`] names the node, by weight, health and
 //!    freshness.
 //! 3. [`pool::checkout`] leases a connection to it: an idle one, or the next in turn.
 //! 4. [`frontend::requests`] passes the messages on. Names of prepared statements are replaced by names that servers know
@@ -33,6 +34,8 @@
 //!   changed out of sight is reset before the next client has it; one that is not at rest is closed.
 //! - **Everything finds its way back.** A [`pool::lease::Lease`] checks its connection in on every path, panics included. A client
 //!   that leaves the [`session::pipeline`] unfinished never has a Sync said for it, which would commit.
+//! - **What a name means, the database says.** [`cluster::catalog`] reads its definitions and watches them for changes; while
+//!   there is no snapshot, or it is older than a change seen here, what names an object goes to the primary.
 //! - **Probes and admin work never run on a worker.** They live on the control runtime.
 #![forbid(unsafe_code)]
 
@@ -45,6 +48,7 @@ pub mod sql;
 // L1 decisions
 pub mod auth;
 pub mod stats;
+pub mod catalog;
 pub mod route;
 pub mod session;
 

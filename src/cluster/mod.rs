@@ -1,5 +1,7 @@
-//! The servers of one database: which is the primary, which replicas may answer, and the probes that find out.
+//! The servers of one database: which is the primary, which replicas may answer, and the probes that find out; and the
+//! database's definitions.
 
+pub mod catalog;
 pub mod node;
 pub mod positions;
 pub mod probe;
@@ -11,6 +13,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::cluster::catalog::Definitions;
 use crate::cluster::node::{Node, Role};
 use crate::cluster::positions::Positions;
 use crate::config::{self, Freshness, PrimaryReads};
@@ -46,6 +49,7 @@ pub struct Cluster {
     pub database: Arc<str>,
     pub nodes: Vec<Arc<Node>>,
     pub routing: config::Routing,
+    pub definitions: Arc<Definitions>,
     balancer: Mutex<Balancer>,
     positions: Mutex<Positions>,
     changes: watch::Sender<u64>,
@@ -59,6 +63,7 @@ impl Cluster {
             database,
             nodes: nodes.iter().enumerate().map(node).collect(),
             routing: routing.clone(),
+            definitions: Arc::default(),
             balancer: Mutex::new(Balancer::new(nodes.iter().map(|n| n.weight))),
             positions: Mutex::new(Positions::default()),
             changes,

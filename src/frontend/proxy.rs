@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::admin::Admin;
 use crate::auth::{Credentials, Method, Secret, Verifier};
 use crate::backend::connect::{Login, ServerCredentials};
+use crate::cluster::catalog;
 use crate::cluster::probe::{self, Prober};
 use crate::config::{self, Config, PinPolicy, PoolMode};
 use crate::frontend::client::Clients;
@@ -246,6 +247,9 @@ impl Proxy {
                 let watch = probe::watch(Arc::downgrade(&database.cluster), node.clone(), prober.clone());
                 self.control.spawn(watch);
             }
+            self.control.spawn(catalog::follow(Arc::downgrade(&database.cluster), prober));
+        } else {
+            database.cluster.definitions.give_up();
         }
         for user in &known {
             database.pools_of(&login(user));
@@ -298,8 +302,12 @@ impl Proxy {
             return Err("draining".to_owned());
         }
         let down = self.databases.iter().find(|entry| !entry.value().cluster.can_serve());
-        match down {
-            Some(entry) => Err(format!("no node of database \"{}\" can serve", entry.key())),
+        if let Some(entry) = down {
+            return Err(format!("no node of database \"{}\" can serve", entry.key()));
+        }
+        // without them all reads would go to the primary
+        match self.databases.iter().find(|entry| !entry.value().cluster.definitions.is_attempted()) {
+            Some(entry) => Err(format!("the definitions of database \"{}\" are not read yet", entry.key())),
             None => Ok(()),
         }
     }

@@ -1,0 +1,250 @@
+//! What one database says of its functions, operators, casts, types, views and tables: an immutable snapshot, and what
+//! follows from it for a statement.
+//!
+//! Held is what users made (OIDs from `FirstNormalObjectId` on). What the server brings along is known by name
+//! ([`crate::sql::functions`]); the snapshot adds which of its functions are hazardous, for views refer to them by OID.
+//!
+//! A user's function counts as harmless by its label *and* its body: SQL and PL/pgSQL are read, C is believed, other
+//! languages are not. Names resolve by the session's search_path, and where several objects may be meant, the worst
+//! counts: overloads are not told apart by their arguments.
+
+pub mod build;
+pub mod judge;
+pub mod path;
+
+use std::collections::{HashMap, HashSet};
+
+use crate::catalog::path::{Path, Scopes};
+use crate::sql::{Facts, Name, Reason};
+
+/// An object identifier of the server.
+pub type Oid = u32;
+
+/// `FirstNormalObjectId`: lower ones are the server's own.
+pub const FIRST_USER_OID: Oid = 16384;
+
+/// What a stored expression (view, policy, check, default, body) refers to, by OID.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Refs {
+    pub functions: Vec<Oid>,
+    pub operators: Vec<Oid>,
+    pub relations: Vec<Oid>,
+    pub types: Vec<Oid>,
+    /// It locks rows or changes them.
+    pub reason: Option<Reason>,
+    /// Its text, where that says more than its references: the parameter that current_setting asks for.
+    pub text: Option<Box<Facts>>,
+}
+
+/// `pg_proc.provolatile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Volatility {
+    Immutable,
+    Stable,
+    Volatile,
+}
+
+/// What a function does when called, as far as it can be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// C: its label is believed.
+    Trusted,
+    /// Nothing can be concluded: a language that is not read, or code put together at run time.
+    Opaque,
+    /// SQL or PL/pgSQL as text: its names resolve when it runs.
+    Text(Box<Facts>),
+    /// `BEGIN ATOMIC`: resolved when it was made.
+    Bound(Refs),
+    /// The functions it is made of: an aggregate, or another name for one of the server's own.
+    Parts(Vec<Oid>),
+}
+
+/// A function or aggregate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    pub name: Box<str>,
+    pub schema: Oid,
+    pub volatility: Volatility,
+    pub body: Body,
+    /// Of its default arguments.
+    pub defaults: Refs,
+    /// User types among its arguments and results.
+    pub types: Vec<Oid>,
+    /// How many arguments a call has at least.
+    pub required: u16,
+    /// The type of its first argument; 0: none.
+    pub first: Oid,
+    /// Its own `SET search_path`.
+    pub path: Option<Box<str>>,
+    /// A function of pg_catalog has the same name and argument types.
+    pub hidden: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    pub name: Box<str>,
+    pub schema: Oid,
+    pub function: Oid,
+    /// 0: a prefix operator.
+    pub left: Oid,
+    pub right: Oid,
+    /// An operator of pg_catalog has the same name and operand types.
+    pub hidden: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cast {
+    pub source: Oid,
+    pub target: Oid,
+    pub function: Oid,
+}
+
+/// A domain, enum, range or base type. Row types stand with their relations.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Type {
+    pub name: Box<str>,
+    pub schema: Oid,
+    /// Of its input and output, its default operator classes, its range.
+    pub functions: Vec<Oid>,
+    /// What a domain rests on, what a range spans.
+    pub types: Vec<Oid>,
+    /// Checks of a domain.
+    pub checks: Refs,
+}
+
+/// `pg_class.relkind`, of what can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelationKind {
+    /// Also partitioned, and materialised views, which are read as tables are.
+    Table,
+    View,
+    Sequence,
+    Foreign,
+    /// A row type that stands alone.
+    Composite,
+}
+
+/// `pg_class.relpersistence`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    Permanent,
+    Unlogged,
+    Temporary,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation {
+    pub name: Box<str>,
+    pub schema: Oid,
+    pub kind: RelationKind,
+    pub persistence: Persistence,
+    pub row_type: Oid,
+    /// User types of its columns.
+    pub types: Vec<Oid>,
+    /// Partitions, and tables that inherit.
+    pub children: Vec<Oid>,
+    /// What its SELECT rule does; `None`: it has none.
+    pub rule: Option<Refs>,
+    /// Row-level security is on.
+    pub secured: bool,
+    pub policies: Refs,
+}
+
+/// What a snapshot cost, and how large it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Size {
+    pub entries: usize,
+    /// Of what the server sent.
+    pub bytes: usize,
+}
+
+/// One database's definitions at one moment.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Tells snapshots of one database apart; 0 is none.
+    pub generation: u64,
+    pub size: Size,
+    schemas: HashMap<Box<str>, Oid>,
+    functions: HashMap<Oid, Function>,
+    operators: HashMap<Oid, Operator>,
+    casts: Vec<Cast>,
+    types: HashMap<Oid, Type>,
+    relations: HashMap<Oid, Relation>,
+    functions_by_name: HashMap<Box<str>, Vec<Oid>>,
+    operators_by_name: HashMap<Box<str>, Vec<Oid>>,
+    types_by_name: HashMap<Box<str>, Vec<Oid>>,
+    relations_by_name: HashMap<Box<str>, Vec<Oid>>,
+    row_types: HashMap<Oid, Oid>,
+    /// Casts and operators of built-in names that concern a user type, by that type.
+    casts_by_type: HashMap<Oid, Vec<Oid>>,
+    operators_by_type: HashMap<Oid, Vec<Oid>>,
+    /// Types by the name of one of the server's own.
+    shadowing_types: Vec<Oid>,
+    /// Functions of casts among built-in types: any expression may use them.
+    free_casts: Vec<Oid>,
+    /// Operators of built-in names over built-in types.
+    free_operators: Vec<Oid>,
+    /// Functions of the server's own that no standby is to run, by OID.
+    hazards: HashMap<Oid, (Box<str>, Reason)>,
+    /// The server's own views whose rows are a node's own, by OID.
+    node_local: HashSet<Oid>,
+    /// Names of the server's own functions of which none is hazardous.
+    harmless: HashSet<Box<str>>,
+    /// search_path as roles, databases and the server set it.
+    defaults: Vec<path::Default>,
+    scopes: Scopes,
+}
+
+impl Catalog {
+    /// The schema of this name.
+    pub fn schema(&self, name: &str) -> Option<Oid> {
+        self.schemas.get(name).copied()
+    }
+
+    fn schema_name(&self, oid: Oid) -> &str {
+        self.schemas.iter().find(|(_, found)| **found == oid).map_or("", |(name, _)| name)
+    }
+
+    /// The objects that a name may mean along the path.
+    fn candidates<'a>(
+        &'a self,
+        by_name: &'a HashMap<Box<str>, Vec<Oid>>,
+        name: &Name,
+        path: &'a Path,
+        schema_of: impl Fn(Oid) -> Option<Oid> + 'a,
+    ) -> impl Iterator<Item = Oid> + 'a {
+        let found = by_name.get(name.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let wanted = name.schema.as_deref().map(|schema| self.schema(schema));
+        found.iter().copied().filter(move |&oid| match (wanted, schema_of(oid)) {
+            (Some(wanted), schema) => schema.is_some() && wanted == schema,
+            (None, Some(schema)) => path.reaches(schema),
+            (None, None) => false,
+        })
+    }
+
+    fn functions_named<'a>(&'a self, name: &Name, path: &'a Path) -> impl Iterator<Item = Oid> + 'a {
+        let qualified = name.schema.is_some();
+        let schema_of = |oid: Oid| self.functions.get(&oid).map(|f| f.schema);
+        self.candidates(&self.functions_by_name, name, path, schema_of).filter(move |oid| {
+            let Some(function) = self.functions.get(oid) else { return false };
+            qualified || !(function.hidden && path.comes_after_built_ins(function.schema))
+        })
+    }
+
+    fn operators_named<'a>(&'a self, name: &Name, path: &'a Path) -> impl Iterator<Item = Oid> + 'a {
+        self.candidates(&self.operators_by_name, name, path, |oid| self.operators.get(&oid).map(|o| o.schema))
+    }
+
+    fn types_named<'a>(&'a self, name: &Name, path: &'a Path) -> impl Iterator<Item = Oid> + 'a {
+        self.candidates(&self.types_by_name, name, path, |oid| self.types.get(&oid).map(|t| t.schema))
+    }
+
+    fn relations_named<'a>(&'a self, name: &Name, path: &'a Path) -> impl Iterator<Item = Oid> + 'a {
+        self.candidates(&self.relations_by_name, name, path, |oid| self.relations.get(&oid).map(|r| r.schema))
+    }
+
+    /// An operator can be meant along the path.
+    fn is_reachable(&self, operator: &Operator, path: &Path) -> bool {
+        path.reaches(operator.schema) && !(operator.hidden && path.comes_after_built_ins(operator.schema))
+    }
+}

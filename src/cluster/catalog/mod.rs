@@ -1,0 +1,277 @@
+//! Reading a database's definitions, and noticing when they change: at once where a change passes through this pgweir,
+//! else by a check at each `probe_interval`.
+//!
+//! The check costs a microsecond while nothing at all is committed, else a pass over the catalogs' rows of users'
+//! objects; where that takes long, it is made less often.
+
+mod query;
+mod rows;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::backend::connect;
+use crate::backend::connection::{Connection, Row};
+use crate::catalog::{Catalog, Size};
+use crate::cluster::Cluster;
+use crate::cluster::node::Node;
+use crate::cluster::probe::Prober;
+
+/// Of the time between two checks, the checks themselves take this part at most.
+const CHECK_SHARE: u32 = 50;
+/// For reading everything.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the reading of definitions has cost.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    /// Snapshots read since the start.
+    pub refreshes: u64,
+    pub failures: u64,
+    /// Of the last snapshot.
+    pub duration: Duration,
+    pub size: Size,
+    /// When the snapshot was last known to hold; `None`: there is none.
+    pub verified: Option<Instant>,
+    /// Why the last attempt failed.
+    pub fault: Option<String>,
+}
+
+/// The definitions of one database, as far as they are known.
+#[derive(Debug, Default)]
+pub struct Definitions {
+    current: ArcSwapOption<Catalog>,
+    /// Changes seen by this pgweir.
+    changed: AtomicU64,
+    /// Those of them that the snapshot has.
+    covered: AtomicU64,
+    /// Moves whenever [`Definitions::snapshot`] may answer otherwise.
+    version: AtomicU64,
+    attempted: AtomicBool,
+    wake: Notify,
+    figures: Mutex<Figures>,
+}
+
+impl Definitions {
+    /// The snapshot; `None`: there is none, or a change is known that it may lack.
+    pub fn snapshot(&self) -> Option<Arc<Catalog>> {
+        let outdated = self.covered.load(Ordering::Acquire) < self.changed.load(Ordering::Acquire);
+        if outdated { None } else { self.current.load_full() }
+    }
+
+    /// Equal numbers: the same snapshot.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Definitions have changed, or may have.
+    pub fn outdate(&self) {
+        self.changed.fetch_add(1, Ordering::AcqRel);
+        self.version.fetch_add(1, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    /// They have been read once, or could not be.
+    pub fn is_attempted(&self) -> bool {
+        self.attempted.load(Ordering::Relaxed)
+    }
+
+    /// Nobody can read them.
+    pub fn give_up(&self) {
+        self.attempted.store(true, Ordering::Relaxed);
+    }
+
+    pub fn figures(&self) -> Figures {
+        self.figures.lock().clone()
+    }
+
+    /// The snapshot holds all changes up to this one.
+    fn verify(&self, changed: u64, now: Instant) {
+        self.figures.lock().verified = Some(now);
+        if self.covered.swap(changed, Ordering::AcqRel) != changed {
+            self.version.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn publish(&self, catalog: Catalog, changed: u64, took: Duration, now: Instant) {
+        {
+            let mut figures = self.figures.lock();
+            figures.refreshes += 1;
+            (figures.duration, figures.size) = (took, catalog.size);
+        }
+        self.current.store(Some(Arc::new(catalog)));
+        self.verify(changed, now);
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn note_outcome(&self, database: &str, outcome: Result<(), String>) {
+        let mut figures = self.figures.lock();
+        let fault = outcome.err();
+        if let Some(why) = fault.as_ref() {
+            figures.failures += 1;
+            if figures.fault != fault {
+                tracing::warn!(database, why, "the definitions cannot be read");
+            }
+        }
+        figures.fault = fault;
+        drop(figures);
+        self.give_up();
+    }
+}
+
+/// Keeps the definitions of a cluster's database until it is gone.
+pub async fn follow(cluster: Weak<Cluster>, prober: Prober) {
+    let mut reader =
+        Reader { prober, connection: None, moment: None, digest: None, generation: 0, check: Duration::ZERO };
+    while let Some(found) = cluster.upgrade() {
+        let outcome = reader.round(&found).await;
+        if outcome.is_err() {
+            reader.forget();
+        }
+        found.definitions.note_outcome(&found.database, outcome);
+        let pause = found.routing.probe_interval.max(reader.check * CHECK_SHARE);
+        let definitions = found.definitions.clone();
+        drop(found);
+        tokio::select! {
+            () = definitions.wake.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// A connection on which the server's own search_path shows, or not.
+struct Open {
+    node: u16,
+    connection: Connection,
+    server_path: bool,
+    version: u32,
+}
+
+struct Reader {
+    prober: Prober,
+    connection: Option<Open>,
+    /// The answers behind the snapshot, on this connection.
+    moment: Option<Row>,
+    digest: Option<Row>,
+    generation: u64,
+    /// How long the last check took.
+    check: Duration,
+}
+
+impl Reader {
+    fn forget(&mut self) {
+        (self.connection, self.moment, self.digest) = (None, None, None);
+    }
+
+    /// Checks, and reads everything anew if anything is new.
+    async fn round(&mut self, cluster: &Cluster) -> Result<(), String> {
+        let definitions = &cluster.definitions;
+        let node = cluster.by_preference().find(|node| node.is_up()).ok_or("no node is up")?.clone();
+        let is_primary = cluster.primary().is_some_and(|primary| primary.index == node.index);
+        let known = definitions.current.load().is_some();
+        // a standby may be behind what is known
+        if known && !is_primary {
+            return Ok(());
+        }
+        let changed = definitions.changed.load(Ordering::Acquire);
+        let covers = if is_primary { changed } else { 0 };
+        self.connect(&node).await?;
+        let (asked, timeout) = (Instant::now(), self.prober.timeout);
+        let moment = self.ask(query::MOMENT, timeout).await?.pop();
+        if known && moment.is_some() && self.moment == moment {
+            definitions.verify(covers, asked);
+            return Ok(());
+        }
+        let began = Instant::now();
+        let digest = self.ask(query::DIGEST, READ_TIMEOUT).await?.pop();
+        self.check = began.elapsed();
+        if known && digest.is_some() && self.digest == digest {
+            self.moment = moment;
+            definitions.verify(covers, asked);
+            return Ok(());
+        }
+        let catalog = self.read().await?;
+        definitions.publish(catalog, covers, began.elapsed(), asked);
+        (self.moment, self.digest) = (moment, digest);
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<Catalog, String> {
+        let open = self.connection.as_ref().ok_or("not connected")?;
+        let sql = query::everything(open.version, open.server_path);
+        let rows = self.ask(&sql, READ_TIMEOUT).await?;
+        self.generation += 1;
+        let generation = self.generation;
+        // bodies of functions are parsed: not on the runtime that probes
+        let made = tokio::task::spawn_blocking(move || {
+            let bytes = rows::bytes(&rows);
+            rows::parts(&rows).map(|parts| parts.finish(generation, bytes))
+        });
+        made.await
+            .map_err(|error| error.to_string())?
+            .ok_or_else(|| "the server's rows cannot be understood".to_owned())
+    }
+
+    async fn connect(&mut self, node: &Arc<Node>) -> Result<(), String> {
+        if self.connection.as_ref().is_some_and(|open| open.node == node.index) {
+            return Ok(());
+        }
+        self.forget();
+        let Prober { login, tls, timeout } = &self.prober;
+        let connecting = connect::connect(&node.config, tls, login, *timeout);
+        let connection = match tokio::time::timeout(*timeout * 2, connecting).await {
+            Ok(made) => made.map_err(|failure| failure.to_string())?,
+            Err(_) => return Err("timed out while connecting".to_owned()),
+        };
+        let version = connection.statuses.iter().find(|(name, _)| **name == *"server_version");
+        let version = version.and_then(|(_, text)| text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
+        let version = version.ok_or("the server does not say its version")?;
+        self.connection = Some(Open { node: node.index, connection, server_path: false, version });
+        let timeout = *timeout;
+        let origin = self.ask(query::ORIGIN, timeout).await?;
+        let origin = origin.first().and_then(|row| row.first()?.as_deref()).unwrap_or_default();
+        let server_path = !matches!(origin, "database" | "user" | "database user" | "client" | "session" | "");
+        self.ask(query::SETTLE, timeout).await?;
+        if let Some(open) = &mut self.connection {
+            open.server_path = server_path;
+        }
+        Ok(())
+    }
+
+    async fn ask(&mut self, sql: &str, timeout: Duration) -> Result<Vec<Row>, String> {
+        let open = self.connection.as_mut().ok_or("not connected")?;
+        match tokio::time::timeout(timeout, open.connection.query(sql)).await {
+            Ok(rows) => rows.map_err(|error| error.to_string()),
+            Err(_) => Err("timed out while reading the definitions".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_seen_voids_the_snapshot_until_it_is_read_again() {
+        let definitions = Definitions::default();
+        assert!(definitions.snapshot().is_none());
+        let now = Instant::now();
+        definitions.publish(Catalog::default(), 0, Duration::ZERO, now);
+        let version = definitions.version();
+        assert!(definitions.snapshot().is_some());
+        definitions.outdate();
+        assert!(definitions.snapshot().is_none() && definitions.version() != version);
+        // begun before the second change
+        definitions.outdate();
+        definitions.verify(1, now);
+        assert!(definitions.snapshot().is_none());
+        let version = definitions.version();
+        definitions.verify(2, now);
+        assert!(definitions.snapshot().is_some() && definitions.version() != version);
+    }
+}

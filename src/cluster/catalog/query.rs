@@ -1,0 +1,157 @@
+//! The questions that a snapshot of a database's definitions is made of. Asked under an empty search_path, so that names
+//! are those of pg_catalog.
+//!
+//! Each row begins with a letter that tells what it is. Stored expressions are not fetched: the server picks the
+//! references out of their node trees (`nodes/outfuncs.c`), which hold OIDs and so survive renaming.
+
+/// Said once on a connection: of roles that have a search_path of their own the server's is hidden behind it.
+pub(super) const ORIGIN: &str = "SELECT source FROM pg_catalog.pg_settings WHERE name = 'search_path'";
+
+/// Said once on a connection, behind [`ORIGIN`].
+pub(super) const SETTLE: &str = "SET search_path TO ''; SET client_encoding TO 'UTF8'; SET statement_timeout TO '60s'; \
+                                 SET default_transaction_read_only TO on; SET jit TO off";
+
+/// What has happened at all: equal answers mean that nothing was committed in between. A transaction that writes has
+/// an id, and its end moves `xmax` or leaves the list.
+pub(super) const MOMENT: &str = "SELECT txid_current_snapshot()::text";
+
+/// A sum over what identifies the rows of the catalogs: it changes with every row made, changed or dropped, and with
+/// nothing else. Temporary tables are left out.
+pub(super) const DIGEST: &str = "\
+    SELECT sum(hashtextextended(kind || id || '.' || xmin::text, 0)), count(*) FROM (\
+    SELECT 'f' AS kind, oid::text AS id, xmin FROM pg_proc WHERE oid >= 16384 \
+    UNION ALL SELECT 'r', oid::text, xmin FROM pg_class \
+        WHERE oid >= 16384 AND relpersistence <> 't' AND relkind IN ('r', 'v', 'm', 'f', 'p', 'S', 'c') \
+    UNION ALL SELECT 'k', attrelid::text || '.' || attnum, xmin FROM pg_attribute WHERE atttypid >= 16384 \
+    UNION ALL SELECT 'i', inhrelid::text || '.' || inhparent, xmin FROM pg_inherits \
+    UNION ALL SELECT 'w', oid::text, xmin FROM pg_rewrite WHERE oid >= 16384 AND ev_type = '1' \
+    UNION ALL SELECT 'p', oid::text, xmin FROM pg_policy \
+    UNION ALL SELECT 't', oid::text, xmin FROM pg_type WHERE oid >= 16384 AND typtype IN ('b', 'd', 'e', 'r', 'm') \
+        AND typinput <> 'array_in'::regproc \
+    UNION ALL SELECT 'd', oid::text, xmin FROM pg_constraint WHERE contypid <> 0 AND oid >= 16384 \
+    UNION ALL SELECT 'o', oid::text, xmin FROM pg_operator WHERE oid >= 16384 \
+    UNION ALL SELECT 'q', oid::text, xmin FROM pg_amproc WHERE oid >= 16384 \
+    UNION ALL SELECT 'c', oid::text, xmin FROM pg_cast WHERE oid >= 16384 \
+    UNION ALL SELECT 'n', oid::text, xmin FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_' \
+    UNION ALL SELECT 's', setdatabase::text || '.' || setrole, xmin FROM pg_db_role_setting) AS rows";
+
+/// The keys of node trees behind which an OID stands that matters, and flags.
+const KEYS: &str = ":(funcid|aggfnoid|winfnoid|opno|opnos|eqop|sortop|relid|resulttype|seqid|hasForUpdate|commandType) \
+                    (?:\\(o )?([0-9 ]*[0-9]|true)";
+
+/// current_setting: the parameter's name decides, which stands in the tree as bytes.
+const ASKS_SETTING: &str = ":funcid (2077|3294) ";
+
+/// The references of a node tree, as `key oids` with commas between.
+fn refs(tree: &str) -> String {
+    format!(
+        "(SELECT string_agg(DISTINCT m[1] || ' ' || m[2], ',') FROM regexp_matches({tree}::text, '{KEYS}', 'g') AS m)"
+    )
+}
+
+/// The types themselves, the element's for an array.
+const ELEMENT: &str = "CASE WHEN e.typinput = 'array_in'::regproc THEN e.typelem ELSE e.oid END";
+
+/// Everything, in one snapshot. `version` is the server's major version; `server_path`: its own search_path shows.
+pub(super) fn everything(version: u32, server_path: bool) -> String {
+    let mut sql = String::from("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;");
+    let parts = [
+        "SELECT 'n', oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp|toast_temp)'".to_owned(),
+        "SELECT 'b', oid, proname, provolatile FROM pg_proc \
+         WHERE oid < 16384 AND pronamespace = 'pg_catalog'::regnamespace"
+            .to_owned(),
+        "SELECT 'v', oid, relname FROM pg_class WHERE oid < 16384 AND relkind IN ('r', 'v')".to_owned(),
+        functions(version),
+        "SELECT 'a', aggfnoid::oid, concat_ws(' ', aggtransfn::oid, aggfinalfn::oid, aggcombinefn::oid, \
+         aggserialfn::oid, aggdeserialfn::oid, aggmtransfn::oid, aggminvtransfn::oid, aggmfinalfn::oid) \
+         FROM pg_aggregate WHERE aggfnoid >= 16384"
+            .to_owned(),
+        "SELECT 'o', o.oid, oprname, oprnamespace, oprcode::oid, oprleft, oprright, EXISTS (SELECT FROM pg_operator AS b \
+         WHERE b.oprname = o.oprname AND b.oprleft = o.oprleft AND b.oprright = o.oprright \
+         AND b.oprnamespace = 'pg_catalog'::regnamespace AND b.oid <> o.oid) FROM pg_operator AS o \
+         WHERE o.oid >= 16384 AND oprcode <> 0"
+            .to_owned(),
+        "SELECT 'c', castsource, casttarget, castfunc::oid FROM pg_cast WHERE oid >= 16384 AND castfunc <> 0".to_owned(),
+        types(),
+        format!(
+            "SELECT 'd', contypid, {} FROM pg_constraint WHERE contypid <> 0 AND oid >= 16384 AND conbin IS NOT NULL",
+            refs("conbin")
+        ),
+        "SELECT 'r', oid, relname, relnamespace, relkind, relpersistence, reltype, relrowsecurity FROM pg_class \
+         WHERE oid >= 16384 AND relpersistence <> 't' AND relkind IN ('r', 'v', 'm', 'f', 'p', 'S', 'c')"
+            .to_owned(),
+        format!(
+            "SELECT 'k', a.attrelid, string_agg(DISTINCT ({ELEMENT})::text, ' ') FROM pg_attribute AS a \
+             JOIN pg_type AS e ON e.oid = a.atttypid \
+             WHERE a.atttypid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped GROUP BY 2"
+        ),
+        "SELECT 'i', inhparent, inhrelid FROM pg_inherits".to_owned(),
+        format!(
+            "SELECT 'w', r.ev_class, {}, CASE WHEN r.ev_action::text ~ '{ASKS_SETTING}' THEN pg_get_viewdef(r.ev_class) END \
+             FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class \
+             WHERE r.ev_type = '1' AND r.oid >= 16384 AND c.relkind = 'v'",
+            refs("r.ev_action")
+        ),
+        format!(
+            "SELECT 'p', polrelid, {}, CASE WHEN polqual::text ~ '{ASKS_SETTING}' \
+             THEN 'SELECT ' || pg_get_expr(polqual, polrelid) END \
+             FROM pg_policy WHERE polcmd IN ('r', '*') AND polqual IS NOT NULL",
+            refs("polqual")
+        ),
+        "SELECT 's', r.rolname, s.setdatabase <> 0, substr(c, 13) FROM pg_db_role_setting AS s \
+         LEFT JOIN pg_roles AS r ON r.oid = s.setrole CROSS JOIN unnest(s.setconfig) AS c \
+         WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
+         AND c LIKE 'search\\_path=%'"
+            .to_owned(),
+    ];
+    for part in parts {
+        sql.push_str(&part);
+        sql.push(';');
+    }
+    if server_path {
+        sql.push_str("SELECT 's', NULL, false, reset_val FROM pg_settings WHERE name = 'search_path';");
+    }
+    sql.push_str("COMMIT");
+    sql
+}
+
+/// Bodies of those labelled volatile are not asked for: they go to the primary whatever they do.
+fn functions(version: u32) -> String {
+    // SQL functions of `BEGIN ATOMIC` came with 14
+    let (bound, unbound) = match version {
+        ..14 => ("NULL".to_owned(), "true"),
+        _ => (
+            format!("CASE WHEN p.provolatile <> 'v' AND p.prosqlbody IS NOT NULL THEN {} END", refs("p.prosqlbody")),
+            "p.prosqlbody IS NULL",
+        ),
+    };
+    let defaults = refs("p.proargdefaults");
+    format!(
+        "SELECT 'f', p.oid, p.proname, p.pronamespace, p.provolatile, p.prokind, l.lanname, \
+         p.pronargs - p.pronargdefaults - (p.provariadic <> 0)::int, coalesce(p.proargtypes[0], 0), \
+         (SELECT string_agg(DISTINCT ({ELEMENT})::text, ' ') FROM pg_type AS e WHERE e.oid >= 16384 \
+          AND e.oid = ANY (p.proargtypes::oid[] || coalesce(p.proallargtypes, '{{}}') || p.prorettype)), \
+         (SELECT substr(c, 13) FROM unnest(p.proconfig) AS c WHERE c LIKE 'search\\_path=%'), \
+         EXISTS (SELECT FROM pg_proc AS b WHERE b.proname = p.proname AND b.proargtypes = p.proargtypes \
+          AND b.pronamespace = 'pg_catalog'::regnamespace AND b.oid <> p.oid), \
+         CASE WHEN p.proargdefaults IS NOT NULL THEN {defaults} END, \
+         CASE WHEN p.provolatile <> 'v' AND l.lanname IN ('sql', 'plpgsql') AND {unbound} THEN p.prosrc END, {bound}, \
+         CASE WHEN l.lanname = 'internal' THEN (SELECT string_agg(b.oid::text, ' ') FROM pg_proc AS b \
+          WHERE b.oid < 16384 AND b.prosrc = p.prosrc AND b.prolang = p.prolang) END \
+         FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384 AND p.prokind <> 'p'"
+    )
+}
+
+fn types() -> String {
+    format!(
+        "SELECT 't', t.oid, t.typname, t.typnamespace, \
+         array_to_string(ARRAY (SELECT f FROM unnest(ARRAY[t.typinput::oid, t.typoutput::oid, t.typreceive::oid, \
+          t.typsend::oid, r.rngcanonical::oid, r.rngsubdiff::oid]) AS f WHERE f >= 16384 UNION \
+          SELECT a.amproc::oid FROM pg_opclass AS o JOIN pg_amproc AS a ON a.amprocfamily = o.opcfamily \
+          WHERE o.oid >= 16384 AND o.opcintype = t.oid AND a.amproc >= 16384), ' '), \
+         (SELECT string_agg(DISTINCT ({ELEMENT})::text, ' ') FROM pg_type AS e \
+          WHERE e.oid >= 16384 AND e.oid IN (t.typbasetype, r.rngsubtype)) \
+         FROM pg_type AS t LEFT JOIN pg_range AS r ON r.rngtypid = t.oid \
+         WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r', 'm') AND t.typinput <> 'array_in'::regproc"
+    )
+}
