@@ -147,11 +147,8 @@ fn help_and_version_exit_0() {
 
 #[test]
 fn a_command_that_is_not_built_says_so() {
-    for args in [
-        &["explain", "--config", "conf/minimal.toml", "select 1"][..],
-        &["top"],
-        &["import", "pgbouncer.ini"],
-    ] {
+    for args in [&["explain", "--config", "conf/minimal.toml", "select 1"][..], &["top"], &["import", "pgbouncer.ini"]]
+    {
         let (_, err) = exits(&pgweir(args), 2);
         assert_eq!(err, format!("pgweir {} is not built in this version\n", args[0]));
     }

@@ -189,8 +189,9 @@ const NOT_READS: &[&str] = &[
     "SELECT 1 FROM users WHERE id = 1 AND pg_try_advisory_xact_lock(2)",
     "SELECT pg_advisory_unlock_all()",
     // functions
-    "SELECT one()",
-    "SELECT public.one() FROM users LIMIT 1",
+    "SELECT act_too()",
+    "SELECT public.act_too() FROM users LIMIT 1",
+    "SELECT made_nowhere()",
     "SELECT nextval('kept_id')",
     "SELECT setval('kept_id', 5)",
     "SELECT last_value FROM kept_id",
@@ -237,7 +238,8 @@ const TABLES: &str = "
     SET ROLE app;
     CREATE TABLE kept (n int);
     CREATE SEQUENCE kept_id;
-    CREATE PROCEDURE act() LANGUAGE sql AS 'INSERT INTO kept (n) VALUES (7)';";
+    CREATE PROCEDURE act() LANGUAGE sql AS 'INSERT INTO kept (n) VALUES (7)';
+    CREATE FUNCTION act_too() RETURNS int LANGUAGE sql AS 'SELECT 8';";
 
 #[test]
 fn each_statement_runs_where_it_must() {
@@ -403,20 +405,26 @@ fn the_session_routes_as_pgweir_route_says() {
 
 // ---- what only the standby knows -------------------------------------------------------------------------------
 
-/// A view is a plain read by its text; the function behind it says STABLE and writes.
-const MISLABELLED: &str = "
+/// A view that only reads…
+const HARMLESS: &str = "
     SET ROLE app;
     CREATE TABLE noted (n int);
-    CREATE FUNCTION note() RETURNS int STABLE LANGUAGE plpgsql AS
-        $$ BEGIN EXECUTE 'INSERT INTO noted VALUES (1)'; RETURN (SELECT count(*) FROM noted); END $$;
-    ALTER FUNCTION note() VOLATILE;
+    CREATE FUNCTION note() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
     CREATE VIEW noting AS SELECT note() AS n;";
+
+/// … until its function is replaced, elsewhere, by one that writes.
+const REPLACED: &str = "
+    SET ROLE app;
+    CREATE OR REPLACE FUNCTION note() RETURNS int VOLATILE LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO noted VALUES (1); RETURN (SELECT count(*) FROM noted); END $$";
 
 #[test]
 fn a_write_behind_a_view_is_retried_on_the_primary_and_remembered() {
-    cluster().primary().psql_in(sample::DATABASE, MISLABELLED).unwrap();
+    cluster().primary().psql_in(sample::DATABASE, HARMLESS).unwrap();
+    // Its picture of the database stays as it is.
+    let pgweir = Pgweir::builder().cluster(cluster(), &WEIGHTS).set("routing.probe_interval", "1h").start();
+    cluster().primary().psql_in(sample::DATABASE, REPLACED).unwrap();
     cluster().wait_replayed(LIMIT).unwrap();
-    let pgweir = pgweir();
     block_on(async {
         let client = connect(&pgweir.url()).await;
         for done in 1..=10 {

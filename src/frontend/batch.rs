@@ -1,5 +1,6 @@
 //! The client's messages up to where a node can be chosen: Query, Sync or Flush.
 
+use crate::catalog::judge::Verdict;
 use crate::error::Fault;
 use crate::frontend::io::MAX_WAITING;
 use crate::frontend::session::{Scanned, Session};
@@ -45,6 +46,7 @@ impl Session {
     pub fn scan(&mut self) -> Result<Head, Fault> {
         self.scanned.clear();
         self.environment.settle(self.parameters.current(), false);
+        self.settle_scope();
         let mut at = 0;
         let mut batch = Batch { end: 0, demand: Demand::default(), prepares_only: true, begins: false, parses: false };
         loop {
@@ -79,7 +81,7 @@ impl Session {
                 }
                 frontend::QUERY => {
                     let plan = self.plan(read::query(&self.inbox[at + scan::HEADER..next])?);
-                    batch.take(&plan);
+                    batch.take(&plan, self.verdict(&plan));
                     self.scanned.push_back(Scanned::Query(plan));
                     return Ok(Head::Batch(Batch { end: next, prepares_only: false, ..batch }));
                 }
@@ -96,21 +98,21 @@ impl Session {
             frontend::PARSE => {
                 let parse = read::parse(body)?;
                 let statement = self.statement(parse.text, parse.types);
-                batch.take(&statement.plan);
+                batch.take(&statement.plan, self.verdict(&statement.plan));
                 batch.parses = true;
                 self.scanned.push_back(Scanned::Parse(statement));
             }
             frontend::BIND => {
                 let (_, name) = read::bind_names(body)?;
                 if let Some(statement) = self.names.find(name) {
-                    batch.take(&statement.plan);
+                    batch.take(&statement.plan, self.verdict(&statement.plan));
                 }
                 batch.prepares_only = false;
             }
             frontend::DESCRIBE | frontend::CLOSE => {
                 let (kind, name) = read::kind_and_name(body)?;
                 if let (frontend::DESCRIBE, b'S', Some(statement)) = (tag, kind, self.names.find(name)) {
-                    batch.take(&statement.plan);
+                    batch.take(&statement.plan, self.verdict(&statement.plan));
                 }
                 batch.prepares_only &= kind == b'S';
             }
@@ -156,8 +158,8 @@ impl Session {
 }
 
 impl Batch {
-    fn take(&mut self, plan: &Plan) {
-        self.demand.add(plan.primary(), plan.facts.hints.route);
+    fn take(&mut self, plan: &Plan, verdict: Verdict) {
+        self.demand.add(verdict.primary, plan.facts.hints.route);
         self.begins |= plan.facts.control.iter().any(|c| matches!(c, Control::Begin { .. }));
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::catalog::judge::Verdict;
 use crate::frontend::session::{Leased, Session};
 use crate::route::plan::Plan;
 use crate::session::channels::Change;
@@ -16,19 +17,16 @@ impl Session {
     /// Before a statement is sent: what holds even if it fails.
     pub fn note_plan(&mut self, plan: &Plan, leased: &mut Leased) {
         let facts = &plan.facts;
-        self.writing |= plan.is_refused() || may_write(facts);
+        let verdict = self.verdict(plan);
+        self.writing |= may_write(facts, verdict);
         self.opens_block |= !facts.control.is_empty();
         self.note_listen(facts, leased);
-        for effect in &facts.effects {
-            match effect {
-                Effect::Unknown => (leased.suspect, leased.unsure) = (true, true),
-                // Held by the session from within a statement that then fails; or not, where it was only tried.
-                Effect::AdvisoryLock => {
-                    self.pins.insert(Pin::AdvisoryLock);
-                    leased.unsure = true;
-                }
-                _ => {}
-            }
+        leased.suspect |= verdict.opaque;
+        leased.unsure |= verdict.opaque;
+        // Held by the session from within a statement that then fails; or not, where it was only tried.
+        if facts.effects.contains(&Effect::AdvisoryLock) {
+            self.pins.insert(Pin::AdvisoryLock);
+            leased.unsure = true;
         }
         if !self.pins.is_empty() {
             leased.unsure |= may_end_pin(facts);
@@ -38,7 +36,7 @@ impl Session {
         let resets = !self.parameters.base().is_empty() && facts.effects.iter().any(is_reset);
         self.settling |= resets || facts.effects.iter().any(is_of_names);
         let (client, sent) = (self.client.id, &mut self.sent_apart);
-        self.environment.note(facts, defines, || {
+        self.environment.note(facts, defines || verdict.opaque, || {
             *sent += 1;
             format!("{client}:{sent}")
         });
@@ -298,14 +296,16 @@ fn is_reset(effect: &Effect) -> bool {
 }
 
 /// It may leave a trace in the database that the session then expects to read.
-fn may_write(facts: &Facts) -> bool {
-    let executes = facts.effects.iter().any(|e| matches!(e, Effect::Execute(_) | Effect::Unknown));
+fn may_write(facts: &Facts, verdict: Verdict) -> bool {
+    let executes = verdict.opaque || facts.effects.iter().any(|e| matches!(e, Effect::Execute(_)));
     // COMMIT PREPARED shows what another session wrote.
     let shows = facts.control.contains(&Control::FinishPrepared);
-    match facts.primary {
+    match verdict.primary {
         // The reason of the first of several statements says nothing of the others.
         _ if facts.statements > 1 => true,
-        None | Some(Reason::Transaction | Reason::Session | Reason::NodeLocal) => executes || shows,
+        None | Some(Reason::Transaction | Reason::Session | Reason::NodeLocal | Reason::Foreign | Reason::Unlogged) => {
+            executes || shows
+        }
         Some(_) => true,
     }
 }

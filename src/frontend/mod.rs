@@ -22,5 +22,6 @@ pub mod requests;
 pub mod sequences;
 pub mod serve;
 pub mod session;
+pub mod sight;
 pub mod statements;
 pub mod survey;

@@ -16,6 +16,7 @@ impl Session {
     /// Counts the statement that has ended now.
     pub fn record(&mut self, plan: &Arc<Plan>) {
         let now = Instant::now();
+        let is_write = self.verdict(plan).primary.is_some();
         let request = &mut self.request;
         let outcome = match &request.error {
             None => Outcome::Done,
@@ -31,7 +32,7 @@ impl Session {
             outcome,
             cache: CacheUse::NotAsked,
             node: leased.map(|l| l.lease.pool.node.index),
-            is_write: !plan.is_read(),
+            is_write,
         };
         request.mark = now;
         if let Some(leased) = leased {

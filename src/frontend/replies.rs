@@ -442,6 +442,7 @@ impl Session {
             }
             if std::mem::take(&mut self.defining) {
                 self.database.statements.definitions_changed();
+                self.database.cluster.definitions.outdate();
             }
             if std::mem::take(&mut self.writing) {
                 self.wrote = Some(Instant::now());

@@ -162,7 +162,7 @@ impl Session {
                     write::query(&mut leased.lease.outbox, refusal::QUERY);
                 } else {
                     self.name_for_sql(&plan.facts, leased);
-                    self.note_sequences(&plan.facts, leased);
+                    self.note_sequences(&plan, leased);
                     self.note_plan(&plan, leased);
                     leased.lease.outbox.put_slice(frame);
                 }
@@ -231,7 +231,7 @@ impl Session {
         };
         if let Some(plan) = plan.filter(|_| refused.is_none()) {
             self.name_for_sql(&plan.facts, leased);
-            self.note_sequences(&plan.facts, leased);
+            self.note_sequences(&plan, leased);
             self.note_plan(&plan, leased);
             self.note_portal(portal, &plan, rest);
         }

@@ -3,7 +3,9 @@
 //! What a connection has drawn cannot be moved to another. A session that asks for it once keeps its connection
 //! whenever it draws from then on; one that never asks, which is nearly every session, costs nothing.
 
+use crate::catalog::judge::Verdict;
 use crate::frontend::session::{Leased, Session};
+use crate::route::plan::Plan;
 use crate::session::pins::Pin;
 use crate::session::pipeline::Expect;
 use crate::sql::{Effect, Facts, Reason};
@@ -11,9 +13,9 @@ use crate::wire::write;
 
 impl Session {
     /// Ahead of a statement that is run.
-    pub fn note_sequences(&mut self, facts: &Facts, leased: &mut Leased) {
-        self.forget_sequences(facts, leased);
-        if may_draw(facts) {
+    pub fn note_sequences(&mut self, plan: &Plan, leased: &mut Leased) {
+        self.forget_sequences(&plan.facts, leased);
+        if may_draw(&plan.facts, self.verdict(plan)) {
             leased.drew = true;
             if self.asks_sequences {
                 self.pins.insert(Pin::Sequence);
@@ -39,7 +41,8 @@ impl Session {
 }
 
 /// nextval and setval, and what may call them by a default, a trigger or out of sight.
-fn may_draw(facts: &Facts) -> bool {
-    let unseen = |effect: &Effect| matches!(effect, Effect::Unknown | Effect::Execute(_));
-    !facts.written.is_empty() || facts.primary == Some(Reason::Sequence) || facts.effects.iter().any(unseen)
+fn may_draw(facts: &Facts, verdict: Verdict) -> bool {
+    let executes = facts.effects.iter().any(|effect| matches!(effect, Effect::Execute(_)));
+    let draws = matches!(verdict.primary, Some(Reason::Sequence | Reason::Catalog));
+    draws || verdict.opaque || executes || !facts.written.is_empty()
 }

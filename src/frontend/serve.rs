@@ -328,7 +328,7 @@ impl Session {
         }
         let statement = self.pipeline.front().and_then(Expect::statement);
         if let (Again::Write, Some((plan, _))) = (again, statement) {
-            plan.note_refusal();
+            plan.note_refusal(self.scope());
         }
         // Names that the batch has bound or closed are bound and closed again.
         self.pipeline.abandon();

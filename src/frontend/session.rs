@@ -14,6 +14,7 @@ use crate::frontend::database::{Database, Statuses};
 use crate::frontend::names::runs_by_name;
 use crate::frontend::notifications::Subscription;
 use crate::frontend::proxy::Proxy;
+use crate::frontend::sight::Sight;
 use crate::frontend::statements::Fresh;
 use crate::frontend::survey::Survey;
 use crate::net::Stream;
@@ -207,6 +208,7 @@ pub struct Session {
     /// Names of SQL's PREPARE.
     pub sql_names: Vec<String>,
     pub environment: Environment,
+    pub sight: Sight,
     /// It has asked for currval or lastval.
     pub asks_sequences: bool,
     /// What follows depends on how a statement under way ends: behind a RESET the client's startup values are said

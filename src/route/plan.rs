@@ -2,11 +2,13 @@
 //!
 //! Looked up by text first, by fingerprint second; parsed last.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use quick_cache::sync::Cache;
 
+use crate::catalog::judge::{self, Verdict};
+use crate::catalog::path::Scope;
 use crate::sql::fingerprint::{self, Fingerprinted};
 use crate::sql::{Effect, Facts, Fingerprint, Reason, classify};
 use crate::stats::statements::Statement;
@@ -32,13 +34,26 @@ pub struct Plan {
     pub text: Arc<str>,
     /// W3C trace context, from a comment.
     pub traceparent: Option<String>,
-    /// A standby refused it, whatever its text promises; shared with the texts that share the facts.
-    refused_by_standby: Arc<AtomicBool>,
+    learned: Arc<Learned>,
 }
+
+/// What has been found out beyond the text; shared by the texts that share the facts.
+#[derive(Debug, Default)]
+struct Learned {
+    /// The snapshot whose promise a standby has refuted; 0: none, [`FOREVER`]: that of the text alone.
+    refuted: AtomicU64,
+    /// The last verdicts, each with the scope that it holds in.
+    verdicts: [AtomicU64; SCOPES],
+}
+
+const FOREVER: u64 = u64::MAX;
+
+/// Verdicts kept for each plan.
+const SCOPES: usize = 4;
 
 impl Plan {
     fn new(facts: Arc<Facts>, fingerprint: Fingerprint, record: Arc<Statement>, text: Arc<str>) -> Plan {
-        Plan { facts, fingerprint, record, text, traceparent: None, refused_by_standby: Arc::default() }
+        Plan { facts, fingerprint, record, text, traceparent: None, learned: Arc::default() }
     }
 
     /// The same statement with what one Bind of it makes known.
@@ -49,7 +64,7 @@ impl Plan {
             record: self.record.clone(),
             text: self.text.clone(),
             traceparent: self.traceparent.clone(),
-            refused_by_standby: self.refused_by_standby.clone(),
+            learned: self.learned.clone(),
         }
     }
 
@@ -64,29 +79,81 @@ impl Plan {
         }
     }
 
-    /// Nothing but a plain read: any fresh enough node may answer.
-    pub fn is_read(&self) -> bool {
-        self.facts.primary.is_none()
+    /// Where it may run, and whether it may change its session out of sight. Without a scope nothing is known of what
+    /// its names mean.
+    pub fn verdict(&self, scope: Option<&Scope>) -> Verdict {
+        let facts = &*self.facts;
+        let unknown = facts.effects.contains(&Effect::Unknown);
+        let open = matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator));
+        if !open || (unknown && !facts.unknown_by_name) {
+            return Verdict { primary: facts.primary, opaque: unknown };
+        }
+        if self.is_refuted(scope) {
+            return Verdict { primary: Some(Reason::SideEffect), opaque: true };
+        }
+        match scope {
+            Some(scope) => self.learned.verdict(scope, facts),
+            None if names_objects(facts) => {
+                Verdict { primary: facts.primary.or(Some(Reason::Catalog)), opaque: unknown }
+            }
+            None => Verdict { primary: facts.primary, opaque: unknown },
+        }
     }
 
-    /// Why it must run on the primary.
-    pub fn primary(&self) -> Option<Reason> {
-        self.facts.primary.or(self.is_refused().then_some(Reason::SideEffect))
+    /// A standby has found that it writes, by these definitions.
+    fn is_refuted(&self, scope: Option<&Scope>) -> bool {
+        let refuted = self.learned.refuted.load(Ordering::Relaxed);
+        refuted != 0 && (refuted == FOREVER || scope.is_none_or(|scope| scope.catalog.generation == refuted))
     }
 
-    /// A standby has found that it writes.
-    pub fn is_refused(&self) -> bool {
-        self.refused_by_standby.load(Ordering::Relaxed)
-    }
-
-    /// From now on it runs on the primary.
-    pub fn note_refusal(&self) {
-        self.refused_by_standby.store(true, Ordering::Relaxed);
+    /// A standby has refused it: it runs on the primary until definitions change.
+    pub fn note_refusal(&self, scope: Option<&Scope>) {
+        let refuted = scope.map_or(FOREVER, |scope| scope.catalog.generation);
+        self.learned.refuted.store(refuted, Ordering::Relaxed);
     }
 }
 
-/// What texts of one fingerprint have in common: their facts, and whether a standby has refused one of them.
-type Known = (Arc<Facts>, Arc<AtomicBool>);
+impl Learned {
+    fn verdict(&self, scope: &Scope, facts: &Facts) -> Verdict {
+        if scope.id == 0 {
+            return judge::judge(&scope.catalog, &scope.path, facts);
+        }
+        let slot = &self.verdicts[scope.id as usize % SCOPES];
+        let known = slot.load(Ordering::Relaxed);
+        if known >> 8 == scope.id {
+            return decoded(known as u8);
+        }
+        let verdict = judge::judge(&scope.catalog, &scope.path, facts);
+        slot.store((scope.id << 8) | u64::from(encoded(verdict)), Ordering::Relaxed);
+        verdict
+    }
+}
+
+const OPAQUE_BIT: u8 = 0x80;
+
+/// 0 for none, else the reason's place in the list and one.
+fn encoded(verdict: Verdict) -> u8 {
+    let reason = verdict.primary.map_or(0, |reason| reason as u8 + 1);
+    reason | if verdict.opaque { OPAQUE_BIT } else { 0 }
+}
+
+fn decoded(code: u8) -> Verdict {
+    let at = usize::from(code & !OPAQUE_BIT);
+    let primary = at.checked_sub(1).and_then(|at| Reason::ALL.get(at)).copied();
+    Verdict { primary, opaque: code & OPAQUE_BIT != 0 }
+}
+
+/// It names something that users can make. What it may mean otherwise, by operators alone, waits for a snapshot.
+fn names_objects(facts: &Facts) -> bool {
+    !(facts.functions.is_empty()
+        && facts.relations.is_empty()
+        && facts.attributes.is_empty()
+        && facts.types.is_empty()
+        && facts.operators.is_empty())
+}
+
+/// What texts of one fingerprint have in common: their facts, and what was learned of one of them.
+type Known = (Arc<Facts>, Arc<Learned>);
 
 /// The plans of one database.
 #[derive(Debug)]
@@ -137,7 +204,7 @@ impl Plans {
     fn work_out(&self, text: &str) -> Plan {
         let Fingerprinted { fingerprint, by_literal } = fingerprint::fingerprint(text);
         let known = if by_literal { None } else { self.by_fingerprint.get(&fingerprint) };
-        let (facts, refused_by_standby) = known.unwrap_or_else(|| {
+        let (facts, learned) = known.unwrap_or_else(|| {
             let known: Known = (Arc::new(classify::classify(text)), Arc::default());
             if !known.0.by_literal && !by_literal {
                 self.by_fingerprint.insert(fingerprint, known.clone());
@@ -150,7 +217,7 @@ impl Plans {
             true => text.into(),
             false => bounded_text(text).into(),
         };
-        Plan { traceparent, refused_by_standby, ..Plan::new(facts, fingerprint, record, kept) }
+        Plan { traceparent, learned, ..Plan::new(facts, fingerprint, record, kept) }
     }
 }
 
@@ -197,11 +264,60 @@ mod tests {
     #[test]
     fn what_a_standby_refused_is_known_of_all_its_literals() {
         let plans = plans();
-        plans.plan(b"select n from v where n = 1").note_refusal();
+        plans.plan(b"select n from v where n = 1").note_refusal(None);
         for text in ["select n from v where n = 1", "select n from v where n = 2"] {
-            assert_eq!(plans.plan(text.as_bytes()).primary(), Some(Reason::SideEffect), "{text}");
+            let verdict = plans.plan(text.as_bytes()).verdict(None);
+            assert_eq!(verdict, Verdict { primary: Some(Reason::SideEffect), opaque: true }, "{text}");
         }
-        assert_eq!(plans.plan(b"select m from v where n = 1").primary(), None);
+        let other = plans.plan(b"select m from v where n = 1").verdict(None);
+        assert_eq!(other, Verdict { primary: Some(Reason::Catalog), opaque: false });
+    }
+
+    #[test]
+    fn without_a_catalog_only_what_names_nothing_is_a_read() {
+        let plans = plans();
+        let primary = |sql: &str| plans.plan(sql.as_bytes()).verdict(None).primary;
+        assert_eq!(primary("select 1"), None);
+        for sql in ["select now()", "select 1 from t", "select x.f from (values (1)) x", "table t"] {
+            assert_eq!(primary(sql), Some(Reason::Catalog), "{sql}");
+        }
+        assert_eq!(primary("select f()"), Some(Reason::UnknownFunction));
+        assert_eq!(primary("insert into t values (1)"), Some(Reason::Write));
+    }
+
+    #[test]
+    fn a_verdict_holds_in_its_scope_alone() {
+        use crate::catalog::build::Parts;
+        use crate::catalog::path::Setting;
+        let plan = plans().plan(b"select 1 from gone");
+        let scope = |generation| {
+            let catalog = Arc::new(Parts::default().finish(generation, 0));
+            catalog.scope(&Setting::Flat("public".into()), "a", "a")
+        };
+        let of_reads = Verdict { primary: None, opaque: false };
+        let of_gone = Verdict { primary: Some(Reason::Catalog), opaque: false };
+        let first = scope(1);
+        assert_eq!(plan.verdict(Some(&first)), of_gone);
+        // kept: what is in the slot counts
+        plan.learned.verdicts[first.id as usize % SCOPES].store(first.id << 8, Ordering::Relaxed);
+        assert_eq!(plan.verdict(Some(&first)), of_reads);
+        assert_eq!(plan.verdict(Some(&scope(2))), of_gone);
+        // so does a standby's refusal
+        plan.note_refusal(Some(&first));
+        assert_eq!(plan.verdict(Some(&first)), Verdict { primary: Some(Reason::SideEffect), opaque: true });
+        assert_eq!(plan.verdict(Some(&scope(2))), of_gone);
+    }
+
+    #[test]
+    fn verdicts_are_kept_whole() {
+        for (at, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at, "ALL is in the order of the enum");
+            for opaque in [false, true] {
+                let verdict = Verdict { primary: Some(reason), opaque };
+                assert_eq!(decoded(encoded(verdict)), verdict);
+            }
+        }
+        assert_eq!(decoded(encoded(Verdict { primary: None, opaque: false })).primary, None);
     }
 
     #[test]

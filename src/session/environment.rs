@@ -72,12 +72,17 @@ impl Environment {
         self.key = key.into();
     }
 
-    /// A statement is sent that may change settings, or `defines` what texts mean: what follows is not shared with
-    /// anyone, nor with what came before.
-    pub fn note(&mut self, facts: &Facts, defines: bool, unique: impl FnOnce() -> String) {
+    /// Settings are in the air.
+    pub fn is_apart(&self) -> bool {
+        self.apart
+    }
+
+    /// A statement is sent that may change settings: what follows is not shared with anyone, nor with what came before.
+    /// `unseen`: it may change settings or definitions in ways that its effects do not say.
+    pub fn note(&mut self, facts: &Facts, unseen: bool, unique: impl FnOnce() -> String) {
         let returns = self.moved && !facts.control.is_empty();
         let sets = facts.functions.iter().any(|function| function.name == "set_config");
-        if returns || sets || defines || facts.effects.iter().any(changes) {
+        if returns || sets || unseen || facts.effects.iter().any(changes) {
             (self.apart, self.moved) = (true, true);
             self.key = unique().into();
         }
@@ -89,7 +94,7 @@ fn changes(effect: &Effect) -> bool {
     match effect {
         Effect::Set { name, .. } => !is_harmless(name),
         Effect::Temporary | Effect::DiscardTemp => true,
-        Effect::ResetAll | Effect::Role { .. } | Effect::DiscardAll | Effect::Execute(_) | Effect::Unknown => true,
+        Effect::ResetAll | Effect::Role { .. } | Effect::DiscardAll | Effect::Execute(_) => true,
         _ => false,
     }
 }
@@ -123,7 +128,9 @@ mod tests {
         let mut n = 0;
         let mut note = |environment: &mut Environment, sql| {
             n += 1;
-            environment.note(&classify(sql), sql.starts_with("ALTER"), || n.to_string());
+            let facts = classify(sql);
+            let unseen = sql.starts_with("ALTER") || facts.effects.contains(&Effect::Unknown);
+            environment.note(&facts, unseen, || n.to_string());
             environment.key().clone()
         };
         assert_eq!(&*note(&mut environment, "SET LOCAL work_mem = 1"), "");

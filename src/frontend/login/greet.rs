@@ -19,6 +19,7 @@ use crate::frontend::io::MAX_WAITING;
 use crate::frontend::login::{Failed, Opening, no_server};
 use crate::frontend::proxy::User;
 use crate::frontend::session::{Leased, Request, Session};
+use crate::frontend::sight::Sight;
 use crate::frontend::survey::Survey;
 use crate::net::Stream;
 use crate::pool::checkout::{Pool, Refused};
@@ -221,6 +222,7 @@ impl Parts {
             names: Names::default(),
             sql_names: Vec::new(),
             environment: Environment::default(),
+            sight: Sight::default(),
             defining: false,
             asks_sequences: false,
             settling: false,

@@ -1,0 +1,126 @@
+//! Where statements run by what the database says of their names: objects made by psql, statements through pgweir, and the
+//! servers' logs to tell the node.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod statements;
+
+use std::sync::OnceLock;
+
+use pgweir::demo::cluster::Cluster;
+use pgweir::demo::sample;
+use support::sessions::{block_on, connect, value, wait_for};
+use support::{LIMIT, Pgweir, logged};
+
+use statements::{PRIMARY, REPLICA, SESSIONS};
+
+/// A primary and one replica.
+fn cluster() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let cluster = Cluster::builder().replicas(1).setting("log_statement", "all").start().unwrap();
+        sample::install(cluster.primary()).unwrap();
+        cluster.primary().psql_in(sample::DATABASE, include_str!("objects.sql")).unwrap();
+        cluster.wait_replayed(LIMIT).unwrap();
+        cluster
+    })
+}
+
+fn pgweir() -> Pgweir {
+    Pgweir::builder().cluster(cluster(), &[1]).start()
+}
+
+/// How often statements with the marker ran on the primary and on the replica.
+fn runs(marker: &str) -> (usize, usize) {
+    (logged(cluster().primary(), marker), logged(&cluster().replicas()[0], marker))
+}
+
+/// Runs `sql` behind `settings` in a session of its own; what is wrong with where it ran.
+async fn misplaced(pgweir: &Pgweir, settings: &str, sql: &str, marker: &str, on_replica: bool) -> Option<String> {
+    let client = connect(&pgweir.url()).await;
+    if !settings.is_empty() {
+        client.simple_query(settings).await.unwrap_or_else(|error| panic!("{settings}: {error:?}"));
+    }
+    let outcome = client.simple_query(&format!("{sql} /* {marker} */")).await;
+    let (primary, replica) = runs(marker);
+    // a failed statement is logged twice
+    let right = if on_replica { primary == 0 && replica == 1 } else { primary > 0 && replica == 0 };
+    let settings = if settings.is_empty() { String::new() } else { format!("{settings}; ") };
+    match (right, outcome) {
+        (false, outcome) => {
+            let error = outcome.err().map(|error| format!(" ({error:?})")).unwrap_or_default();
+            Some(format!("{settings}{sql}: {primary} times on the primary, {replica} on the replica{error}"))
+        }
+        (true, Err(error)) if on_replica => Some(format!("{settings}{sql}: {error:?}")),
+        _ => None,
+    }
+}
+
+#[test]
+fn each_statement_runs_where_the_catalog_sends_it() {
+    let pgweir = pgweir();
+    let mut wrong = Vec::new();
+    block_on(async {
+        for (number, sql) in REPLICA.iter().enumerate() {
+            wrong.extend(misplaced(&pgweir, "", sql, &format!("on-replica-{number}-end"), true).await);
+        }
+        for (number, sql) in PRIMARY.iter().enumerate() {
+            wrong.extend(misplaced(&pgweir, "", sql, &format!("on-primary-{number}-end"), false).await);
+        }
+        for (number, (settings, sql, on_replica)) in SESSIONS.iter().enumerate() {
+            wrong.extend(misplaced(&pgweir, settings, sql, &format!("in-session-{number}-end"), *on_replica).await);
+        }
+    });
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// Behind pgweir's back, and within the second: what was harmless is not any more, and the other way about.
+#[test]
+fn definitions_that_change_elsewhere_count_soon() {
+    let primary = cluster().primary();
+    let psql = |sql: &str| primary.psql_in(sample::DATABASE, &format!("SET ROLE app; {sql}")).unwrap();
+    psql("CREATE VIEW public.turning AS SELECT 1::bigint AS n");
+    cluster().wait_replayed(LIMIT).unwrap();
+    let pgweir = pgweir();
+    block_on(async {
+        let mut number = 0;
+        let mut runs_on_replica = async || {
+            number += 1;
+            let marker = format!("turning-{number}-end");
+            value(&connect(&pgweir.url()).await, &format!("SELECT n FROM turning /* {marker} */")).await;
+            runs(&marker) == (0, 1)
+        };
+        assert!(runs_on_replica().await);
+        psql("CREATE OR REPLACE VIEW public.turning AS SELECT nextval('public.numbers') AS n");
+        cluster().wait_replayed(LIMIT).unwrap();
+        wait_for("the replaced view to go to the primary", async || !runs_on_replica().await).await;
+        psql("CREATE OR REPLACE VIEW public.turning AS SELECT 2::bigint AS n");
+        wait_for("the view to return to the replica", async || runs_on_replica().await).await;
+    });
+}
+
+/// Through pgweir: from the end of the change on, for every session.
+#[test]
+fn definitions_that_change_here_count_at_once() {
+    let pgweir = pgweir();
+    block_on(async {
+        let (one, other) = (connect(&pgweir.url()).await, connect(&pgweir.url()).await);
+        one.simple_query("CREATE VIEW turned AS SELECT 1::bigint AS n").await.unwrap();
+        cluster().wait_replayed(LIMIT).unwrap();
+        let mut number = 0;
+        wait_for("the new view to be known", async || {
+            number += 1;
+            let marker = format!("turned-{number}-end");
+            value(&other, &format!("SELECT n FROM turned /* {marker} */")).await;
+            runs(&marker) == (0, 1)
+        })
+        .await;
+        for round in 0..5 {
+            one.simple_query("CREATE OR REPLACE VIEW turned AS SELECT pg_backend_pid()::bigint AS n").await.unwrap();
+            value(&other, &format!("SELECT n FROM turned /* turned-pid-{round}-end */")).await;
+            assert_eq!(runs(&format!("turned-pid-{round}-end")), (1, 0));
+            one.simple_query("CREATE OR REPLACE VIEW turned AS SELECT 1::bigint AS n").await.unwrap();
+        }
+    });
+}
