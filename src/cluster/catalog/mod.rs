@@ -171,16 +171,10 @@ impl Reader {
     /// Checks, and reads everything anew if anything is new.
     async fn round(&mut self, cluster: &Cluster) -> Result<(), String> {
         let definitions = &cluster.definitions;
-        let node = cluster.by_preference().find(|node| node.is_up()).ok_or("no node is up")?.clone();
-        let is_primary = cluster.primary().is_some_and(|primary| primary.index == node.index);
         let known = definitions.current.load().is_some();
-        // a standby may be behind what is known
-        if known && !is_primary {
-            return Ok(());
-        }
         let changed = definitions.changed.load(Ordering::Acquire);
+        let Some(is_primary) = self.reach(cluster, known).await? else { return Ok(()) };
         let covers = if is_primary { changed } else { 0 };
-        self.connect(&node).await?;
         let (asked, timeout) = (Instant::now(), self.prober.timeout);
         let moment = self.ask(query::MOMENT, timeout).await?.pop();
         if known && moment.is_some() && self.moment == moment {
@@ -199,6 +193,28 @@ impl Reader {
         definitions.publish(catalog, covers, began.elapsed(), asked);
         (self.moment, self.digest) = (moment, digest);
         Ok(())
+    }
+
+    /// Connects to the primary, or where it does not answer to another node, if that can add to what is known: a standby
+    /// may be behind it. Whether it is the primary; `None`: nobody is to be asked.
+    async fn reach(&mut self, cluster: &Cluster, known: bool) -> Result<Option<bool>, String> {
+        let mut failed = None;
+        let nodes: Vec<_> = cluster.by_preference().filter(|node| node.is_up()).cloned().collect();
+        for node in nodes {
+            let is_primary = cluster.primary().is_some_and(|primary| primary.index == node.index);
+            if known && !is_primary {
+                break;
+            }
+            match self.connect(&node).await {
+                Ok(()) => return Ok(Some(is_primary)),
+                Err(why) => failed = Some(why),
+            }
+        }
+        match failed {
+            Some(why) => Err(why),
+            None if known => Ok(None),
+            None => Err("no node is up".to_owned()),
+        }
     }
 
     async fn read(&mut self) -> Result<Catalog, String> {
