@@ -309,6 +309,9 @@ impl Session {
             return Ok(Some(Relayed::Retry { why: fields.message(), again }));
         }
         if (self.pipeline.is_survey() || self.pipeline.is_aside()) && !fields.is_fatal() {
+            if self.pipeline.is_aside() {
+                self.aside_error = Some(copy.inbox[copy.at + scan::HEADER..copy.at + head.total].into());
+            }
             self.fail_survey();
             copy.flush(&mut self.outbox);
             copy.at += head.total;
@@ -337,6 +340,13 @@ impl Session {
     /// An error on its way to the client, in which a statement goes by the client's name for it.
     fn pass_error(&mut self, head: scan::Head, copy: &mut Copy, fatal: bool) {
         let body = copy.at + scan::HEADER..copy.at + head.total;
+        if let Some(error) = self.error_of_aside(&copy.inbox[body.clone()]) {
+            copy.flush(&mut self.outbox);
+            write::frame(&mut self.outbox, backend::ERROR, |out| out.put_slice(&error));
+            copy.at += head.total;
+            copy.from = copy.at;
+            return;
+        }
         let describes = match self.pipeline.front() {
             Some(Expect::Parse { describes, .. } | Expect::Changed { describes, .. }) => describes.as_ref(),
             _ => None,
@@ -364,6 +374,14 @@ impl Session {
         }
         copy.at += head.total;
         copy.from = copy.at;
+    }
+
+    /// A Query misses the name of a statement that could not be prepared ahead of it: why it could not is what
+    /// Postgres says.
+    fn error_of_aside(&mut self, body: &[u8]) -> Option<Box<[u8]>> {
+        let by_query = matches!(self.pipeline.front(), Some(Expect::Query { .. }));
+        let missing = |body| ErrorFields::read(body).is_ok_and(|fields| fields.code == b"26000");
+        self.aside_error.take_if(|_| by_query && missing(body))
     }
 
     /// An error of pgweir's own in the place of the server's.
@@ -457,6 +475,7 @@ impl Session {
         self.opens_block &= self.pipeline.in_flight();
         self.skipping &= !self.pipeline.is_settled();
         self.failed = false;
+        self.aside_error = None;
         self.tried = Tried::default();
     }
 

@@ -233,6 +233,8 @@ pub struct Session {
     pub opens_block: bool,
     /// An error came since the last ReadyForQuery.
     pub failed: bool,
+    /// The body of the error of what pgweir said ahead of the Query under way.
+    pub aside_error: Option<Box<[u8]>>,
     /// The client's messages are skipped up to its Sync.
     pub skipping: bool,
     /// The client has said Terminate, behind what is still owed to it.

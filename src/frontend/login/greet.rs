@@ -236,6 +236,7 @@ impl Parts {
             status: b'I',
             opens_block: false,
             failed: false,
+            aside_error: None,
             skipping: false,
             terminating: false,
             writing: false,
