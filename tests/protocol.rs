@@ -5,7 +5,7 @@ mod support;
 use pgweir::demo::sample;
 use support::differential::{Arena, step};
 use support::wire::Frames;
-use support::{Pgweir, Raw};
+use support::{LIMIT, Pgweir, Raw, wait_until};
 
 fn frames() -> Frames {
     Frames::new()
@@ -362,6 +362,8 @@ fn a_flush_behind_a_known_statement_is_answered_before_what_follows_it() {
     client.frame(b'P', parse).frame(b'H', b"").frame(b'B', b"\0\0\0\0\0\0\0\0").frame(b'E', b"\0\0\0\0\0");
     client.frame(b'S', b"").flush();
     assert_eq!(client.receive().map(|(tag, _)| tag), Some(b'1'));
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(600)'";
+    wait_until(LIMIT, "the statement", || support::cluster().primary().psql(running).unwrap() == "1");
     client.cancel();
     let tags: Vec<_> = std::iter::from_fn(|| client.receive()).map(|(tag, _)| tag).take(3).collect();
     assert_eq!(tags, b"2EZ");
