@@ -301,3 +301,34 @@ fn a_stubborn_client_troubles_nobody() {
     assert_eq!(prepared(&pgweir), before);
     directly("DROP TABLE stubborn");
 }
+
+/// What a server has prepared before is answered while others hold all connections, and prepared where it is used: a
+/// fault that it has come to have since shows there.
+#[test]
+fn a_known_statement_is_parsed_without_a_connection() {
+    let pgweir = Pgweir::builder().cluster(support::cluster(), &[]).set("pool.max", 1).start();
+    directly("CREATE TABLE known (n int); INSERT INTO known VALUES (1)");
+    let (mut client, mut other) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    let text = "SELECT n FROM known WHERE n = $1";
+    other.ask(&frames().parse("s", text).sync(), "1Z");
+    other.query("BEGIN");
+    client.ask(&frames().parse("s", text).sync(), "1Z");
+    client.ask(&parse("s", text).parse("", text).parse("t", text).sync().flush().close(b'S', "t").sync(), "3111Z3Z");
+    other.query("COMMIT");
+    // A name that is taken is the server's to refuse.
+    assert_eq!(client.ask(&frames().parse("s", text).sync(), "EZ")[0].sqlstate(), "42P05");
+    assert_eq!(client.ask(&parse("s", text).parse("s", text).sync(), "31EZ")[2].sqlstate(), "42P05");
+    client.ask(&run("s", &["1"]).then(&run("", &["1"])).then(&frames().describe(b'S', "s").sync()), "2DCZ2DCZtTZ");
+    directly("ALTER TABLE known ADD m int; ALTER TABLE known DROP n");
+    client.ask(&parse("s", text).sync(), "31Z");
+    assert_eq!(client.ask(&run("s", &["1"]), "EZ")[0].sqlstate(), "42703");
+    assert_eq!(client.ask(&parse("s", text).sync(), "3EZ")[1].sqlstate(), "42703");
+    // Not parsed before the change, for all that is known: what it is now counts.
+    directly("ALTER TABLE known ADD n bigint DEFAULT 1");
+    client.ask(&parse("s", text).sync(), "31Z");
+    client.ask(&run("s", &["1"]), "2DCZ");
+    directly("ALTER TABLE known ALTER n TYPE int");
+    client.ask(&parse("s", text).sync(), "31Z");
+    client.ask(&run("s", &["1"]), "2DCZ");
+    directly("DROP TABLE known");
+}

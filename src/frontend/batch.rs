@@ -13,6 +13,9 @@ use crate::wire::{read, scan};
 /// A Query up to this size is looked into; a larger one goes to the primary unread.
 pub const MAX_QUERY: usize = 1024 * 1024;
 
+/// Messages that are looked at for whether they need a server at all.
+const MAX_NAMES: usize = 32;
+
 /// What stands at the head of the inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
@@ -63,8 +66,7 @@ impl Session {
             let next = at + head.total;
             match head.tag {
                 frontend::TERMINATE => return Ok(Head::Terminate),
-                frontend::SYNC if at == 0 || self.only_closes(at) => return Ok(Head::Here(next)),
-                frontend::FLUSH if at == 0 || self.only_closes(at) => return Ok(Head::Here(next)),
+                frontend::SYNC | frontend::FLUSH if self.needs_no_server(at) => return Ok(Head::Here(next)),
                 // The rest of a COPY that failed, or Syncs' worth of messages behind an error.
                 frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL if at == 0 => {
                     return Ok(Head::Here(next));
@@ -143,13 +145,32 @@ impl Session {
         Head::Batch(Batch { end: 0, ..batch })
     }
 
-    /// Only Closes of statements stand before `end`: names are pgweir's own affair.
-    fn only_closes(&self, end: usize) -> bool {
-        let mut at = 0;
+    /// Only Closes of statements stand before `end`, for names are pgweir's own affair, and Parses of what a server has
+    /// prepared before: they are prepared where they are used, so that nobody waits for a connection that others hold.
+    fn needs_no_server(&self, end: usize) -> bool {
+        let (mut at, mut parses) = (0, self.scanned.iter());
+        // Whether these names are taken by now.
+        let mut names: Vec<(&[u8], bool)> = Vec::new();
         while at < end {
             let Ok(Some((head, body))) = scan::frame(&self.inbox[at..]) else { return false };
-            if head.tag != frontend::CLOSE || body.first() != Some(&b'S') {
-                return false;
+            match head.tag {
+                frontend::CLOSE => match read::kind_and_name(body) {
+                    Ok((b'S', name)) => names.push((name, false)),
+                    _ => return false,
+                },
+                frontend::PARSE => {
+                    let (Ok(parse), Some(Scanned::Parse(statement))) = (read::parse(body), parses.next()) else {
+                        return false;
+                    };
+                    let before = names.iter().rev().find(|(name, _)| *name == parse.name);
+                    let taken = before.map_or_else(|| self.is_taken(parse.name), |(_, taken)| *taken);
+                    let refused = taken && !parse.name.is_empty();
+                    if refused || !self.is_prepared_later(parse.name, statement) || names.len() > MAX_NAMES {
+                        return false;
+                    }
+                    names.push((parse.name, true));
+                }
+                _ => return false,
             }
             at += head.total;
         }

@@ -302,6 +302,7 @@ impl Session {
         if fields.is_changed_result() && self.on_changed_result() {
             return Ok(Some(Relayed::Retry { why: fields.message(), again: Again::Anew }));
         }
+        self.doubt_text(fields.code);
         let untouched = self.request.kept == Kept::Read;
         let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { again(fields.code) };
         let again = again.filter(|again| self.may_say_again(*again));
@@ -390,6 +391,20 @@ impl Session {
         write::error(&mut self.outbox, fault);
         copy.at += head.total;
         copy.from = copy.at;
+    }
+
+    /// The server finds a fault in a text that it, or another, has prepared before: the next Parse of it is for a server
+    /// to answer.
+    fn doubt_text(&self, code: &[u8]) {
+        let Some(Expect::Parse { statement: Some(statement), .. } | Expect::Bind { statement: Some(statement), .. }) =
+            self.pipeline.front()
+        else {
+            return;
+        };
+        // Syntax errors and violations of access rules.
+        if code.starts_with(b"42") && statement.description().is_some() {
+            self.database.statements.outdate(statement);
+        }
     }
 
     /// The server refuses a statement whose result has changed. What else was prepared before may have changed as well:

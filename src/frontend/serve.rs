@@ -12,7 +12,7 @@ use crate::frontend::client::{Activity, Stop};
 use crate::frontend::io::{self, Event, Wait};
 use crate::frontend::replies::{Again, Relayed};
 use crate::frontend::requests::Forwarded;
-use crate::frontend::session::{Kept, Leased, Request, Session};
+use crate::frontend::session::{Kept, Leased, Request, Scanned, Session};
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::{self, Target, Why};
@@ -130,7 +130,7 @@ impl Session {
         self.client_rest == 0
     }
 
-    /// Messages that concern pgweir alone: names closed, Syncs of nothing, what an error skips.
+    /// Messages that concern pgweir alone: names closed or made again, Syncs of nothing, what an error skips.
     fn answer(&mut self, bytes: usize) {
         let mut at = 0;
         while at < bytes {
@@ -139,6 +139,16 @@ impl Session {
                 frontend::SYNC => {
                     self.skipping = false;
                     write::ready(&mut self.outbox, b'I');
+                }
+                frontend::PARSE if !self.skipping => {
+                    self.counters().client_parse();
+                    let body = &self.inbox[at + scan::HEADER..at + head.total];
+                    if let (Ok(parse), Some(Scanned::Parse(statement))) = (read::parse(body), self.scanned.pop_front())
+                    {
+                        self.names.replace(parse.name, Some(statement));
+                        self.names.doubt(parse.name);
+                        write::parse_complete(&mut self.outbox);
+                    }
                 }
                 frontend::CLOSE if !self.skipping => {
                     let body = &self.inbox[at + scan::HEADER..at + head.total];

@@ -46,7 +46,7 @@ impl Session {
             _ => self.statement(parse.text, parse.types),
         };
         self.forget_sequences(&statement.plan.facts, leased);
-        let taken = self.names.find(parse.name).is_some() || self.is_of_sql(parse.name);
+        let taken = self.is_taken(parse.name);
         if !parse.name.is_empty() && taken && !self.keeps_names() {
             return self.forward_duplicate(parse, leased);
         }
@@ -70,6 +70,17 @@ impl Session {
         } else {
             self.prepare(&statement, &parse, undo, leased);
         }
+    }
+
+    pub(super) fn is_taken(&self, name: &[u8]) -> bool {
+        self.names.find(name).is_some() || self.is_of_sql(name)
+    }
+
+    /// A server has prepared and described it: a client that is in no transaction may be told so at once, and it is
+    /// prepared where it is used.
+    pub(super) fn is_prepared_later(&self, name: &[u8], statement: &Statement) -> bool {
+        let forwarded = name.is_empty() && self.forwards_unnamed();
+        !forwarded && statement.description().is_some() && !runs_by_name(&statement.plan.facts)
     }
 
     /// The server has the statement whatever becomes of the segments in flight.
