@@ -3,5 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod connection;
 mod pins;
 mod state;
+mod transactions;

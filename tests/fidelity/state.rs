@@ -83,3 +83,71 @@ fn what_a_function_call_sets_follows_its_client() {
         show("SHOW work_mem"),
     ]);
 }
+
+/// What drivers say to a connection that they take back into their own pools.
+#[test]
+fn reset_strings_of_drivers() {
+    let probe = || {
+        let sql = "SELECT current_setting('work_mem'), current_setting('TimeZone'),
+            (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+            (SELECT count(*) FROM pg_cursors WHERE is_holdable), (SELECT count(*) FROM pg_listening_channels())";
+        step(frames().query(sql), "TDCZ")
+    };
+    let mut script = Vec::new();
+    for (reset, replies) in [
+        ("SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL", "TDCCCCSZ"),
+        ("DISCARD ALL", "CSZ"),
+        ("RESET ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); CLOSE ALL", "CCTDCCSZ"),
+    ] {
+        script.extend([
+            step(frames().query("SET work_mem = '7MB'; SET TimeZone = 'Asia/Tokyo'"), "CCSZ"),
+            step(frames().query("SELECT pg_advisory_lock(7)"), "TDCZ"),
+            step(frames().query("BEGIN; DECLARE h CURSOR WITH HOLD FOR SELECT 1; COMMIT"), "CCCZ"),
+            step(frames().query("LISTEN news"), "CZ"),
+            step(frames().query(reset), replies),
+            probe(),
+            step(frames().query("SELECT 1"), "TDCZ"),
+            probe(),
+        ]);
+    }
+    Arena::new().same_pinned(&script);
+}
+
+/// Reports come with each change, and only then, whichever connection it is made on.
+#[test]
+fn parameter_status_follows_every_change() {
+    Arena::new().same(&[
+        step(frames().query("SET TimeZone = 'asia/tokyo'"), "CSZ"),
+        step(frames().query("SET TimeZone = 'Asia/Tokyo'"), "CZ"),
+        step(frames().run("SET application_name = 'mine'", &[]).run("SET DateStyle = german", &[]).sync(), "12C12CSSZ"),
+        step(frames().query("SHOW TimeZone; SHOW DateStyle"), "TDCTDCZ"),
+        step(frames().query("BEGIN; SET TimeZone = 'UTC'"), "CCSZ"),
+        step(frames().query("ROLLBACK"), "CSZ"),
+        step(frames().query("SELECT set_config('IntervalStyle', 'iso_8601', false)"), "TDCSZ"),
+        step(frames().query("RESET ALL"), "CSSSSZ"),
+        step(frames().query("SELECT 1"), "TDCZ"),
+    ]);
+}
+
+/// Made where no text says so.
+#[test]
+fn temporary_objects_made_out_of_sight_stay_with_their_client() {
+    let pgweir = Pgweir::builder().cluster(cluster(), &[]).set("pool.max", 2).start();
+    let mut client = Wire::connect(pgweir.port());
+    let mut other = Wire::connect(pgweir.port());
+    for (make, read) in [
+        ("DO $$ BEGIN EXECUTE 'CREATE TE' || 'MP TABLE hidden_t AS SELECT 1 AS n'; END $$", "SELECT n FROM hidden_t"),
+        ("DO $$ BEGIN CREATE TEMP VIEW hidden_v AS SELECT 1 AS n; END $$", "SELECT n FROM hidden_v"),
+        ("DO $$ BEGIN EXECUTE 'CREATE TYPE pg_te' || 'mp.hidden_y AS (n int)'; END $$", "SELECT (ROW(1)::hidden_y).n"),
+        ("CREATE FUNCTION pg_temp.hidden_f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "SELECT pg_temp.hidden_f()"),
+    ] {
+        client.query(make);
+        for _ in 0..3 {
+            assert_eq!(client.value(read), "1", "{make}");
+            other.query("BEGIN");
+            assert_eq!(other.query(read)[0].tag, b'E', "{make}");
+            assert_eq!(client.value(read), "1", "{make}");
+            other.query("ROLLBACK");
+        }
+    }
+}
