@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::config::{Config, Diagnostic, Severity};
 
-pub use nodes::try_nodes;
+pub use nodes::{login, try_nodes};
 
 /// How the trial of one node went.
 #[derive(Debug, Clone, PartialEq, Eq)]

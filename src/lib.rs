@@ -70,6 +70,7 @@ pub mod workers;
 pub mod app;
 pub mod logging;
 pub mod check;
+pub mod explain;
 pub mod health;
 pub mod cli;
 pub mod demo;

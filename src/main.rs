@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use pgweir::cli::{CheckArgs, Cli, Command, DemoArgs, Exit, HealthArgs, LoadArgs, LogArgs};
+use pgweir::cli::{CheckArgs, Cli, Command, DemoArgs, Exit, ExplainArgs, HealthArgs, LoadArgs, LogArgs};
 use pgweir::config::{self, Config};
-use pgweir::{app, check, demo, health, load, logging};
+use pgweir::{app, check, demo, explain, health, load, logging};
 
 fn main() -> ExitCode {
     // a panic is a fault of pgweir's own, and says so to whoever supervises it
@@ -28,7 +28,7 @@ fn start() -> Exit {
         Command::Check(args) => run_check(&args),
         Command::Health(args) => run_health(&args),
         Command::Demo(args) => run_demo(&args),
-        Command::Explain(_) => not_built("explain", Exit::Usage),
+        Command::Explain(args) => run_explain(&args),
         Command::Load(args) => run_load(&args),
         Command::Top(_) => not_built("top", Exit::Usage),
         Command::Import(_) => not_built("import", Exit::Usage),
@@ -97,6 +97,26 @@ fn run_check(args: &CheckArgs) -> Exit {
         Ok(false) => Exit::Refused,
         Err(e) => {
             say(&format!("pgweir check: {e}"));
+            Exit::Fault
+        }
+    }
+}
+
+fn run_explain(args: &ExplainArgs) -> Exit {
+    let config = match Config::load(&args.config.config) {
+        Ok((config, _)) => config,
+        Err(found) => {
+            found.iter().for_each(|diagnostic| say(&diagnostic.to_string()));
+            return Exit::Refused;
+        }
+    };
+    match explain::explain(&config, &args.sql, args.json, &mut std::io::stdout().lock()) {
+        Ok(faults) => {
+            faults.iter().for_each(|fault| say(fault));
+            Exit::Done
+        }
+        Err(e) => {
+            say(&format!("pgweir explain: {e}"));
             Exit::Fault
         }
     }

@@ -5,7 +5,7 @@
 use std::fmt::{Display, Write};
 use std::time::Instant;
 
-use super::rows::{NodeRow, PoolRow, role_name};
+use super::rows::{DefinitionsRow, NodeRow, PoolRow, role_name};
 use super::{Admin, documents};
 use crate::stats::counters::Totals;
 use crate::stats::latency::{BOUNDS, Latency};
@@ -119,6 +119,8 @@ pub fn exposition(admin: &Admin, format: Format, now: Instant) -> String {
     databases(&mut page, admin, now);
     pools(&mut page, &(admin.sources.pools)());
     nodes(&mut page, &(admin.sources.nodes)());
+    routes(&mut page, &(admin.sources.routed)());
+    definitions(&mut page, &(admin.sources.definitions)());
     statements(&mut page, admin);
     if format == Format::OpenMetrics {
         page.out.push_str("# EOF\n");
@@ -254,6 +256,41 @@ fn nodes(page: &mut Exposition, nodes: &[NodeRow]) {
             if let Some(value) = value(node) {
                 let labels = [("database", &*node.database), ("node", &*node.name), ("role", role_name(node.role))];
                 page.sample(&labels, value);
+            }
+        }
+    }
+}
+
+fn routes(page: &mut Exposition, routed: &[(String, &'static str, u64)]) {
+    page.family(Kind::Counter, "pgweir_routed", "Batches by the reason for the node that they went to.");
+    for (database, reason, count) in routed {
+        page.sample(&[("database", database), ("reason", reason)], count);
+    }
+}
+
+fn definitions(page: &mut Exposition, rows: &[DefinitionsRow]) {
+    type Value = fn(&DefinitionsRow) -> Option<f64>;
+    const FAMILIES: &[(Kind, &str, &str, Value)] = &[
+        (Kind::Counter, "pgweir_catalog_refreshes", "Readings of a database's definitions.", |r| {
+            Some(r.refreshes as f64)
+        }),
+        (Kind::Counter, "pgweir_catalog_failures", "Failed attempts to read or to check them.", |r| {
+            Some(r.failures as f64)
+        }),
+        (Kind::Gauge, "pgweir_catalog_refresh_seconds", "Time of the last reading.", |r| {
+            Some(r.duration.as_secs_f64())
+        }),
+        (Kind::Gauge, "pgweir_catalog_entries", "Objects known.", |r| Some(r.entries as f64)),
+        (Kind::Gauge, "pgweir_catalog_bytes", "What the server sent of them.", |r| Some(r.bytes as f64)),
+        (Kind::Gauge, "pgweir_catalog_age_seconds", "Since they were last known to hold.", |r| {
+            r.age.map(|age| age.as_secs_f64())
+        }),
+    ];
+    for (kind, name, help, value) in FAMILIES {
+        page.family(*kind, name, help);
+        for row in rows {
+            if let Some(value) = value(row) {
+                page.sample(&[("database", &*row.database)], value);
             }
         }
     }

@@ -28,13 +28,16 @@ use crate::stats::Stats;
 use command::{Command, CommandError};
 use documents::StatsDocument;
 use history::History;
-use rows::{ConfigRow, DatabaseRow, Lists, NodeRow, PoolRow, SocketRow, State, UserRow};
+use rows::{ConfigRow, DatabaseRow, DefinitionsRow, Lists, NodeRow, PoolRow, SocketRow, State, UserRow};
 
 /// Hands out rows, as they are at the moment of asking.
 pub type Source<T> = Box<dyn Fn() -> T + Send + Sync>;
 
 /// What a command comes to: its CommandComplete tag.
 pub type CommandResult = Pin<Box<dyn Future<Output = Result<String, CommandError>> + Send>>;
+
+/// Lines about a statement.
+pub type ExplainRoute = Box<dyn Fn(&str) -> Result<Vec<String>, CommandError> + Send + Sync>;
 
 /// Where rows come from and commands go to.
 pub struct Sources {
@@ -45,13 +48,15 @@ pub struct Sources {
     pub nodes: Source<Vec<NodeRow>>,
     pub users: Source<Vec<UserRow>>,
     pub lists: Source<Lists>,
+    pub definitions: Source<Vec<DefinitionsRow>>,
+    /// Database, reason, how many batches.
+    pub routed: Source<Vec<(String, &'static str, u64)>>,
     pub config: Source<Vec<ConfigRow>>,
     pub state: Source<State>,
     /// Listening, and some node can serve each database; else the reason.
     pub ready: Source<Result<(), String>>,
     /// Lines that explain where a statement would run and why.
-    #[allow(clippy::type_complexity, reason = "named once")]
-    pub explain_route: Box<dyn Fn(&str) -> Result<Vec<String>, CommandError> + Send + Sync>,
+    pub explain_route: ExplainRoute,
     /// Commands may take long (PAUSE waits for transactions to end), hence the future.
     pub command: Box<dyn Fn(Command) -> CommandResult + Send + Sync>,
 }
@@ -67,6 +72,8 @@ impl Sources {
             nodes: Box::new(Vec::new),
             users: Box::new(Vec::new),
             lists: Box::new(Lists::default),
+            definitions: Box::new(Vec::new),
+            routed: Box::new(Vec::new),
             config: Box::new(Vec::new),
             state: Box::new(State::default),
             ready: Box::new(|| Err("starting".into())),

@@ -221,6 +221,20 @@ pub struct UserRow {
     pub current_client_connections: u32,
 }
 
+/// What the reading of a database's definitions has cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefinitionsRow {
+    pub database: String,
+    pub refreshes: u64,
+    pub failures: u64,
+    /// Of the last reading.
+    pub duration: Duration,
+    pub entries: usize,
+    pub bytes: usize,
+    /// Since they were last known to hold; `None`: there are none.
+    pub age: Option<Duration>,
+}
+
 /// How many of each there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lists {

@@ -9,10 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
 use super::{Order, commands};
-use crate::admin::Sources;
 use crate::admin::rows::{
-    ConfigRow, DatabaseRow, Lists, NodeRow, NodeStatus, PoolRow, Side, SocketRow, State, UserRow,
+    ConfigRow, DatabaseRow, DefinitionsRow, Lists, NodeRow, NodeStatus, PoolRow, Side, SocketRow, State, UserRow,
 };
+use crate::admin::{ExplainRoute, Sources};
+use crate::catalog::path::Setting;
 use crate::cluster::node::{Node, Role};
 use crate::config::{NodeRole, PoolMode};
 use crate::frontend::client::{Activity, Client};
@@ -20,6 +21,7 @@ use crate::frontend::database::Database;
 use crate::frontend::proxy::Proxy;
 use crate::net::Peer;
 use crate::pool::checkout::Pool;
+use crate::route::explain;
 use crate::session::pins::Pins;
 
 pub(super) fn sources(proxy: &Arc<Proxy>, orders: mpsc::UnboundedSender<Order>) -> Sources {
@@ -36,8 +38,56 @@ pub(super) fn sources(proxy: &Arc<Proxy>, orders: mpsc::UnboundedSender<Order>) 
         state: of(proxy, |_| State::Active),
         ready: of(proxy, Proxy::ready),
         command: commands::commands(proxy, orders),
+        explain_route: explain_route(proxy),
+        definitions: of(proxy, definitions),
+        routed: of(proxy, routed),
         ..Sources::none()
     }
+}
+
+/// Of each database, as its first user has it.
+fn explain_route(proxy: &Arc<Proxy>) -> ExplainRoute {
+    let proxy = proxy.clone();
+    Box::new(move |sql| {
+        let databases = all(&proxy);
+        let user = proxy.config.load().users.first().map(|user| user.name.clone()).unwrap_or_default();
+        let several = databases.len() > 1;
+        let mut lines = Vec::new();
+        for database in databases {
+            if several {
+                lines.push(format!("database: {}", database.name));
+            }
+            let catalog = database.cluster.definitions.snapshot();
+            let scope = catalog.map(|catalog| catalog.scope(&Setting::Inherited, &user, &user));
+            lines.extend(explain::explain(sql, scope.as_ref()).lines());
+        }
+        Ok(lines)
+    })
+}
+
+fn definitions(proxy: &Proxy) -> Vec<DefinitionsRow> {
+    let row = |database: Arc<Database>| {
+        let figures = database.cluster.definitions.figures();
+        DefinitionsRow {
+            database: database.name.to_string(),
+            refreshes: figures.refreshes,
+            failures: figures.failures,
+            duration: figures.duration,
+            entries: figures.size.entries,
+            bytes: figures.size.bytes,
+            age: figures.verified.map(|at| at.elapsed()),
+        }
+    };
+    all(proxy).into_iter().map(row).collect()
+}
+
+/// Batches by the reason of their node: database, reason, how many.
+fn routed(proxy: &Proxy) -> Vec<(String, &'static str, u64)> {
+    let of = |database: Arc<Database>| {
+        let counts = database.tally.counts();
+        counts.into_iter().map(move |(reason, count)| (database.name.to_string(), reason, count))
+    };
+    all(proxy).into_iter().flat_map(of).collect()
 }
 
 fn of<T: 'static>(proxy: &Arc<Proxy>, rows: fn(&Proxy) -> T) -> Box<dyn Fn() -> T + Send + Sync> {

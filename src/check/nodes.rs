@@ -40,7 +40,7 @@ pub fn try_nodes(config: &Config) -> std::io::Result<Vec<NodeTrial>> {
 }
 
 /// The first user whose password is known; else the first, who at least shows that the server answers.
-fn login(config: &Config, database: &Database) -> Result<Login, String> {
+pub fn login(config: &Config, database: &Database) -> Result<Login, String> {
     let credentials = |user: &crate::config::User| match user.password.as_ref().map(|p| Secret::parse(&p.0)) {
         Some(Ok(Secret::Plain(password))) => Some(Credentials::Plain(password)),
         Some(Ok(Secret::Md5(hash))) => Some(Credentials::Md5(hash)),

@@ -13,6 +13,7 @@ use crate::net::tls::{Connector, TlsError};
 use crate::notify::hub::{Hub, Reach};
 use crate::pool::checkout::Pool;
 use crate::pool::registry::Pools;
+use crate::route::decide::Tally;
 use crate::route::plan::Plans;
 use crate::session::parameters::Settings;
 use crate::session::prepared::Registry;
@@ -41,6 +42,7 @@ pub struct Database {
     pub plans: Plans,
     pub statements: Registry,
     pub counters: Arc<stats::counters::Database>,
+    pub tally: Tally,
     /// By user, since roles may have settings of their own, and by what the startup packet sets; with the time.
     statuses: Cache<(Arc<str>, Settings), (Instant, Statuses)>,
 }
@@ -76,6 +78,7 @@ impl Database {
             plans: Plans::new(name.clone(), stats.clone()),
             statements: Registry::default(),
             counters,
+            tally: Tally::default(),
             statuses: Cache::new(STATUSES_KEPT),
             name,
             tls,

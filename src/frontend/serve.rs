@@ -248,6 +248,7 @@ impl Session {
     }
 
     fn send(&mut self, batch: Batch, leased: Leased) {
+        self.database.tally.count(leased.why);
         self.request.why = leased.why;
         // Behind the whole of it something may be on its way already, which then need not wait.
         let relies = batch.end == self.inbox.len() && (batch.parses || self.names.has_unproven());

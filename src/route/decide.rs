@@ -1,5 +1,7 @@
 //! Facts and the session's situation to a decision: the primary with its reason, or any replica that is fresh enough.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::config::PrimaryReads;
 use crate::sql::{Reason, RouteHint};
 
@@ -48,6 +50,44 @@ impl Why {
             Why::PrimaryTurn => "primary_turn",
             Why::Retry => "retry",
         }
+    }
+}
+
+/// Reasons besides the statement's own.
+const OTHERS: [Why; 11] = [
+    Why::Read,
+    Why::InTransaction,
+    Why::Pinned,
+    Why::Hint,
+    Why::SessionMode,
+    Why::Serializable,
+    Why::OpenPipeline,
+    Why::Freshness,
+    Why::NoReplica,
+    Why::PrimaryTurn,
+    Why::Retry,
+];
+
+const REASONS: usize = Reason::ALL.len() + OTHERS.len();
+
+/// How often each reason has decided.
+#[derive(Debug, Default)]
+pub struct Tally([AtomicU64; REASONS]);
+
+impl Tally {
+    pub fn count(&self, why: Why) {
+        let at = match why {
+            Why::Statement(reason) => reason as usize,
+            other => OTHERS.iter().position(|known| *known == other).map_or(0, |at| Reason::ALL.len() + at),
+        };
+        self.0[at].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Every reason that has decided anything.
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        let reasons = Reason::ALL.iter().map(|reason| reason.as_str()).chain(OTHERS.iter().map(|why| why.as_str()));
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        reasons.zip(counts).filter(|(_, count)| *count > 0).collect()
     }
 }
 
@@ -130,6 +170,18 @@ mod tests {
         assert_eq!(decide_one(None, Some(RouteHint::Replica), Some(RouteHint::Primary)), Target::Replica);
         let write = Target::Primary(Why::Statement(Reason::Write));
         assert_eq!(decide_one(Some(Reason::Write), Some(RouteHint::Replica), None), write);
+    }
+
+    #[test]
+    fn each_reason_is_counted_for_itself() {
+        let tally = Tally::default();
+        let all = Reason::ALL.into_iter().map(Why::Statement).chain(OTHERS);
+        for why in all.clone() {
+            tally.count(why);
+        }
+        let counts = tally.counts();
+        assert_eq!(counts.len(), all.clone().count());
+        assert!(counts.iter().zip(all).all(|((name, count), why)| *name == why.as_str() && *count == 1));
     }
 
     #[test]

@@ -2,4 +2,5 @@
 
 pub mod balance;
 pub mod decide;
+pub mod explain;
 pub mod plan;

@@ -84,8 +84,7 @@ impl Plan {
     pub fn verdict(&self, scope: Option<&Scope>) -> Verdict {
         let facts = &*self.facts;
         let unknown = facts.effects.contains(&Effect::Unknown);
-        let open = matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator));
-        if !open || (unknown && !facts.unknown_by_name) {
+        if !is_open(facts) {
             return Verdict { primary: facts.primary, opaque: unknown };
         }
         if self.is_refuted(scope) {
@@ -93,10 +92,7 @@ impl Plan {
         }
         match scope {
             Some(scope) => self.learned.verdict(scope, facts),
-            None if names_objects(facts) => {
-                Verdict { primary: facts.primary.or(Some(Reason::Catalog)), opaque: unknown }
-            }
-            None => Verdict { primary: facts.primary, opaque: unknown },
+            None => Verdict { primary: without_catalog(facts), opaque: unknown },
         }
     }
 
@@ -141,6 +137,17 @@ fn decoded(code: u8) -> Verdict {
     let at = usize::from(code & !OPAQUE_BIT);
     let primary = at.checked_sub(1).and_then(|at| Reason::ALL.get(at)).copied();
     Verdict { primary, opaque: code & OPAQUE_BIT != 0 }
+}
+
+/// The text leaves it to the catalog.
+pub(super) fn is_open(facts: &Facts) -> bool {
+    matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator))
+        && (facts.unknown_by_name || !facts.effects.contains(&Effect::Unknown))
+}
+
+/// Why a statement that the text leaves to the catalog runs on the primary while there is none.
+pub(super) fn without_catalog(facts: &Facts) -> Option<Reason> {
+    facts.primary.or_else(|| names_objects(facts).then_some(Reason::Catalog))
 }
 
 /// It names something that users can make. What it may mean otherwise, by operators alone, waits for a snapshot.

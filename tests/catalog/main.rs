@@ -124,3 +124,69 @@ fn definitions_that_change_here_count_at_once() {
         }
     });
 }
+
+/// The command line and the console tell the decision, and the way to what decides.
+#[test]
+fn decisions_are_explained() {
+    let pgweir = Pgweir::builder().cluster(cluster(), &[1]).operator().start();
+    let explain = |arguments: &[&str]| {
+        let config = pgweir.config_path();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_pgweir"))
+            .args(["explain", "--config", config.to_str().unwrap()])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (sql, node, reason, via) in [
+        ("SELECT f_stable()", "replica", "read", ""),
+        ("SELECT 1 FROM v_unlogged", "primary", "unlogged", "relation public.v_unlogged -> relation public.u_table"),
+        (
+            "SELECT f_deep_1()",
+            "primary",
+            "lock",
+            "function public.f_deep_1 -> function public.f_deep_2 -> function public.f_lies_lock",
+        ),
+        (
+            "SELECT line FROM v_foreign",
+            "primary",
+            "foreign_table",
+            "relation public.v_foreign -> relation public.f_table",
+        ),
+        ("SELECT * FROM v_next", "primary", "sequence", "relation public.v_next -> nextval"),
+        ("INSERT INTO plain VALUES (3)", "primary", "write", ""),
+    ] {
+        let mut expected = vec![format!("node: {node}"), format!("reason: {reason}"), "cached: no".to_owned()];
+        if !via.is_empty() {
+            expected.push(format!("via: {via}"));
+        }
+        let command = explain(&[sql]);
+        let console = pgweir.console(&format!("EXPLAIN ROUTE {sql}")).column("ROUTE").join("\n");
+        for line in expected {
+            assert!(command.lines().any(|told| told == line), "{line} in {command}");
+            assert!(console.lines().any(|told| told == line), "{line} in {console}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&explain(&["--json", sql])).unwrap();
+        assert_eq!((json["node"].as_str(), json["reason"].as_str()), (Some(node), Some(reason)), "{json}");
+    }
+}
+
+#[test]
+fn cost_and_reasons_are_metrics() {
+    let pgweir = pgweir();
+    pgweir.psql("SELECT f_stable()");
+    pgweir.psql("SELECT f_volatile()");
+    let (_, page) = pgweir.get("/metrics");
+    let value = |start: &str| -> f64 {
+        let line = page.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start} in {page}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert_eq!(value("pgweir_routed_total{database=\"app\",reason=\"read\"}"), 1.0);
+    assert_eq!(value("pgweir_routed_total{database=\"app\",reason=\"unknown_function\"}"), 1.0);
+    assert!(value("pgweir_catalog_refreshes_total{database=\"app\"}") >= 1.0);
+    assert!(value("pgweir_catalog_entries{database=\"app\"}") > 100.0);
+    assert!(value("pgweir_catalog_bytes{database=\"app\"}") > 10_000.0);
+    assert!(value("pgweir_catalog_refresh_seconds{database=\"app\"}") > 0.0);
+    assert!(value("pgweir_catalog_age_seconds{database=\"app\"}") >= 0.0);
+}

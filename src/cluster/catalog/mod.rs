@@ -124,10 +124,17 @@ impl Definitions {
     }
 }
 
+/// Reads the definitions of a cluster's database once.
+///
+/// # Errors
+/// No node can be asked, or its answer not be understood.
+pub async fn read_once(cluster: &Cluster, prober: Prober) -> Result<(), String> {
+    Reader::new(prober).round(cluster).await
+}
+
 /// Keeps the definitions of a cluster's database until it is gone.
 pub async fn follow(cluster: Weak<Cluster>, prober: Prober) {
-    let mut reader =
-        Reader { prober, connection: None, moment: None, digest: None, generation: 0, check: Duration::ZERO };
+    let mut reader = Reader::new(prober);
     while let Some(found) = cluster.upgrade() {
         let outcome = reader.round(&found).await;
         if outcome.is_err() {
@@ -164,6 +171,10 @@ struct Reader {
 }
 
 impl Reader {
+    fn new(prober: Prober) -> Reader {
+        Reader { prober, connection: None, moment: None, digest: None, generation: 0, check: Duration::ZERO }
+    }
+
     fn forget(&mut self) {
         (self.connection, self.moment, self.digest) = (None, None, None);
     }

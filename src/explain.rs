@@ -1,0 +1,78 @@
+//! `pgweir explain`: where a statement would run, and why, by the configuration's databases.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::catalog::path::Setting;
+use crate::check;
+use crate::cluster::Cluster;
+use crate::cluster::catalog;
+use crate::cluster::probe::Prober;
+use crate::config::{Config, Database};
+use crate::net::Connector;
+use crate::route::explain::{self, Explanation};
+
+/// Explains the statement in each database, as the configuration's first user would have it run. What could not be asked
+/// is returned, a line each; the text alone is explained then.
+///
+/// # Errors
+/// `out` does not take it, or the system gives no runtime.
+pub fn explain(config: &Config, sql: &str, json: bool, out: &mut dyn Write) -> io::Result<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut told, mut faults) = (Vec::new(), Vec::new());
+    for database in &config.databases {
+        let (explanation, fault) = runtime.block_on(one(config, database, sql));
+        faults
+            .extend(fault.map(|why| format!("database \"{}\": the definitions cannot be read: {why}", database.name)));
+        told.push((database.name.as_str(), explanation));
+    }
+    if json {
+        let all: Vec<Value> = told.iter().map(|(database, explanation)| document(database, explanation)).collect();
+        let document = if let [one] = all.as_slice() { one.clone() } else { Value::Array(all) };
+        writeln!(out, "{document:#}")?;
+        return Ok(faults);
+    }
+    for (database, explanation) in &told {
+        writeln!(out, "database: {database}")?;
+        for line in explanation.lines() {
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(faults)
+}
+
+async fn one(config: &Config, database: &Database, sql: &str) -> (Explanation, Option<String>) {
+    let cluster = Cluster::new(database.name.as_str().into(), &database.nodes, &config.routing, Instant::now());
+    match read(config, database, &cluster).await {
+        Ok(user) => {
+            let catalog = cluster.definitions.snapshot();
+            let scope = catalog.map(|catalog| catalog.scope(&Setting::Inherited, &user, &user));
+            (explain::explain(sql, scope.as_ref()), None)
+        }
+        Err(why) => (explain::explain(sql, None), Some(why)),
+    }
+}
+
+/// Reads the definitions; as whom.
+async fn read(config: &Config, database: &Database, cluster: &Cluster) -> Result<String, String> {
+    let login = check::login(config, database)?;
+    let user = login.user.to_string();
+    let tls = Connector::new(database.tls, database.ca.as_deref()).map_err(|e| e.to_string())?;
+    let prober = Prober { login, tls, timeout: database.pool.connection_timeout };
+    catalog::read_once(cluster, prober).await?;
+    Ok(user)
+}
+
+fn document(database: &str, explanation: &Explanation) -> Value {
+    json!({
+        "database": database,
+        "node": explanation.node(),
+        "reason": explanation.reason(),
+        "cached": false,
+        "fingerprint": explanation.fingerprint.to_string(),
+        "via": explanation.via,
+        "definitions": explanation.known,
+    })
+}
