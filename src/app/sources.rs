@@ -41,7 +41,6 @@ pub(super) fn sources(proxy: &Arc<Proxy>, orders: mpsc::UnboundedSender<Order>) 
         explain_route: explain_route(proxy),
         definitions: of(proxy, definitions),
         routed: of(proxy, routed),
-        ..Sources::none()
     }
 }
 
