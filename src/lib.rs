@@ -51,6 +51,7 @@ pub mod stats;
 pub mod catalog;
 pub mod route;
 pub mod session;
+pub mod cache;
 
 // L2 sockets
 pub mod net;

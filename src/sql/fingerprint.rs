@@ -64,23 +64,27 @@ fn decides(token: Token, text: &[u8]) -> bool {
 /// Longest text that Postgres reads as a date or time (`MAXDATELEN` in `src/include/utils/datetime.h`).
 const DATE_LENGTH: usize = 128;
 
-/// True where a constant may mean another moment each time it is read (`'now'`, `'tomorrow 12:00'`): also to be
-/// asked of a text parameter before its result is kept. Takes quotes and escapes as they come; errs towards true.
+/// True where a constant may mean another moment each time it is read (`'now'`, `'tomorrow 12:00'`). Takes quotes and
+/// escapes as they come; errs towards true.
 pub fn date_word(value: &[u8]) -> bool {
     if value.len() > DATE_LENGTH {
         return false;
     }
     // escapes and continuation lines could spell a word in pieces
-    if value.contains(&b'\\') || (value.contains(&b'\n') || value.contains(&b'\r')) {
-        return true;
-    }
-    value.windows(3).enumerate().any(|(at, start)| match [start[0] | 0x20, start[1] | 0x20, start[2] | 0x20] {
-        [b'n', b'o', b'w'] => true,
-        [b't', b'o', b'd'] => starts(value, at, b"today"),
-        [b't', b'o', b'm'] => starts(value, at, b"tomorrow"),
-        [b'y', b'e', b's'] => starts(value, at, b"yesterday"),
-        _ => false,
-    })
+    let pieces = value.contains(&b'\\') || value.contains(&b'\n') || value.contains(&b'\r');
+    pieces || names_moment(value)
+}
+
+/// The same of a value that stands for itself, as a bound one does.
+pub fn names_moment(value: &[u8]) -> bool {
+    value.len() <= DATE_LENGTH
+        && value.windows(3).enumerate().any(|(at, start)| match [start[0] | 0x20, start[1] | 0x20, start[2] | 0x20] {
+            [b'n', b'o', b'w'] => true,
+            [b't', b'o', b'd'] => starts(value, at, b"today"),
+            [b't', b'o', b'm'] => starts(value, at, b"tomorrow"),
+            [b'y', b'e', b's'] => starts(value, at, b"yesterday"),
+            _ => false,
+        })
 }
 
 fn starts(value: &[u8], at: usize, word: &[u8]) -> bool {

@@ -1,0 +1,524 @@
+//! The process's cache: what is kept, what runs, what has changed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::cache::admit::{REFUSALS, Refusal};
+use crate::cache::changes::{Change, Changes, Mark, Reads};
+use crate::cache::entry::{Entry, Needs};
+use crate::cache::flight::Flight;
+use crate::cache::store::{Store, Stored};
+
+/// A database that has a place in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DatabaseId(pub u32);
+
+/// `[cache]`'s bounds: entries, bytes of all, bytes of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub max_entries: usize,
+    pub max_bytes: u64,
+    pub max_entry_bytes: u64,
+}
+
+/// A read that asks for its result.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    pub database: DatabaseId,
+    pub key: &'a [u8],
+    pub needs: Needs,
+    /// Which descriptions the reply will have if it runs.
+    pub brings: Needs,
+    pub reads: Reads,
+    pub ttl: Duration,
+}
+
+/// What the cache has for a read.
+#[derive(Debug)]
+pub enum Asked {
+    Hit(Arc<Entry>),
+    /// The same read runs already.
+    Wait(Arc<Flight>),
+    /// It is to run, and to bring its result.
+    Fill(Fill),
+    /// The database's cache is closed.
+    Closed,
+}
+
+/// By what entries were invalidated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invalidation {
+    /// A write that passed through.
+    Write,
+    /// Definitions have changed.
+    Definitions,
+    /// The change stream.
+    Stream,
+    /// EVICT CACHE.
+    Command,
+    /// The cache was closed, its change stream broken for one.
+    Closed,
+}
+
+/// All of them, in the order of SHOW CACHE.
+pub const INVALIDATIONS: [(Invalidation, &str); 5] = [
+    (Invalidation::Write, "write"),
+    (Invalidation::Definitions, "definitions"),
+    (Invalidation::Stream, "stream"),
+    (Invalidation::Command, "command"),
+    (Invalidation::Closed, "closed"),
+];
+
+/// What has been counted since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub entries: u64,
+    /// With all overhead.
+    pub bytes: u64,
+    pub hits: u64,
+    pub misses: u64,
+    /// Answered by the run of another.
+    pub shared: u64,
+    pub stored: u64,
+    pub evicted: u64,
+    pub expired: u64,
+    /// Entries, in the order of [`INVALIDATIONS`].
+    pub invalidated: [u64; INVALIDATIONS.len()],
+    /// In the order of [`REFUSALS`].
+    pub refused: [u64; REFUSALS.len()],
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    shared: AtomicU64,
+    stored: AtomicU64,
+    invalidated: [AtomicU64; INVALIDATIONS.len()],
+    refused: [AtomicU64; REFUSALS.len()],
+}
+
+/// The cache of the whole process, its bounds being those of the process. One short lock.
+#[derive(Debug)]
+pub struct Results {
+    inner: Mutex<Inner>,
+    counters: Counters,
+    max_entry_bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    /// By their id.
+    databases: Vec<Standing>,
+    flights: HashMap<Arc<[u8]>, Arc<Flight>>,
+    /// Of the last change.
+    number: u64,
+}
+
+#[derive(Debug)]
+struct Standing {
+    changes: Changes,
+    open: bool,
+}
+
+impl Results {
+    pub fn new(limits: Limits) -> Results {
+        Results {
+            inner: Mutex::new(Inner {
+                store: Store::new(limits.max_entries, limits.max_bytes),
+                databases: Vec::new(),
+                flights: HashMap::new(),
+                number: 0,
+            }),
+            counters: Counters::default(),
+            max_entry_bytes: AtomicU64::new(limits.max_entry_bytes),
+        }
+    }
+
+    /// Takes over reloaded bounds; what exceeds them goes.
+    pub fn set_limits(&self, limits: Limits) {
+        self.max_entry_bytes.store(limits.max_entry_bytes, Ordering::Relaxed);
+        self.inner.lock().store.set_bounds(limits.max_entries, limits.max_bytes);
+    }
+
+    /// Bytes of the largest result that is kept.
+    pub fn max_entry_bytes(&self) -> usize {
+        usize::try_from(self.max_entry_bytes.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    /// A place for one more database; closed at first.
+    pub fn add_database(&self, now: Instant) -> DatabaseId {
+        let mut inner = self.inner.lock();
+        let id = DatabaseId(inner.databases.len() as u32);
+        let mark = inner.mark(now);
+        inner.databases.push(Standing { changes: Changes::new(mark), open: false });
+        id
+    }
+
+    /// From now on, each change in this database becomes known.
+    pub fn open(&self, database: DatabaseId, now: Instant) {
+        let mut inner = self.inner.lock();
+        let mark = inner.mark(now);
+        if let Some(standing) = inner.databases.get_mut(database.0 as usize) {
+            standing.changes.note(Change::All, mark);
+            standing.open = true;
+        }
+    }
+
+    /// Changes may go unseen: nothing is answered, and nothing kept that was asked for before.
+    pub fn close(&self, database: DatabaseId, now: Instant) {
+        self.change(database, Change::All, Invalidation::Closed, now);
+        if let Some(standing) = self.inner.lock().databases.get_mut(database.0 as usize) {
+            standing.open = false;
+        }
+    }
+
+    /// The answer for a read, or what is to be done for one. Who is to fill is the only one until that is dropped.
+    pub fn ask(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Asked {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let Some(standing) = inner.databases.get(wanted.database.0 as usize).filter(|standing| standing.open) else {
+            return Asked::Closed;
+        };
+        if let Some(entry) = inner.store.find(wanted.key, now).filter(|entry| entry.has(wanted.needs)) {
+            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+            return Asked::Hit(entry);
+        }
+        let last = standing.changes.last(&wanted.reads);
+        let flight = inner.flights.get(wanted.key).filter(|flight| flight.began.number >= last.number);
+        if let Some(flight) = flight.filter(|flight| flight.will_have(wanted.needs)) {
+            return Asked::Wait(flight.clone());
+        }
+        self.counters.misses.fetch_add(1, Ordering::Relaxed);
+        let began = Mark { number: inner.number, at: now };
+        let flight = Arc::new(Flight::new(began, wanted.brings));
+        let key: Arc<[u8]> = wanted.key.into();
+        inner.flights.insert(key.clone(), flight.clone());
+        Asked::Fill(Fill {
+            results: self.clone(),
+            flight,
+            key,
+            database: wanted.database,
+            reads: wanted.reads.clone(),
+            ttl: wanted.ttl,
+            changed: last.at,
+        })
+    }
+
+    /// A read has been answered by the run of another.
+    pub fn note_shared(&self) {
+        self.counters.shared.fetch_add(1, Ordering::Relaxed);
+        self.counters.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn note_refusal(&self, why: Refusal) {
+        self.counters.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something has changed. To be called once the change is committed, and before anyone is told of it.
+    pub fn change(&self, database: DatabaseId, change: Change<'_>, by: Invalidation, now: Instant) {
+        let mut inner = self.inner.lock();
+        let mark = inner.mark(now);
+        let Some(standing) = inner.databases.get_mut(database.0 as usize) else { return };
+        standing.changes.note(change, mark);
+        let gone = inner.store.purge(database, change);
+        drop(inner);
+        self.counters.invalidated[by as usize].fetch_add(gone as u64, Ordering::Relaxed);
+    }
+
+    /// Gives memory back, down to so many bytes.
+    pub fn shrink_to(&self, bytes: u64) {
+        self.inner.lock().store.shrink_to(bytes);
+    }
+
+    pub fn counts(&self) -> Counts {
+        let inner = self.inner.lock();
+        let (entries, bytes, gone) = (inner.store.len() as u64, inner.store.bytes(), inner.store.gone);
+        drop(inner);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            entries,
+            bytes,
+            hits: load(&self.counters.hits),
+            misses: load(&self.counters.misses),
+            shared: load(&self.counters.shared),
+            stored: load(&self.counters.stored),
+            evicted: gone.evicted,
+            expired: gone.expired,
+            invalidated: self.counters.invalidated.each_ref().map(load),
+            refused: self.counters.refused.each_ref().map(load),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        self.inner.lock().store.check();
+    }
+}
+
+impl Inner {
+    /// The next change's number.
+    fn mark(&mut self, at: Instant) -> Mark {
+        self.number += 1;
+        Mark { number: self.number, at }
+    }
+}
+
+/// A read that runs, for the cache and for those that wait. Dropped without a result, they go on for themselves.
+#[derive(Debug)]
+pub struct Fill {
+    results: Arc<Results>,
+    flight: Arc<Flight>,
+    key: Arc<[u8]>,
+    database: DatabaseId,
+    reads: Reads,
+    ttl: Duration,
+    changed: Instant,
+}
+
+impl Fill {
+    /// When what it reads last changed: a replica's answer is of use only if it has replayed all up to then.
+    pub fn changed(&self) -> Instant {
+        self.changed
+    }
+
+    /// The result has come. It is given to those that wait, and kept unless something that it reads has changed since
+    /// it began.
+    ///
+    /// # Errors
+    /// Why it is not kept.
+    pub fn land(self, entry: Entry) -> Result<(), Refusal> {
+        let mut inner = self.results.inner.lock();
+        let inner = &mut *inner;
+        if entry.len() as u64 > self.results.max_entry_bytes.load(Ordering::Relaxed) {
+            return Err(Refusal::TooLarge);
+        }
+        let began = self.flight.began;
+        let standing = inner.databases.get(self.database.0 as usize).filter(|standing| standing.open);
+        // Whoever waits asked before that change was known.
+        let kept = standing.is_some_and(|standing| standing.changes.last(&self.reads).number <= began.number);
+        let before = if kept { inner.store.peek(&self.key) } else { None };
+        let entry = Arc::new(match before {
+            Some(before) => entry.completed_by(&before),
+            None => entry,
+        });
+        self.flight.end(Some(entry.clone()));
+        if !kept {
+            return Err(Refusal::Changed);
+        }
+        let stored = Stored {
+            key: self.key.clone(),
+            entry,
+            database: self.database,
+            reads: self.reads.clone(),
+            // It is as old as the snapshot that it was read with.
+            expires: began.at + self.ttl,
+        };
+        if !inner.store.insert(stored) {
+            return Err(Refusal::TooLarge);
+        }
+        self.results.counters.stored.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.flight.end(None);
+        let mut inner = self.results.inner.lock();
+        // Behind a change, another has taken its place.
+        if inner.flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            inner.flights.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::cache::changes::Table;
+
+    fn results() -> (Arc<Results>, DatabaseId) {
+        let limits = Limits { max_entries: 10, max_bytes: 1 << 20, max_entry_bytes: 1 << 10 };
+        let results = Arc::new(Results::new(limits));
+        let database = results.add_database(Instant::now());
+        results.open(database, Instant::now());
+        (results, database)
+    }
+
+    fn wanted(database: DatabaseId, key: &[u8]) -> Wanted<'_> {
+        Wanted {
+            database,
+            key,
+            needs: Needs::default(),
+            brings: Needs::default(),
+            reads: Reads::Tables([Table(7)].into()),
+            ttl: Duration::from_secs(10),
+        }
+    }
+
+    fn fill(results: &Arc<Results>, wanted: &Wanted<'_>) -> Fill {
+        match results.ask(wanted, Instant::now()) {
+            Asked::Fill(fill) => fill,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn wait(results: &Arc<Results>, wanted: &Wanted<'_>) -> Arc<Flight> {
+        match results.ask(wanted, Instant::now()) {
+            Asked::Wait(flight) => flight,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn entry(n: u8) -> Entry {
+        Entry::new(&[], &[], &[n], 0)
+    }
+
+    fn came(flight: &Flight) -> Poll<Option<Arc<Entry>>> {
+        flight.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn hit(results: &Arc<Results>, wanted: &Wanted<'_>) -> Option<Arc<Entry>> {
+        match results.ask(wanted, Instant::now()) {
+            Asked::Hit(entry) => Some(entry),
+            _ => None,
+        }
+    }
+
+    const T: &[Table] = &[Table(7)];
+
+    #[test]
+    fn a_read_that_straddles_a_change_is_not_kept() {
+        let (results, database) = results();
+        let wanted = wanted(database, b"a");
+        let straddling = fill(&results, &wanted);
+        results.change(database, Change::Tables(T), Invalidation::Write, Instant::now());
+        assert_eq!(straddling.land(entry(1)), Err(Refusal::Changed));
+        assert_eq!(hit(&results, &wanted), None);
+        fill(&results, &wanted).land(entry(2)).unwrap();
+        assert_eq!(hit(&results, &wanted).as_deref(), Some(&entry(2)));
+        results.change(database, Change::Tables(&[Table(8)]), Invalidation::Write, Instant::now());
+        assert!(hit(&results, &wanted).is_some());
+        results.change(database, Change::All, Invalidation::Definitions, Instant::now());
+        assert_eq!(hit(&results, &wanted), None);
+        let counts = results.counts();
+        assert_eq!((counts.hits, counts.stored, counts.invalidated[..2].to_vec()), (2, 1, vec![0, 1]));
+    }
+
+    #[test]
+    fn one_runs_and_the_others_wait_for_it() {
+        let (results, database) = results();
+        let wanted = wanted(database, b"a");
+        let first = fill(&results, &wanted);
+        let (second, third) = (wait(&results, &wanted), wait(&results, &wanted));
+        assert_eq!(came(&second), Poll::Pending);
+        first.land(entry(1)).unwrap();
+        for flight in [second, third] {
+            assert_eq!(came(&flight), Poll::Ready(Some(Arc::new(entry(1)))));
+        }
+        assert!(hit(&results, &wanted).is_some());
+    }
+
+    #[test]
+    fn one_that_fails_leaves_the_others_to_themselves() {
+        let (results, database) = results();
+        let wanted = wanted(database, b"a");
+        let first = fill(&results, &wanted);
+        let second = wait(&results, &wanted);
+        drop(first);
+        assert_eq!(came(&second), Poll::Ready(None));
+        drop(fill(&results, &wanted));
+        assert!(results.inner.lock().flights.is_empty());
+    }
+
+    #[test]
+    fn what_starts_after_a_change_does_not_join_what_began_before() {
+        let (results, database) = results();
+        let wanted = wanted(database, b"a");
+        let before = fill(&results, &wanted);
+        results.change(database, Change::Tables(T), Invalidation::Write, Instant::now());
+        let after = fill(&results, &wanted);
+        // The end of the one that was replaced is none of the other's.
+        assert_eq!(before.land(entry(1)), Err(Refusal::Changed));
+        let joined = wait(&results, &wanted);
+        after.land(entry(2)).unwrap();
+        assert_eq!(came(&joined), Poll::Ready(Some(Arc::new(entry(2)))));
+    }
+
+    #[test]
+    fn who_needs_a_description_does_not_join_one_that_brings_none() {
+        let (results, database) = results();
+        let bare = wanted(database, b"a");
+        let needs = Needs { rows: true, ..Needs::default() };
+        let described = Wanted { needs, brings: needs, ..bare.clone() };
+        let first = fill(&results, &bare);
+        let second = fill(&results, &described);
+        first.land(entry(1)).unwrap();
+        assert_eq!(hit(&results, &described), None);
+        second.land(Entry::new(&[], &[9], &[2], 0)).unwrap();
+        assert!(hit(&results, &described).is_some());
+    }
+
+    #[test]
+    fn a_run_without_a_description_keeps_the_one_that_is_known() {
+        let (results, database) = results();
+        let bare = wanted(database, b"a");
+        let limit = Needs { rows: true, limit: 1, ..Needs::default() };
+        let limited = Wanted { needs: limit, ..bare.clone() };
+        let described = Wanted { brings: Needs { rows: true, ..Needs::default() }, ..bare.clone() };
+        fill(&results, &described).land(Entry::new(&[], &[9], &[2], 1)).unwrap();
+        // Another wants what the entry cannot give, runs, and brings less.
+        fill(&results, &limited).land(Entry::new(&[], &[], &[3], 0)).unwrap();
+        assert_eq!(hit(&results, &limited).as_deref(), Some(&Entry::new(&[], &[9], &[3], 0)));
+    }
+
+    #[test]
+    fn a_closed_cache_answers_nothing_and_keeps_nothing() {
+        let (results, database) = results();
+        let wanted = wanted(database, b"a");
+        fill(&results, &wanted).land(entry(1)).unwrap();
+        let under_way = fill(&results, &self::wanted(database, b"b"));
+        results.close(database, Instant::now());
+        assert!(matches!(results.ask(&wanted, Instant::now()), Asked::Closed));
+        assert_eq!(under_way.land(entry(1)), Err(Refusal::Changed));
+        results.open(database, Instant::now());
+        assert_eq!(hit(&results, &wanted), None);
+        assert_eq!(results.counts().invalidated[Invalidation::Closed as usize], 1);
+    }
+
+    #[test]
+    fn an_entry_is_as_old_as_its_start() {
+        let (results, database) = results();
+        let wanted = wanted(database, b"a");
+        let began = Instant::now();
+        let Asked::Fill(fill) = results.ask(&wanted, began) else { panic!() };
+        fill.land(entry(1)).unwrap();
+        let at = |seconds| results.ask(&wanted, began + Duration::from_secs(seconds));
+        assert!(matches!(at(9), Asked::Hit(_)));
+        assert!(matches!(at(10), Asked::Fill(_)));
+    }
+
+    #[test]
+    fn too_large_a_result_is_not_kept() {
+        let (results, database) = results();
+        let wanted = wanted(database, b"a");
+        let large = Entry::new(&[], &[], &[0; 1025], 0);
+        assert_eq!(fill(&results, &wanted).land(large), Err(Refusal::TooLarge));
+        assert_eq!((results.counts().entries, results.inner.lock().flights.len()), (0, 0));
+    }
+
+    #[test]
+    fn invalidations_stand_in_their_order() {
+        for (n, (invalidation, _)) in INVALIDATIONS.iter().enumerate() {
+            assert_eq!(*invalidation as usize, n);
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! The entries, within hard bounds, and which of them go first.
+//!
+//! Evicts as S3-FIFO does (Yang, Zhang, Qiu, Yue, Rashmi: "FIFO queues are all you need for cache eviction", SOSP
+//! 2023): a new entry waits in a small queue, and reaches the main one only if it is asked for again while it waits, or
+//! soon after it was evicted. A scan of reads that come once passes through the small queue.
+
+use std::collections::hash_map::{Entry as Place, RandomState};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::cache::changes::{Change, Reads, Table};
+use crate::cache::entry::Entry;
+use crate::cache::queue::{Index, Queue, Slab};
+use crate::cache::results::DatabaseId;
+
+/// One kept result.
+#[derive(Debug)]
+pub struct Stored {
+    pub key: Arc<[u8]>,
+    pub entry: Arc<Entry>,
+    pub database: DatabaseId,
+    pub reads: Reads,
+    pub expires: Instant,
+}
+
+#[derive(Debug)]
+struct Slot {
+    stored: Stored,
+    /// Bytes with all overhead.
+    cost: u64,
+    /// Times it was asked for, up to [`MOST_VISITS`], since it came into its queue.
+    visits: u8,
+    main: bool,
+}
+
+const MOST_VISITS: u8 = 3;
+
+/// The small queue's share of each bound is one of so many parts.
+const SMALL_SHARE: u64 = 10;
+
+/// Bytes that an entry takes beside its key, its frames and its tables: its slot, the two references, its places in the
+/// index, in the ghosts and in its database's set.
+pub const OVERHEAD: u64 = 480;
+/// Bytes for each table that it reads: the OID, and its place in the table's set.
+pub const TABLE_OVERHEAD: u64 = 96;
+
+/// What an invalidation asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Scope {
+    Database(DatabaseId),
+    /// Entries of which it is not known what they read.
+    Anything(DatabaseId),
+    Table(DatabaseId, Table),
+}
+
+/// Why entries have gone, in entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Gone {
+    pub evicted: u64,
+    pub expired: u64,
+}
+
+#[derive(Debug)]
+pub struct Store {
+    max_entries: u64,
+    max_bytes: u64,
+    index: HashMap<Arc<[u8]>, Index>,
+    slots: Slab<Slot>,
+    small: Queue,
+    main: Queue,
+    small_bytes: u64,
+    bytes: u64,
+    scopes: HashMap<Scope, HashSet<Index>>,
+    ghosts: Ghosts,
+    pub gone: Gone,
+}
+
+impl Store {
+    pub fn new(max_entries: usize, max_bytes: u64) -> Store {
+        Store {
+            max_entries: max_entries as u64,
+            max_bytes,
+            index: HashMap::new(),
+            slots: Slab::default(),
+            small: Queue::default(),
+            main: Queue::default(),
+            small_bytes: 0,
+            bytes: 0,
+            scopes: HashMap::new(),
+            ghosts: Ghosts::default(),
+            gone: Gone::default(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Bytes of all entries, overhead included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The entry of this key; one that has expired is gone.
+    pub fn find(&mut self, key: &[u8], now: Instant) -> Option<Arc<Entry>> {
+        let index = *self.index.get(key)?;
+        let slot = self.slots.value_mut(index)?;
+        if slot.stored.expires <= now {
+            self.gone.expired += 1;
+            self.remove(index);
+            return None;
+        }
+        slot.visits = (slot.visits + 1).min(MOST_VISITS);
+        Some(slot.stored.entry.clone())
+    }
+
+    /// The entry of this key without its being asked for.
+    pub fn peek(&self, key: &[u8]) -> Option<Arc<Entry>> {
+        let slot = self.slots.value(*self.index.get(key)?)?;
+        Some(slot.stored.entry.clone())
+    }
+
+    /// Keeps an entry; false where it alone exceeds the bound. Another of its key gives way.
+    pub fn insert(&mut self, stored: Stored) -> bool {
+        let cost = cost(&stored);
+        if cost > self.max_bytes || self.max_entries == 0 {
+            return false;
+        }
+        let mut visits = 0;
+        let mut main = self.ghosts.remembers(&stored.key);
+        if let Some(&index) = self.index.get(&stored.key) {
+            // It keeps the standing of what it replaces.
+            if let Some(slot) = self.slots.value(index) {
+                (visits, main) = (slot.visits, slot.main);
+            }
+            self.remove(index);
+        }
+        self.make_room(1, cost);
+        let scopes = scopes(&stored);
+        let key = stored.key.clone();
+        let slot = Slot { stored, cost, visits, main };
+        let queue = if main { &mut self.main } else { &mut self.small };
+        let index = self.slots.push(queue, slot);
+        self.index.insert(key, index);
+        self.bytes += cost;
+        self.small_bytes += if main { 0 } else { cost };
+        for scope in scopes {
+            self.scopes.entry(scope).or_default().insert(index);
+        }
+        true
+    }
+
+    /// Takes out what the change concerns; how many entries that were.
+    pub fn purge(&mut self, database: DatabaseId, change: Change<'_>) -> usize {
+        let mut concerned: Vec<Index> = Vec::new();
+        let mut take = |scope| concerned.extend(self.scopes.get(&scope).into_iter().flatten());
+        match change {
+            Change::Tables([]) => return 0,
+            Change::Tables(tables) => {
+                tables.iter().for_each(|table| take(Scope::Table(database, *table)));
+                take(Scope::Anything(database));
+            }
+            Change::All => take(Scope::Database(database)),
+        }
+        concerned.into_iter().filter(|index| self.remove(*index).is_some()).count()
+    }
+
+    /// Other bounds; what exceeds them goes.
+    pub fn set_bounds(&mut self, max_entries: usize, max_bytes: u64) {
+        (self.max_entries, self.max_bytes) = (max_entries as u64, max_bytes);
+        self.make_room(0, 0);
+    }
+
+    /// Evicts until at most so many bytes are left.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        while self.bytes > bytes && self.evict() {}
+    }
+
+    fn make_room(&mut self, entries: u64, bytes: u64) {
+        while self.len() as u64 + entries > self.max_entries || self.bytes + bytes > self.max_bytes {
+            if !self.evict() {
+                return;
+            }
+        }
+    }
+
+    /// One entry goes; false where there is none.
+    fn evict(&mut self) -> bool {
+        loop {
+            let small_is_full = self.small.len() as u64 > self.max_entries / SMALL_SHARE
+                || self.small_bytes > self.max_bytes / SMALL_SHARE;
+            let from_small = small_is_full || self.main.oldest().is_none();
+            let oldest = if from_small { self.small.oldest().or(self.main.oldest()) } else { self.main.oldest() };
+            let Some(index) = oldest else { return false };
+            let Some(slot) = self.slots.value_mut(index) else { return false };
+            if slot.visits == 0 {
+                let forgotten = self.remove(index);
+                self.gone.evicted += 1;
+                if let Some(slot) = forgotten.filter(|slot| !slot.main) {
+                    self.ghosts.add(&slot.stored.key, self.index.len());
+                }
+                return true;
+            }
+            if slot.main {
+                slot.visits -= 1;
+                self.slots.renew(&mut self.main, index);
+            } else {
+                (slot.main, slot.visits) = (true, 0);
+                self.small_bytes -= slot.cost;
+                self.slots.transfer(&mut self.small, &mut self.main, index);
+            }
+        }
+    }
+
+    fn remove(&mut self, index: Index) -> Option<Slot> {
+        let main = self.slots.value(index)?.main;
+        let slot = self.slots.remove(if main { &mut self.main } else { &mut self.small }, index)?;
+        self.index.remove(&slot.stored.key);
+        self.bytes -= slot.cost;
+        self.small_bytes -= if main { 0 } else { slot.cost };
+        for scope in scopes(&slot.stored) {
+            if let Place::Occupied(mut set) = self.scopes.entry(scope) {
+                set.get_mut().remove(&index);
+                if set.get().is_empty() {
+                    set.remove();
+                }
+            }
+        }
+        Some(slot)
+    }
+}
+
+fn cost(stored: &Stored) -> u64 {
+    let tables = match &stored.reads {
+        Reads::Tables(tables) => tables.len() as u64,
+        Reads::Anything => 1,
+    };
+    OVERHEAD + tables * TABLE_OVERHEAD + (stored.key.len() + stored.entry.len()) as u64
+}
+
+fn scopes(stored: &Stored) -> Vec<Scope> {
+    let database = stored.database;
+    let mut scopes = vec![Scope::Database(database)];
+    match &stored.reads {
+        Reads::Tables(tables) => scopes.extend(tables.iter().map(|table| Scope::Table(database, *table))),
+        Reads::Anything => scopes.push(Scope::Anything(database)),
+    }
+    scopes
+}
+
+/// Keys that were evicted without having been asked for again, by their hash: as many as there are entries.
+#[derive(Debug, Default)]
+struct Ghosts {
+    hasher: RandomState,
+    /// With the number of the place in `order` that counts for it.
+    known: HashMap<u64, u64>,
+    order: VecDeque<(u64, u64)>,
+    next: u64,
+}
+
+impl Ghosts {
+    fn add(&mut self, key: &[u8], most: usize) {
+        let hash = self.hasher.hash_one(key);
+        self.next += 1;
+        self.known.insert(hash, self.next);
+        self.order.push_back((hash, self.next));
+        while self.order.len() > most.max(1) {
+            if let Some((hash, number)) = self.order.pop_front()
+                && self.known.get(&hash) == Some(&number)
+            {
+                self.known.remove(&hash);
+            }
+        }
+    }
+
+    /// It was evicted lately; asked once.
+    fn remembers(&mut self, key: &[u8]) -> bool {
+        self.known.remove(&self.hasher.hash_one(key)).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const DATABASE: DatabaseId = DatabaseId(0);
+
+    fn stored(key: &str, tables: &[u32], size: usize, expires: Instant) -> Stored {
+        Stored {
+            key: key.as_bytes().into(),
+            entry: Arc::new(Entry::new(&[], &[], &vec![0; size], 0)),
+            database: DATABASE,
+            reads: Reads::Tables(tables.iter().map(|oid| Table(*oid)).collect()),
+            expires,
+        }
+    }
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(100)
+    }
+
+    impl Store {
+        /// All its books agree.
+        pub fn check(&self) {
+            let slots: Vec<_> = self.index.values().map(|index| self.slots.value(*index).unwrap()).collect();
+            let sum = |small: bool| slots.iter().filter(|s| !(small && s.main)).map(|s| s.cost).sum::<u64>();
+            assert_eq!((self.bytes, self.small_bytes), (sum(false), sum(true)));
+            assert_eq!(self.small.len() + self.main.len(), slots.len());
+            assert!(slots.len() as u64 <= self.max_entries && self.bytes <= self.max_bytes);
+            let listed: usize = self.scopes.values().map(HashSet::len).sum();
+            assert_eq!(listed, slots.iter().map(|slot| scopes(&slot.stored).len()).sum::<usize>());
+            assert!(self.scopes.values().all(|set| !set.is_empty()));
+            assert!(self.ghosts.known.len() <= self.ghosts.order.len());
+        }
+    }
+
+    #[test]
+    fn both_bounds_hold_and_a_larger_one_is_refused() {
+        let mut store = Store::new(4, 10_000);
+        for n in 0..20 {
+            assert!(store.insert(stored(&n.to_string(), &[1], 100, later())));
+            store.check();
+        }
+        assert_eq!(store.len(), 4);
+        assert!(!store.insert(stored("large", &[1], 10_000, later())));
+        assert!(store.insert(stored("half", &[1], 6_000, later())));
+        store.check();
+        store.set_bounds(2, 10_000);
+        store.check();
+        store.shrink_to(0);
+        assert_eq!((store.len(), store.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_change_takes_what_reads_it_and_nothing_else() {
+        let mut store = Store::new(100, 1 << 20);
+        store.insert(stored("a", &[1], 1, later()));
+        store.insert(stored("b", &[1, 2], 1, later()));
+        store.insert(stored("c", &[3], 1, later()));
+        store.insert(stored("constant", &[], 1, later()));
+        store.insert(Stored { reads: Reads::Anything, ..stored("unknown", &[], 1, later()) });
+        store.insert(Stored { database: DatabaseId(1), ..stored("elsewhere", &[2], 1, later()) });
+        let left = |store: &mut Store| {
+            let keys = ["a", "b", "c", "constant", "unknown", "elsewhere"];
+            keys.into_iter().filter(|key| store.find(key.as_bytes(), Instant::now()).is_some()).collect::<Vec<_>>()
+        };
+        assert_eq!(store.purge(DATABASE, Change::Tables(&[Table(2), Table(9)])), 2);
+        assert_eq!(left(&mut store), ["a", "c", "constant", "elsewhere"]);
+        assert_eq!(store.purge(DATABASE, Change::All), 3);
+        assert_eq!(left(&mut store), ["elsewhere"]);
+        store.check();
+    }
+
+    #[test]
+    fn what_has_expired_is_gone() {
+        let mut store = Store::new(100, 1 << 20);
+        let now = Instant::now();
+        store.insert(stored("a", &[1], 1, now + Duration::from_secs(5)));
+        assert!(store.find(b"a", now + Duration::from_millis(4999)).is_some());
+        assert!(store.find(b"a", now + Duration::from_secs(5)).is_none());
+        assert_eq!((store.len(), store.gone.expired), (0, 1));
+        store.check();
+    }
+
+    /// Numbers of a Zipf law with exponent 1 over `0..n`, from a small generator of its own.
+    struct Zipf {
+        sums: Vec<f64>,
+        state: u64,
+    }
+
+    impl Zipf {
+        fn new(n: usize) -> Zipf {
+            let mut sum = 0.0;
+            let sums = (1..=n).map(|rank| {
+                sum += 1.0 / rank as f64;
+                sum
+            });
+            Zipf { sums: sums.collect(), state: 42 }
+        }
+
+        fn next(&mut self) -> usize {
+            self.state ^= self.state << 13;
+            self.state ^= self.state >> 7;
+            self.state ^= self.state << 17;
+            let at = (self.state >> 11) as f64 / (1u64 << 53) as f64 * self.sums[self.sums.len() - 1];
+            self.sums.partition_point(|sum| *sum < at)
+        }
+    }
+
+    /// The hit rate of repeated reads, in percent, where a scan of one-off reads runs after each `period` of them.
+    fn hit_rate(scan: usize, mut ask: impl FnMut(&str) -> bool) -> f64 {
+        let (mut zipf, mut hits, mut once) = (Zipf::new(10_000), 0, 0);
+        const READS: usize = 100_000;
+        for n in 0..READS {
+            hits += usize::from(ask(&zipf.next().to_string()));
+            if n % 5_000 == 0 {
+                for _ in 0..scan {
+                    once += 1;
+                    ask(&format!("once {once}"));
+                }
+            }
+        }
+        hits as f64 * 100.0 / READS as f64
+    }
+
+    fn of_store(scan: usize) -> f64 {
+        let mut store = Store::new(500, 1 << 30);
+        let (now, expires) = (Instant::now(), later());
+        hit_rate(scan, |key| {
+            let hit = store.find(key.as_bytes(), now).is_some();
+            if !hit {
+                store.insert(stored(key, &[], 1, expires));
+            }
+            hit
+        })
+    }
+
+    /// Plain LRU of as many entries.
+    fn of_lru(scan: usize) -> f64 {
+        let (mut used, mut order) = (HashMap::new(), std::collections::BTreeMap::new());
+        let mut clock = 0u64;
+        hit_rate(scan, |key| {
+            clock += 1;
+            let before = used.insert(key.to_owned(), clock);
+            if let Some(before) = before {
+                order.remove(&before);
+            }
+            order.insert(clock, key.to_owned());
+            if used.len() > 500
+                && let Some((_, oldest)) = order.pop_first()
+            {
+                used.remove(&oldest);
+            }
+            before.is_some()
+        })
+    }
+
+    #[test]
+    fn a_scan_of_reads_that_come_once_does_not_flush_what_is_read_often() {
+        let (quiet, scanned) = (of_store(0), of_store(2_000));
+        let (lru_quiet, lru_scanned) = (of_lru(0), of_lru(2_000));
+        println!("hit rate on a Zipf trace, 500 entries of 10,000 keys: {quiet:.1} % (LRU {lru_quiet:.1} %)");
+        println!("with a scan of 2,000 after each 5,000 reads: {scanned:.1} % (LRU {lru_scanned:.1} %)");
+        assert!(quiet > lru_quiet && scanned > lru_scanned, "{quiet} {lru_quiet} {scanned} {lru_scanned}");
+        assert!(quiet - scanned < 3.0, "{quiet} {scanned}");
+    }
+}
