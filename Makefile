@@ -5,6 +5,8 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 20
 BENCH_OPTIONS ?=
 
+INSTRUCTIONS = $(CARGO) bench --locked --profile dev --config benches/instructions.profile.toml --bench instructions
+
 .PHONY: demo test lint bench rooms instructions instructions-budget fuzz setup bench-setup
 
 demo: setup
@@ -13,6 +15,7 @@ demo: setup
 test: setup lint
 	$(CARGO) test --locked --lib --bins --tests
 	$(CARGO) test --locked --doc
+	$(INSTRUCTIONS)
 	@if $(CARGO) fuzz --version >/dev/null 2>&1; then $(MAKE) fuzz; else echo "cargo-fuzz is not installed: no fuzz run"; fi
 
 lint:
@@ -23,15 +26,16 @@ lint:
 bench: bench-setup
 	$(CARGO) bench --locked --bench compare -- $(BENCH_OPTIONS)
 
-# What the hot rooms cost: in time, and in instructions, which are held against benches/instructions.toml.
+# What the hot rooms cost: in time, and in instructions, which are held against benches/instructions.toml
+# (also by `make test`).
 rooms:
 	$(CARGO) bench --locked --bench rooms
 
-instructions: bench-setup
-	$(CARGO) bench --locked --bench instructions
+instructions: setup
+	$(INSTRUCTIONS)
 
-instructions-budget: bench-setup
-	$(CARGO) bench --locked --bench instructions -- --write
+instructions-budget: setup
+	$(INSTRUCTIONS) -- --write
 
 # Runs each target of fuzz/ for a short while. RUSTC_BOOTSTRAP lets a stable compiler accept the sanitizer's flags.
 fuzz:
