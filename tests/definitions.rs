@@ -332,3 +332,17 @@ fn a_known_statement_is_parsed_without_a_connection() {
     client.ask(&run("s", &["1"]), "2DCZ");
     directly("DROP TABLE known");
 }
+
+/// As docs/compatibility.md says: the text is prepared for the EXECUTE.
+#[test]
+fn execute_by_sql_shows_the_columns_of_now() {
+    let pgweir = Pgweir::builder().cluster(support::cluster(), &[]).set("pool.max", 1).start();
+    directly("CREATE TABLE executed (n int); INSERT INTO executed VALUES (1)");
+    let mut client = Wire::connect(pgweir.port());
+    client.ask(&frames().parse("s", "SELECT * FROM executed").sync(), "1Z");
+    client.query("ALTER TABLE executed ADD m int");
+    let row = client.ask(&frames().query("EXECUTE s"), "TDCZ").swap_remove(1);
+    assert!(row.body.starts_with(b"\0\x02"));
+    client.ask(&run("s", &[]), "EZ");
+    directly("DROP TABLE executed");
+}

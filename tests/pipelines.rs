@@ -156,6 +156,36 @@ fn large_pipelines_do_not_lock_up() {
     writing.join().unwrap();
 }
 
+/// A message too large to be held goes to its server as it comes. A client that stops in the middle of it keeps its
+/// connection for as long as it stays, and leaves nothing behind.
+#[test]
+fn a_large_message_cut_short_ends_with_its_client() {
+    let cluster = support::cluster();
+    let pgweir =
+        Pgweir::builder().cluster(cluster, &[]).set("pool.max", 1).set("pool.acquire_timeout", "500ms").start();
+    let value = "v".repeat(2_000_000);
+    let bind = frames().parse("", "SELECT length($1)").bind("", "", &[&value]).execute("", 0).sync();
+    let query = frames().query(&format!("SELECT length('{value}')"));
+    for large in [bind, query] {
+        let mut other = Wire::connect(pgweir.port());
+        let mut client = Wire::connect(pgweir.port());
+        client.send_bytes(&large.bytes()[..1_500_000]);
+        wait_until(LIMIT, "the connection's lease", || other.query("SELECT 1")[0].tag == b'E');
+        drop(client);
+        wait_until(LIMIT, "the connection", || other.query("SELECT 1")[0].tag == b'T');
+        // Whole, though its rest is long in coming; a smaller one takes no connection until it is all there.
+        let (all, small) = (large.bytes(), frames().query(&format!("SELECT '{}'", "s".repeat(200_000))));
+        let mut client = Wire::connect(pgweir.port());
+        client.send_bytes(&small.bytes()[..150_000]);
+        assert_eq!(other.value("SELECT 1"), "1");
+        client.send_bytes(&small.bytes()[150_000..]);
+        client.expect("TDCZ");
+        client.send_bytes(&all[..1_500_000]);
+        client.send_bytes(&all[1_500_000..]);
+        assert_eq!(client.until(b'Z').iter().find(|f| f.tag == b'D').map(|f| f.value()), Some("2000000".to_owned()));
+    }
+}
+
 /// A result passes through; a client that does not read holds up its server, not pgweir's memory.
 #[test]
 fn a_result_is_never_held_whole() {

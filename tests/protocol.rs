@@ -156,6 +156,40 @@ fn names_deallocated_within_a_segment() {
     ]);
 }
 
+/// One namespace, whichever way a statement was made, wherever it is used.
+#[test]
+fn sql_and_protocol_share_the_names_of_statements() {
+    let arena = Arena::new();
+    let use_it = || frames().bind("", "s1", &[]).execute("", 0).sync();
+    let one = || frames().parse("s1", "SELECT 'one'").sync();
+    arena.same(&[
+        step(one().query("EXECUTE s1").then(&use_it()), "1ZTDCZ2DCZ"),
+        step(frames().query("EXECUTE s1"), "TDCZ"),
+        step(frames().run("EXECUTE s1", &[]).sync(), "12DCZ"),
+        step(frames().query("PREPARE s1 AS SELECT 2"), "EZ"),
+        step(frames().query("DEALLOCATE s1").then(&use_it()), "CZEZ"),
+        step(frames().query("DEALLOCATE s1"), "EZ"),
+        step(frames().query("EXECUTE s1"), "EZ"),
+        step(one().parse("s2", "SELECT 'two'").parse("", "SELECT 'unnamed'").sync(), "1Z11Z"),
+        // The unnamed statement stays where it is not a Query that ends the names.
+        step(frames().parse("end", "DEALLOCATE ALL").bind("", "end", &[]).execute("", 0).sync(), "12CZ"),
+        step(frames().bind("", "", &[]).execute("", 0).sync().then(&use_it()), "2DCZEZ"),
+        step(one().query("DISCARD PLANS").then(&use_it()), "1ZCZ2DCZ"),
+        step(frames().query("DISCARD ALL").then(&use_it()), "CZEZ"),
+        step(frames().describe(b'S', "s2").sync(), "EZ"),
+        step(one().query("DEALLOCATE PREPARE ALL").then(&use_it()), "1ZCZEZ"),
+        step(one().query("BEGIN").query("DEALLOCATE s1").query("ROLLBACK").then(&use_it()), "1ZCZCZCZEZ"),
+    ]);
+    // Of SQL's own, which keep their connection.
+    arena.same_pinned(&[
+        step(frames().query("PREPARE s1 (int) AS SELECT $1 + 1"), "CZ"),
+        step(frames().query("EXECUTE s1 (1)").bind("", "s1", &["2"]).execute("", 0).sync(), "TDCZ2DCZ"),
+        step(frames().parse("s1", "SELECT 1").sync(), "EZ"),
+        step(frames().close(b'S', "s1").sync().query("EXECUTE s1 (1)"), "3ZEZ"),
+        step(one().query("EXECUTE s1").query("DEALLOCATE ALL"), "1ZTDCZCZ"),
+    ]);
+}
+
 /// What one text means is each client's own: it is described as it was when it was parsed.
 #[test]
 fn execute_is_described_by_what_its_name_stands_for() {
@@ -291,6 +325,8 @@ fn large_values_and_many_parameters() {
         step(frames().query(&format!("SELECT '{large}'")), "TDCZ"),
         step(frames().parse("many", &many).sync().bind("", "many", &values).execute("", 0).sync(), "1Z2DCZ"),
         step(frames().bind("", "many", &values[1..]).execute("", 0).sync(), "EZ"),
+        step(frames().parse("large", &format!("SELECT length('{large}')")).sync(), "1Z"),
+        step(frames().bind("", "large", &[]).execute("", 0).describe(b'S', "large").sync(), "2DCtTZ"),
         step(frames().query("BEGIN"), "CZ"),
         step(frames().run("SELECT $1 || $2", &[&large, "end"]).sync(), "12DCZ"),
         step(frames().query("COMMIT"), "CZ"),
