@@ -4,6 +4,7 @@ use std::fmt;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use md5::{Digest, Md5};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 const HEX_LEN: usize = 32;
 
@@ -38,6 +39,14 @@ impl Md5Hash {
     /// Whether a client's answer is right; in constant time.
     pub fn accepts(&self, response: &[u8], salt: [u8; 4]) -> bool {
         verify_slices_are_equal(&self.response(salt), response).is_ok()
+    }
+}
+
+impl ZeroizeOnDrop for Md5Hash {}
+
+impl Drop for Md5Hash {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

@@ -8,6 +8,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::md5::Md5Hash;
 
@@ -42,9 +43,11 @@ impl Password {
     }
 }
 
+impl ZeroizeOnDrop for Password {}
+
 impl Drop for Password {
     fn drop(&mut self) {
-        wipe(&mut self.0);
+        self.0.zeroize();
     }
 }
 
@@ -52,12 +55,6 @@ impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Password(…)")
     }
-}
-
-/// `black_box` keeps the compiler from leaving out a write that nobody reads.
-fn wipe(bytes: &mut [u8]) {
-    bytes.fill(0);
-    std::hint::black_box(bytes);
 }
 
 /// A configured password.
@@ -162,6 +159,15 @@ impl fmt::Display for Verifier {
     }
 }
 
+impl ZeroizeOnDrop for Verifier {}
+
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        self.stored_key.zeroize();
+        self.server_key.zeroize();
+    }
+}
+
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Verifier {{ iterations: {}, … }}", self.iterations)
@@ -189,7 +195,7 @@ impl ScramKeys {
             salt,
             iterations,
         };
-        wipe(&mut salted);
+        salted.zeroize();
         keys
     }
 
@@ -208,10 +214,12 @@ impl ScramKeys {
     }
 }
 
+impl ZeroizeOnDrop for ScramKeys {}
+
 impl Drop for ScramKeys {
     fn drop(&mut self) {
-        wipe(&mut self.client_key);
-        wipe(&mut self.server_key);
+        self.client_key.zeroize();
+        self.server_key.zeroize();
     }
 }
 
@@ -307,6 +315,16 @@ mod tests {
         ] {
             assert_eq!(&*prepare(raw), raw);
         }
+    }
+
+    /// Whoever keeps a secret in a type of its own says here that it goes with it.
+    #[test]
+    fn secrets_are_wiped_when_dropped() {
+        fn wiped<T: ZeroizeOnDrop>() -> bool {
+            std::mem::needs_drop::<T>()
+        }
+        assert!(wiped::<Password>() && wiped::<Verifier>() && wiped::<ScramKeys>() && wiped::<Md5Hash>());
+        assert!(wiped::<crate::config::Secret>());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
+use zeroize::Zeroize;
 
 use crate::auth::{ClientAuth, Credentials, LoginError, Nonce, Password, Reply, ScramKeys};
 use crate::backend::cancel::Identity;
@@ -193,8 +194,9 @@ async fn authenticate(
         let (tag, body) = connection.receive().await?;
         match tag {
             backend::AUTHENTICATION => match auth.step(&body) {
-                Reply::Send(answer) => {
+                Reply::Send(mut answer) => {
                     write::password(&mut connection.outbox, &answer);
+                    answer.zeroize();
                     connection.send().await?;
                 }
                 Reply::Wait => {}

@@ -363,6 +363,14 @@ impl User {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
+impl zeroize::ZeroizeOnDrop for Secret {}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(…)")

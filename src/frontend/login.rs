@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use zeroize::Zeroize;
 
 use crate::auth::{AUTHENTICATION_OK, Credentials, Entropy, MAX_PASSWORD_LEN, Method, ServerAuth, Step};
 use crate::backend::connect::{self, Login};
@@ -223,7 +224,9 @@ impl Opening {
                 Step::Continue(body) => {
                     write::authentication(&mut self.outbox, &body);
                     self.flush().await?;
-                    step = auth.step(&self.password().await?);
+                    let mut answer = self.password().await?;
+                    step = auth.step(&answer);
+                    answer.as_mut().zeroize();
                 }
                 Step::Done { final_body, credentials } => {
                     if let Some(body) = final_body {
