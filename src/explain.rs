@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::catalog::path::Setting;
+use crate::catalog::path::{Scope, Setting};
 use crate::check;
 use crate::cluster::Cluster;
 use crate::cluster::catalog;
@@ -44,25 +44,25 @@ pub fn explain(config: &Config, sql: &str, json: bool, out: &mut dyn Write) -> i
 }
 
 async fn one(config: &Config, database: &Database, sql: &str) -> (Explanation, Option<String>) {
-    let cluster = Cluster::new(database.name.as_str().into(), &database.nodes, &config.routing, Instant::now());
-    match read(config, database, &cluster).await {
-        Ok(user) => {
-            let catalog = cluster.definitions.snapshot();
-            let scope = catalog.map(|catalog| catalog.scope(&Setting::Inherited, &user, &user));
-            (explain::explain(sql, scope.as_ref()), None)
-        }
+    match scope(config, database).await {
+        Ok(scope) => (explain::explain(sql, Some(&scope)), None),
         Err(why) => (explain::explain(sql, None), Some(why)),
     }
 }
 
-/// Reads the definitions; as whom.
-async fn read(config: &Config, database: &Database, cluster: &Cluster) -> Result<String, String> {
+/// What names mean to the configuration's first user in a fresh session, read now.
+///
+/// # Errors
+/// No node can be asked, or its answer not be understood.
+pub async fn scope(config: &Config, database: &Database) -> Result<Scope, String> {
+    let cluster = Cluster::new(database.name.as_str().into(), &database.nodes, &config.routing, Instant::now());
     let login = check::login(config, database)?;
-    let user = login.user.to_string();
+    let user = login.user.clone();
     let tls = Connector::new(database.tls, database.ca.as_deref()).map_err(|e| e.to_string())?;
     let prober = Prober { login, tls, timeout: database.pool.connection_timeout };
-    catalog::read_once(cluster, prober).await?;
-    Ok(user)
+    catalog::read_once(&cluster, prober).await?;
+    let catalog = cluster.definitions.snapshot().ok_or("there is no snapshot")?;
+    Ok(catalog.scope(&Setting::Inherited, &user, &user))
 }
 
 fn document(database: &str, explanation: &Explanation) -> Value {

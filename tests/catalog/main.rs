@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod generated;
 mod statements;
 
 use std::sync::OnceLock;
@@ -189,4 +190,59 @@ fn cost_and_reasons_are_metrics() {
     assert!(value("pgweir_catalog_bytes{database=\"app\"}") > 10_000.0);
     assert!(value("pgweir_catalog_refresh_seconds{database=\"app\"}") > 0.0);
     assert!(value("pgweir_catalog_age_seconds{database=\"app\"}") >= 0.0);
+}
+
+/// Statements of a grammar, and mutations of them, judged by the catalog. What is judged a read runs on a real standby and is
+/// never refused there for what it does; of those with a label none that is unsafe goes to a replica, and few that are
+/// safe go to the primary. `PGWEIR_STATEMENTS` says how many, `PGWEIR_SEED` which.
+#[test]
+fn generated_statements_are_safe_on_a_standby_and_seldom_wasted() {
+    let of = |name: &str, default| std::env::var(name).ok().map_or(default, |text| text.parse::<u64>().unwrap());
+    let (count, seed) = (of("PGWEIR_STATEMENTS", 600), of("PGWEIR_SEED", 1));
+    let (config, _) = pgweir::config::Config::load(&pgweir().config_path()).unwrap();
+    let standby = &cluster().replicas()[0];
+    let mut generator = generated::Generator::new(seed);
+    let (mut unsafe_there, mut wasted, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut safe, mut reads) = (0, 0);
+    block_on(async {
+        let scope = pgweir::explain::scope(&config, &config.databases[0]).await.unwrap();
+        let url = format!("postgresql://app:app@127.0.0.1:{}/app", standby.port());
+        let client = connect(&url).await;
+        client.simple_query("SET statement_timeout = '2s'").await.unwrap();
+        let fixed = REPLICA.iter().map(|sql| (sql.to_string(), Some(true)));
+        let fixed = fixed.chain(PRIMARY.iter().map(|sql| (sql.to_string(), Some(false)))).collect::<Vec<_>>();
+        let made = (0..count).map(|_| generator.statement()).collect::<Vec<_>>();
+        for (sql, label) in fixed.into_iter().chain(made) {
+            let explanation = pgweir::route::explain::explain(&sql, Some(&scope));
+            let read = explanation.node() == "replica";
+            safe += usize::from(label == Some(true));
+            match (label, read) {
+                (Some(false), true) => unsafe_there.push(sql.clone()),
+                (Some(true), false) => wasted.push(format!("{}: {sql}", explanation.lines().join(", "))),
+                _ => {}
+            }
+            if !read {
+                continue;
+            }
+            reads += 1;
+            if let Err(error) = client.simple_query(&sql).await {
+                let code = support::sessions::sqlstate(&error).to_owned();
+                // in a statement that the generator made whole, nothing fails
+                if matches!(code.as_str(), "25006" | "0A000" | "55000") || label == Some(true) {
+                    refused.push(format!("{code}: {sql}: {error}"));
+                }
+            }
+        }
+    });
+    let share = 100.0 * wasted.len() as f64 / safe as f64;
+    println!(
+        "seed {seed}: {count} generated, {reads} judged reads, {} refused by the standby, {} unsafe on a replica, \
+         {} of {safe} safe ones wasted ({share:.1} %)",
+        refused.len(),
+        unsafe_there.len(),
+        wasted.len()
+    );
+    assert!(refused.is_empty(), "seed {seed}\n{}", refused.join("\n"));
+    assert!(unsafe_there.is_empty(), "seed {seed}\n{}", unsafe_there.join("\n"));
+    assert!(share <= 3.0, "seed {seed}\n{}", wasted.join("\n"));
 }
