@@ -119,6 +119,7 @@ impl Session {
                 backend::DATA_ROW | backend::COPY_DATA => {
                     self.request.part += 1;
                     self.pass(head, available, copy)?;
+                    self.pass_like(head.tag, copy);
                     continue;
                 }
                 _ if available < head.total => break,
@@ -177,6 +178,17 @@ impl Session {
         }
         self.server_rest = head.total - available;
         Ok(())
+    }
+
+    /// The whole frames behind a row that are rows like it: they change nothing in what is owed.
+    fn pass_like(&mut self, tag: u8, copy: &mut Copy) {
+        if self.pipeline.is_own() {
+            return;
+        }
+        let (frames, bytes) = scan::run(&copy.inbox[copy.at..], tag);
+        copy.at += bytes;
+        self.request.part += frames;
+        self.request.bytes += bytes as u64;
     }
 
     /// What the statements of a string have done is taken over once; then whether the ReadyForQuery is to wait.

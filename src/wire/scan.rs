@@ -39,6 +39,19 @@ pub fn frame(buf: &[u8]) -> Result<Option<(Head, &[u8])>, Malformed> {
     Ok(buf.get(HEADER..head.total).map(|body| (head, body)))
 }
 
+/// The whole frames with this tag at the start of `buf`: how many, and their bytes.
+#[inline]
+pub fn run(buf: &[u8], tag: u8) -> (u64, usize) {
+    let (mut frames, mut at) = (0, 0);
+    while let Ok(Some((head, _))) = frame(&buf[at..])
+        && head.tag == tag
+    {
+        frames += 1;
+        at += head.total;
+    }
+    (frames, at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +70,15 @@ mod tests {
         assert!(head(b"Q\0\0\0\x03").is_err());
         assert!(head(b"Q\xff\xff\xff\xff").is_err());
         assert!(head(b"Q\x40\0\0\0").is_err());
+    }
+
+    #[test]
+    fn a_run_ends_at_another_tag_at_a_cut_and_at_a_length_that_cannot_be() {
+        let rows = b"D\0\0\0\x05xD\0\0\0\x04";
+        for rest in [&b""[..], b"C\0\0\0\x04", b"D\0\0", b"D\0\0\0\x06x", b"D\0\0\0\x03"] {
+            assert_eq!(run(&[rows, rest].concat(), b'D'), (2, rows.len()), "{rest:?}");
+        }
+        assert_eq!(run(rows, b'd'), (0, 0));
     }
 
     proptest! {
