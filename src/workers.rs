@@ -1,5 +1,6 @@
 //! The threads that serve clients: each a runtime of its own, so that a client never changes its thread.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -64,9 +65,15 @@ impl Workers {
 async fn work(proxy: Arc<Proxy>, index: usize, mut accepted: mpsc::UnboundedReceiver<Stream>, load: Arc<AtomicUsize>) {
     tokio::spawn(beat());
     let worker = Arc::new(Worker { index, buffers: Default::default() });
-    while let Some(stream) = accepted.recv().await {
+    while let Some(mut stream) = accepted.recv().await {
         let counted = Counted { proxy: proxy.clone(), load: load.clone() };
-        tokio::spawn(client(counted, worker.clone(), stream));
+        if stream.rehome().is_err() {
+            continue;
+        }
+        let (proxy, worker) = (proxy.clone(), worker.clone());
+        let opening = Opening { proxy, worker, stream, inbox: BytesMut::new(), outbox: BytesMut::new() };
+        // Boxed: a login is large and short, a session small and long.
+        tokio::spawn(client(counted, Box::pin(opening.open())));
     }
 }
 
@@ -80,14 +87,8 @@ async fn beat() {
 }
 
 /// One client, from its socket to its end. A panic in it ends this client alone.
-async fn client(counted: Counted, worker: Arc<Worker>, mut stream: Stream) {
-    let proxy = counted.proxy.clone();
-    if stream.rehome().is_err() {
-        return;
-    }
-    let opening = Opening { proxy, worker, stream, inbox: BytesMut::new(), outbox: BytesMut::new() };
-    // Boxed: a login is large and short, a session small and long.
-    match Box::pin(opening.open()).await {
+async fn client(counted: Counted, login: Pin<Box<impl Future<Output = Opened>>>) {
+    match login.await {
         Opened::Session(session) => session.serve().await,
         Opened::Console(opening) => Box::pin(console::serve(*opening)).await,
         Opened::Replication(relay) => Box::pin(relay.run()).await,

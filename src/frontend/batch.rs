@@ -179,6 +179,11 @@ impl Session {
 }
 
 impl Batch {
+    /// It is not known to read only.
+    pub fn may_write(&self) -> bool {
+        self.demand.primary.is_some() || self.demand.open
+    }
+
     fn take(&mut self, plan: &Plan, verdict: Verdict) {
         self.demand.add(verdict.primary, plan.facts.hints.route);
         self.begins |= plan.facts.control.iter().any(|c| matches!(c, Control::Begin { .. }));

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::backend::cancel::Identity;
+use crate::frontend::nudge::Nudge;
 use crate::net::Peer;
 
 /// What a client is doing.
@@ -65,7 +65,6 @@ pub struct Client {
     pub secret: Vec<u8>,
     pub user: Arc<str>,
     pub database: Arc<str>,
-    pub address: String,
     /// Version and cipher; empty: no TLS.
     pub tls: String,
     pub peer: Peer,
@@ -82,7 +81,8 @@ pub struct Client {
     pub prepared: AtomicUsize,
     target: Mutex<Option<Arc<Identity>>>,
     stop: AtomicU8,
-    pub stopped: Notify,
+    /// Raised where it is to stop, or to look again at what it waits for.
+    pub nudged: Nudge,
 }
 
 impl Client {
@@ -126,12 +126,12 @@ impl Client {
 
     pub fn stop(&self, why: Stop) {
         self.stop.store(why as u8, Ordering::Release);
-        self.stopped.notify_one();
+        self.nudged.raise();
     }
 
     /// Has the session look again at what it waits for.
     pub fn nudge(&self) {
-        self.stopped.notify_one();
+        self.nudged.raise();
     }
 
     pub fn stop_reason(&self) -> Stop {
@@ -224,7 +224,6 @@ impl Clients {
                 secret,
                 user: new.user,
                 database: new.database,
-                address: new.peer.to_string(),
                 tls: new.tls,
                 peer: new.peer,
                 local: new.local,
@@ -237,8 +236,10 @@ impl Clients {
                 prepared: AtomicUsize::new(0),
                 target: Mutex::new(None),
                 stop: AtomicU8::new(0),
-                stopped: Notify::new(),
+                nudged: Nudge::default(),
             });
+            // Mostly alone: no room for more.
+            same.reserve_exact(1);
             same.push(client.clone());
             return client;
         }

@@ -44,7 +44,7 @@ pub struct Database {
     pub counters: Arc<stats::counters::Database>,
     pub tally: Tally,
     /// By user, since roles may have settings of their own, and by what the startup packet sets; with the time.
-    statuses: Cache<(Arc<str>, Settings), (Instant, Statuses)>,
+    statuses: Cache<(Arc<str>, Settings), (Instant, Settings, Statuses)>,
 }
 
 impl Database {
@@ -92,12 +92,13 @@ impl Database {
 
     /// What a session of this user with these startup settings reports, where a server has said so lately: such a login
     /// needs no connection.
-    pub fn statuses(&self, user: &Arc<str>, settings: &Settings) -> Option<Statuses> {
-        let (told, statuses) = self.statuses.get(&(user.clone(), settings.clone()))?;
-        (told.elapsed() < PROVEN_FOR).then_some(statuses)
+    /// Its settings are the copy that all such sessions share.
+    pub fn statuses(&self, user: &Arc<str>, settings: &Settings) -> Option<(Settings, Statuses)> {
+        let (told, settings, statuses) = self.statuses.get(&(user.clone(), settings.clone()))?;
+        (told.elapsed() < PROVEN_FOR).then_some((settings, statuses))
     }
 
     pub fn set_statuses(&self, user: Arc<str>, settings: Settings, statuses: Statuses) {
-        self.statuses.insert((user, settings), (Instant::now(), statuses));
+        self.statuses.insert((user, settings.clone()), (Instant::now(), settings, statuses));
     }
 }

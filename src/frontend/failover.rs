@@ -1,5 +1,6 @@
 //! What happens to clients when a node goes or comes: those that wait for it, or for its answer, look again.
 
+use std::future::poll_fn;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -90,7 +91,7 @@ impl Session {
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                () = client.stopped.notified() => if client.stop_reason() != Stop::None {
+                () = poll_fn(|cx| client.nudged.poll(cx)) => if client.stop_reason() != Stop::None {
                     return Err(End::Fault(stop_fault(client.stop_reason())));
                 },
                 () = tokio::time::sleep_until((began + timeout).into()) => break false,

@@ -56,20 +56,17 @@ impl Session {
     /// Waits for a connection of `pool`, and watches the client meanwhile.
     pub async fn wait_for_lease(&mut self, pool: &Arc<Pool>) -> Wait {
         let mut checkout = pin!(pool.checkout(self.worker.index));
-        let client = self.client.clone();
-        let mut stopped = pin!(client.stopped.notified());
         // The node may have gone since it was chosen.
         let mut nudged = true;
         poll_fn(|cx| {
             if let Poll::Ready(answer) = checkout.as_mut().poll(cx) {
                 return Poll::Ready(Wait::Answer(answer));
             }
-            while stopped.as_mut().poll(cx).is_ready() {
-                if client.stop_reason() != Stop::None {
+            while self.client.nudged.poll(cx).is_ready() {
+                if self.client.stop_reason() != Stop::None {
                     return Poll::Ready(Wait::Stopped);
                 }
                 nudged = true;
-                stopped.set(client.stopped.notified());
             }
             if std::mem::take(&mut nudged) && self.waits_in_vain(&pool.node) {
                 return Poll::Ready(Wait::InVain);
@@ -91,13 +88,9 @@ impl Session {
     /// Sends what is to be sent, and waits for the next event. `need`: the client's frame at the head of the inbox is
     /// complete at this many bytes, and of no use before.
     pub async fn event(&mut self, need: usize) -> Event {
-        let client = self.client.clone();
-        let mut stopped = pin!(client.stopped.notified());
-        poll_fn(|cx| {
-            if stopped.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Event::Stopped);
-            }
-            self.poll_event(need, cx)
+        poll_fn(|cx| match self.client.nudged.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Event::Stopped),
+            Poll::Pending => self.poll_event(need, cx),
         })
         .await
     }

@@ -12,6 +12,7 @@ pub mod io;
 pub mod login;
 pub mod names;
 pub mod notifications;
+pub mod nudge;
 pub mod peers;
 pub mod proxy;
 pub mod record;

@@ -166,8 +166,9 @@ impl Session {
     /// # Errors
     /// The client is to be told why it cannot go on.
     pub(super) async fn fence_before(&mut self, batch: &Batch) -> Result<bool, Fault> {
-        let writes = batch.demand.primary.is_some() || batch.demand.open;
-        if let Some(subscription) = self.subscription.as_mut().filter(|_| writes && self.channels.is_listening()) {
+        if self.awaits_fence(batch)
+            && let Some(subscription) = &mut self.subscription
+        {
             let fence = subscription.mailbox.fence();
             while !subscription.has(fence) {
                 let item = std::future::poll_fn(|cx| subscription.mailbox.poll_next(cx)).await;
@@ -175,7 +176,12 @@ impl Session {
             }
             self.deliver();
         }
-        Ok(writes)
+        Ok(batch.may_write())
+    }
+
+    /// Whether [`Session::fence_before`] has anything to wait for.
+    pub(super) fn awaits_fence(&self, batch: &Batch) -> bool {
+        batch.may_write() && self.channels.is_listening()
     }
 
     /// A NotificationResponse on the client's own connection, at `at` in what it has sent; whether it is passed on. It

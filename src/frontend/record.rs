@@ -99,7 +99,7 @@ impl Session {
             database: self.database.name.to_string(),
             user: self.login.user.to_string(),
             application_name: self.client.application_name.lock().clone(),
-            client: self.client.address.clone(),
+            client: self.client.peer.to_string(),
             fingerprint: plan.fingerprint,
             statement: if shows { plan.text.to_string() } else { plan.normalized() },
             literals: shows,

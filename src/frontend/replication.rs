@@ -1,6 +1,7 @@
 //! Replication connections (`replication` in the startup packet): each on a server connection of its own to the
 //! primary, logged in as the user, and from then on a relay of bytes.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -245,7 +246,7 @@ const BUFFER: usize = 16 * 1024;
 
 async fn stopped(client: &Client) {
     while client.stop_reason() == Stop::None {
-        client.stopped.notified().await;
+        poll_fn(|cx| client.nudged.poll(cx)).await;
     }
 }
 

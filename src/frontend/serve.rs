@@ -1,5 +1,6 @@
 //! The loop of a session: read a batch, choose a node, lease, relay, give back.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -96,7 +97,15 @@ impl Session {
                 Head::Wait(need) => return Ok(Some(need)),
                 Head::Here(bytes) => self.answer(bytes),
                 Head::Terminate => return Ok(None),
-                Head::Batch(batch) => self.take_on(batch).await?,
+                Head::Batch(batch) => {
+                    self.request = Request::new(Instant::now(), Why::Read);
+                    let chosen = self.choose(&batch);
+                    match chosen.and_then(|chosen| self.lease_idle(chosen, &batch)) {
+                        Some(leased) => self.send(batch, leased)?,
+                        // Boxed, as all that is rare and large: an idle client's future has room for it otherwise.
+                        None => Box::pin(self.take_on(batch, chosen)).await?,
+                    }
+                }
             }
         }
     }
@@ -168,27 +177,36 @@ impl Session {
         self.worker.buffers.give_back(&mut self.inbox);
     }
 
-    /// Finds a connection for a batch and sends it there.
-    async fn take_on(&mut self, batch: Batch) -> Result<(), End> {
-        self.request = Request::new(Instant::now(), Why::Read);
+    /// An idle connection to the node chosen for a batch: the common case, in which nothing is waited for.
+    fn lease_idle(&mut self, (node, why): (u16, Why), batch: &Batch) -> Option<Leased> {
+        let replica = self.is_replica(node);
+        if batch.begins && self.mode == PoolMode::Statement || !replica && self.awaits_fence(batch) {
+            return None;
+        }
+        let lease = self.pools[usize::from(node)].try_checkout(self.worker.index)?;
+        self.waited(Duration::ZERO, true);
+        self.client.set_activity(Activity::Active, self.request.mark);
+        Some(Leased { fenced: !replica && batch.may_write(), ..Leased::new(lease, why, replica) })
+    }
+
+    /// Finds a connection for a batch, on the node chosen for it or another, and sends it there.
+    async fn take_on(&mut self, batch: Batch, mut chosen: Option<(u16, Why)>) -> Result<(), End> {
         if batch.begins && self.mode == PoolMode::Statement {
             self.refuse(batch, &Fault::error(sqlstate::FEATURE_NOT_SUPPORTED, NO_BLOCKS));
             return Ok(());
         }
         loop {
-            let Some((node, why)) = self.choose(&batch) else {
+            let Some((node, why)) = chosen.take().or_else(|| self.choose(&batch)) else {
                 let Some(fault) = Box::pin(self.wait_for_primary(&batch)).await? else { continue };
                 self.refuse(batch, &fault);
                 return Ok(());
             };
-            let replica = !matches!(self.cluster().primary(), Some(p) if p.index == node);
+            let replica = self.is_replica(node);
             let pool = self.pools[usize::from(node)].clone();
             match self.lease(&pool).await? {
                 Ok(lease) => {
                     let fenced = !replica && self.fence_before(&batch).await.map_err(End::Fault)?;
-                    self.send(batch, Leased { fenced, ..Leased::new(lease, why, replica) });
-                    self.forward().map_err(End::Fault)?;
-                    return Ok(());
+                    return self.send(batch, Leased { fenced, ..Leased::new(lease, why, replica) });
                 }
                 Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(node),
                 // Another node is the primary now.
@@ -222,16 +240,14 @@ impl Session {
         }
     }
 
+    fn is_replica(&self, node: u16) -> bool {
+        !matches!(self.cluster().primary(), Some(primary) if primary.index == node)
+    }
+
     async fn lease(&mut self, pool: &Arc<Pool>) -> Result<Result<Lease, Refused>, End> {
         let began = self.request.mark;
-        if let Some(lease) = pool.try_checkout(self.worker.index) {
-            self.waited(Duration::ZERO, true);
-            self.client.set_activity(Activity::Active, began);
-            return Ok(Ok(lease));
-        }
         self.client.set_activity(Activity::Waiting, began);
-        // Boxed, as all that is rare and large: an idle client's future has room for it otherwise.
-        let answer = match Box::pin(self.wait_for_lease(pool)).await {
+        let answer = match self.wait_for_lease(pool).await {
             Wait::Answer(answer) => answer,
             Wait::ClientGone => {
                 self.waited(began.elapsed(), false);
@@ -247,7 +263,7 @@ impl Session {
         Ok(answer)
     }
 
-    fn send(&mut self, batch: Batch, leased: Leased) {
+    fn send(&mut self, batch: Batch, leased: Leased) -> Result<(), End> {
         self.database.tally.count(leased.why);
         self.request.why = leased.why;
         // Behind the whole of it something may be on its way already, which then need not wait.
@@ -264,6 +280,8 @@ impl Session {
         self.settling = false;
         self.leased = Some(leased);
         self.replay();
+        self.forward().map_err(End::Fault)?;
+        Ok(())
     }
 
     /// Answers a batch with an error of pgweir's own, as a server would at its first message.
@@ -372,6 +390,8 @@ impl Session {
         }
         if self.pins.is_empty() && self.mode != PoolMode::Session {
             self.give_back();
+            self.pipeline.shed();
+            self.scanned = VecDeque::new();
         } else if let Some(leased) = &mut self.leased {
             // What pins it now may be gone later; the traces stay until a reset.
             leased.suspect = true;

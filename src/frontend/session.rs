@@ -226,7 +226,8 @@ pub struct Session {
     pub channels: Channels,
     /// Since it first listened.
     pub subscription: Option<Box<Subscription>>,
-    pub survey: Survey,
+    /// While it is under way.
+    pub survey: Option<Box<Survey>>,
     /// The status byte of the last ReadyForQuery.
     pub status: u8,
     /// A BEGIN may be among the segments in flight.

@@ -6,7 +6,6 @@
 //! pg_settings; what may have set one without its name in sight pins the session.
 
 use std::collections::BTreeMap;
-use std::mem;
 
 use crate::error::Malformed;
 use crate::frontend::session::Session;
@@ -49,7 +48,7 @@ impl Session {
     pub fn survey(&mut self) -> bool {
         let Some(leased) = self.leased.as_mut().filter(|leased| leased.unsure) else { return false };
         leased.unsure = false;
-        self.survey = Survey::default();
+        self.survey = Some(Box::default());
         leased.lease.begin();
         leased.lease.unnamed = None;
         write::query(&mut leased.lease.outbox, QUESTION);
@@ -59,17 +58,17 @@ impl Session {
 
     /// One row of the answer.
     pub fn note_survey(&mut self, row: &[u8]) -> Result<(), Malformed> {
-        self.survey.note(row)
+        self.survey.get_or_insert_default().note(row)
     }
 
     /// The server refuses to say.
     pub fn fail_survey(&mut self) {
-        self.survey.failed = true;
+        self.survey.get_or_insert_default().failed = true;
     }
 
     /// The answer is complete: from now on it is what the session is.
     pub fn finish_survey(&mut self) {
-        let survey = mem::take(&mut self.survey);
+        let survey = *self.survey.take().unwrap_or_default();
         let Some(leased) = &mut self.leased else { return };
         match survey.pins.filter(|_| !survey.failed) {
             // Not known, so not to be said again elsewhere.

@@ -20,7 +20,6 @@ use crate::frontend::login::{Failed, Opening, no_server};
 use crate::frontend::proxy::User;
 use crate::frontend::session::{Leased, Request, Session};
 use crate::frontend::sight::Sight;
-use crate::frontend::survey::Survey;
 use crate::net::Stream;
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
@@ -51,12 +50,12 @@ impl Opening {
         let base = settings(&startup)?;
         let pools = database.pools_of(&login);
         let known = database.statuses(&login.user, &base).filter(|_| mode != PoolMode::Session);
-        let (statuses, lease) = match known {
-            Some(known) => (known, None),
-            None => self
-                .statuses(&database, &login, &pools, &base)
-                .await
-                .map(|(statuses, lease)| (statuses, Some(lease)))?,
+        let (base, statuses, lease) = match known {
+            Some((base, statuses)) => (base, statuses, None),
+            None => {
+                let (statuses, lease) = self.statuses(&database, &login, &pools, &base).await?;
+                (base, statuses, Some(lease))
+            }
         };
         // A session of its own has one connection from first to last; others give it back.
         let lease = match lease {
@@ -232,7 +231,7 @@ impl Parts {
             pins: Pins::default(),
             channels: Channels::default(),
             subscription: None,
-            survey: Survey::default(),
+            survey: None,
             status: b'I',
             opens_block: false,
             failed: false,
