@@ -47,6 +47,7 @@ pub mod sql;
 
 // L1 decisions
 pub mod auth;
+pub mod freshness;
 pub mod stats;
 pub mod catalog;
 pub mod route;

@@ -4,8 +4,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgweir::cluster::{Cluster, Tried};
+use pgweir::cluster::Cluster;
 use pgweir::config;
+use pgweir::freshness::{Need, Seen};
 use pgweir::pool::ledger::{Checkout, Ledger, Limits, Verdict};
 use pgweir::route::decide::{Demand, decide};
 use pgweir::route::plan::Plans;
@@ -111,10 +112,11 @@ fn cluster() -> Cluster {
 
 /// Of a read: the decision, and the choice among three replicas.
 fn route() -> Room {
-    let cluster = cluster();
+    let (cluster, now) = (cluster(), Instant::now());
+    let need = Need::new(config::Freshness::Session, Seen::default(), None);
     room("route", move || {
         black_box(decide(black_box(&Demand::default()), None));
-        let node = cluster.reader(None, Tried::default()).map(|(node, _)| node.index);
+        let node = cluster.reader(&need, Default::default(), now, 0).map(|choice| choice.node.index);
         assert!(black_box(node).is_some());
     })
 }

@@ -2,23 +2,29 @@
 //! database's definitions.
 
 pub mod catalog;
+pub mod demand;
 pub mod node;
-pub mod positions;
 pub mod probe;
 pub mod changes;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::cluster::catalog::Definitions;
+use crate::cluster::demand::{Demand, Writers};
 use crate::cluster::node::{Node, Role};
-use crate::cluster::positions::Positions;
-use crate::config::{self, Freshness, PrimaryReads};
-use crate::route::balance::Balancer;
+use crate::config::{self, LoadBalancing, PrimaryReads};
+use crate::freshness::positions::{Level, Positions};
+use crate::freshness::{Lsn, Need};
+use crate::route::balance::{Balancer, Load};
 use crate::route::decide::Why;
+
+/// A node that comes back takes its full share after so many probes.
+const WARMING: u32 = 10;
 
 /// Nodes that a request has tried already, by index.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,6 +49,15 @@ impl Tried {
     }
 }
 
+/// Where a read goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<'a> {
+    pub node: &'a Arc<Node>,
+    pub why: Why,
+    /// A replica serves that is not known to have what the session needs.
+    pub passed_over: bool,
+}
+
 /// The nodes of one database.
 #[derive(Debug)]
 pub struct Cluster {
@@ -50,9 +65,18 @@ pub struct Cluster {
     pub nodes: Vec<Arc<Node>>,
     pub routing: config::Routing,
     pub definitions: Arc<Definitions>,
+    /// For samples that come sooner than each `probe_interval`.
+    pub demand: Arc<Demand>,
+    /// What writes through this pgweir.
+    pub writers: Arc<Writers>,
     balancer: Mutex<Balancer>,
     positions: Mutex<Positions>,
+    level: Mutex<Option<Level>>,
+    /// Numbers the draws of randomness.
+    draws: AtomicU64,
     changes: watch::Sender<u64>,
+    /// Counts the samples of replicas.
+    samples: watch::Sender<u64>,
 }
 
 impl Cluster {
@@ -64,10 +88,20 @@ impl Cluster {
             nodes: nodes.iter().enumerate().map(node).collect(),
             routing: routing.clone(),
             definitions: Arc::default(),
-            balancer: Mutex::new(Balancer::new(nodes.iter().map(|n| n.weight))),
-            positions: Mutex::new(Positions::default()),
+            demand: Arc::new(Demand::new(epoch)),
+            writers: Arc::new(Writers::new(epoch)),
+            balancer: Mutex::new(Balancer::new(routing.load_balancing, nodes.iter().map(|n| n.weight))),
+            positions: Mutex::default(),
+            level: Mutex::default(),
+            draws: AtomicU64::new(0),
             changes,
+            samples: watch::Sender::new(0),
         }
+    }
+
+    /// Whenever a replica has said how far it is.
+    pub fn samples(&self) -> watch::Receiver<u64> {
+        self.samples.subscribe()
     }
 
     /// Whenever a node has gone, come, or changed its role.
@@ -96,26 +130,43 @@ impl Cluster {
         nodes.into_iter()
     }
 
-    /// The node for a plain read of a session that last wrote at `wrote`, with the reason.
-    pub fn reader(&self, wrote: Option<Instant>, tried: Tried) -> Option<(&Arc<Node>, Why)> {
+    /// The node for a plain read of a session that needs `need`, with the reason.
+    ///
+    /// It is none of `tried`, which have failed, nor of `outdated`, which may have fallen back. Nodes are weighed for the
+    /// balancer as they are at `now`; `random` is drawn for each read.
+    pub fn reader(
+        &self,
+        need: &Need,
+        (tried, outdated): (Tried, Tried),
+        now: Instant,
+        random: u64,
+    ) -> Option<Choice<'_>> {
         let mut stale = false;
         let mut usable = 0u64;
+        let level = self.level(need, now);
         for (i, node) in self.nodes.iter().enumerate().take(64) {
             let serves = node.role() == Role::Replica
                 && node.config.weight > 0
                 && node.is_up()
                 && !tried.contains(node.index)
                 && node.lag().is_none_or(|lag| lag <= self.routing.max_lag);
-            let fresh = serves && self.is_fresh(node, wrote);
+            let met = need.is_nothing() || self.is_met(need, node, level);
+            let fresh = serves && met && !outdated.contains(node.index);
             stale |= serves && !fresh;
             usable |= u64::from(fresh) << i;
+        }
+        if stale || (level.is_some() && usable.count_ones() > 1) {
+            self.demand.raise(now);
         }
         let always = self.routing.primary_reads == PrimaryReads::Always;
         let with_primary = self.primary().filter(|node| always && node.is_up()).map(|node| usize::from(node.index));
         let may_pick = |i: usize| usable & (1 << i) != 0 || with_primary == Some(i);
-        if let Some(i) = self.balancer.lock().pick(may_pick) {
+        let warming = self.warming();
+        let load = |i: usize| if may_pick(i) { self.nodes[i].load(now, warming) } else { Load::default() };
+        if let Some(i) = self.balancer.lock().pick(random, load) {
             let node = &self.nodes[i];
-            return Some((node, if node.role() == Role::Primary { Why::PrimaryTurn } else { Why::Read }));
+            let why = if node.role() == Role::Primary { Why::PrimaryTurn } else { Why::Read };
+            return Some(Choice { node, why, passed_over: stale });
         }
         let why = match (tried.is_empty(), stale) {
             (false, _) => Why::Retry,
@@ -124,14 +175,45 @@ impl Cluster {
         };
         // A session's own writes are worth more than sparing the primary.
         let refused = self.routing.primary_reads == PrimaryReads::Never && why != Why::Freshness;
-        if refused { None } else { self.primary().map(|node| (node, why)) }
+        let primary = self.primary().filter(|_| !refused)?;
+        Some(Choice { node: primary, why, passed_over: stale })
     }
 
-    fn is_fresh(&self, node: &Node, wrote: Option<Instant>) -> bool {
-        match self.routing.freshness {
-            Freshness::Eventual => true,
-            Freshness::Session | Freshness::Table => wrote.is_none_or(|at| node.has_replayed(at)),
+    /// Whether a connection to a replica, made at `created`, still leads to a server that has what is needed.
+    pub fn may_read(&self, need: &Need, node: &Node, created: Instant, now: Instant) -> bool {
+        let sample = node.sample();
+        let level = self.level(need, now).is_some_and(|level| sample.proven && sample.position >= level);
+        need.is_met_by(created, node.index, &sample, level)
+    }
+
+    /// The position at which the primary stands still.
+    fn level(&self, need: &Need, now: Instant) -> Option<Lsn> {
+        if need.is_nothing() {
+            return None;
         }
+        let level = (*self.level.lock())?;
+        (!self.writers.are_at_work() && level.holds(now, self.writers.last())).then_some(level.position)
+    }
+
+    fn is_met(&self, need: &Need, node: &Node, level: Option<Lsn>) -> bool {
+        let sample = node.sample();
+        need.is_met(node.index, &sample, level.is_some_and(|level| sample.proven && sample.position >= level))
+    }
+
+    /// For the balancer, which needs no better randomness (SplitMix64: Steele, Lea, Flood, OOPSLA 2014).
+    pub fn draw(&self) -> u64 {
+        if self.routing.load_balancing != LoadBalancing::Latency {
+            return 0;
+        }
+        let mut z = self.draws.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// How long a node takes to come to its full share after it was gone.
+    fn warming(&self) -> Duration {
+        self.routing.probe_interval * WARMING
     }
 
     /// Some node can serve: the condition of readiness.
@@ -146,7 +228,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{LoadBalancing, NodeRole};
+    use crate::config::{Freshness, NodeRole};
+    use crate::freshness::{Sample, Seen};
 
     fn cluster(primary_reads: PrimaryReads) -> Cluster {
         let node = |port, role, weight| config::Node { host: "h".into(), port, role, weight };
@@ -167,10 +250,18 @@ mod tests {
         Cluster::new("app".into(), &nodes, &routing, Instant::now())
     }
 
+    fn anything() -> Need {
+        Need::new(Freshness::Session, Seen::default(), None)
+    }
+
+    fn read(cluster: &Cluster) -> Option<Choice<'_>> {
+        cluster.reader(&anything(), <(Tried, Tried)>::default(), Instant::now(), 0)
+    }
+
     fn shares(cluster: &Cluster, picks: usize) -> HashMap<u16, usize> {
         let mut shares = HashMap::new();
         for _ in 0..picks {
-            *shares.entry(cluster.reader(None, Tried::default()).unwrap().0.index).or_default() += 1;
+            *shares.entry(read(cluster).unwrap().node.index).or_default() += 1;
         }
         shares
     }
@@ -181,8 +272,17 @@ mod tests {
         assert_eq!(shares(&cluster, 400), HashMap::from([(1, 100), (2, 100), (3, 200)]));
         cluster.nodes[3].eject("test");
         assert_eq!(shares(&cluster, 100), HashMap::from([(1, 50), (2, 50)]));
-        cluster.nodes[3].admit();
-        assert_eq!(shares(&cluster, 400)[&3], 200);
+        let now = Instant::now();
+        cluster.nodes[3].admit(now);
+        // It warms up: a sixteenth of its weight at first, half of it at half time.
+        let share = |after: u64| {
+            let reads = (0..340).map(|_| {
+                let at = now + Duration::from_secs(after);
+                cluster.reader(&anything(), <(Tried, Tried)>::default(), at, 0).unwrap().node.index
+            });
+            reads.filter(|index| *index == 3).count()
+        };
+        assert_eq!([0, 5, 10].map(share), [20, 113, 170]);
     }
 
     #[test]
@@ -198,20 +298,31 @@ mod tests {
         for (reads, expected) in [(PrimaryReads::Fallback, Some((0, Why::NoReplica))), (PrimaryReads::Never, None)] {
             let cluster = cluster(reads);
             cluster.nodes[1..].iter().for_each(|n| n.eject("test"));
-            assert_eq!(cluster.reader(None, Tried::default()).map(|(n, why)| (n.index, why)), expected);
+            assert_eq!(read(&cluster).map(|c| (c.node.index, c.why)), expected);
         }
     }
 
     #[test]
     fn a_session_that_wrote_waits_for_a_replica_that_has_replayed_it() {
         let cluster = cluster(PrimaryReads::Fallback);
-        let wrote = Instant::now() + Duration::from_secs(1);
-        let reader = |c: &Cluster| c.reader(Some(wrote), Tried::default()).map(|(n, why)| (n.index, why));
+        let wrote = Instant::now();
+        let mut seen = Seen::default();
+        seen.on_primary(wrote);
+        let need = Need::new(Freshness::Session, seen, None);
+        let reader =
+            |c: &Cluster| c.reader(&need, <(Tried, Tried)>::default(), wrote, 0).map(|c| (c.node.index, c.why));
+        let fresh = |until| Sample { asked: Some(until), position: Lsn(1), proven: true, until: Some(until) };
         assert_eq!(reader(&cluster), Some((0, Why::Freshness)));
-        cluster.nodes[2].note_position(Some(wrote), Some(Duration::ZERO));
+        cluster.nodes[2].note_sample(fresh(wrote), Some(Duration::ZERO));
         assert_eq!(reader(&cluster), Some((0, Why::Freshness)), "asked at the very instant of the write");
-        cluster.nodes[2].note_position(Some(wrote + Duration::from_millis(1)), Some(Duration::ZERO));
+        let later = wrote + Duration::from_millis(1);
+        cluster.nodes[2].note_sample(fresh(later), Some(Duration::ZERO));
         assert_eq!(reader(&cluster), Some((2, Why::Read)));
+        let may_read = |created| cluster.may_read(&need, &cluster.nodes[2], created, later);
+        assert!(may_read(later) && !may_read(later + Duration::from_millis(1)), "of a server that started anew");
+        cluster.nodes[2].eject("test");
+        cluster.nodes[2].admit(later);
+        assert_eq!(reader(&cluster), Some((0, Why::Freshness)), "what it had before it was gone");
     }
 
     #[test]
@@ -236,7 +347,7 @@ mod tests {
     #[test]
     fn a_replica_too_far_behind_serves_nothing() {
         let cluster = cluster(PrimaryReads::Fallback);
-        cluster.nodes[1].note_position(None, Some(Duration::from_secs(11)));
+        cluster.nodes[1].note_sample(Sample::default(), Some(Duration::from_secs(11)));
         assert_eq!(shares(&cluster, 300), HashMap::from([(2, 100), (3, 200)]));
     }
 
@@ -245,7 +356,9 @@ mod tests {
         let cluster = cluster(PrimaryReads::Fallback);
         let mut tried = Tried::default();
         let mut seen = Vec::new();
-        while let Some((node, why)) = cluster.reader(None, tried) {
+        while let Some(Choice { node, why, .. }) =
+            cluster.reader(&anything(), (tried, Tried::default()), Instant::now(), 0)
+        {
             seen.push(node.index);
             if why == Why::Retry {
                 break;

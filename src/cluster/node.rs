@@ -8,6 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use crate::config::{self, NodeRole};
+use crate::freshness::{Lsn, Sample};
+use crate::route::balance::{Load, Peak, WHOLE};
 
 /// New connections made to one node at a time, over all pools: a restart of Postgres is no login storm.
 const CONCURRENT_CONNECTS: usize = 8;
@@ -55,10 +57,15 @@ pub struct Node {
     role: AtomicU8,
     /// It answers, and refuses the probe's login: its role stays open until a client's login has shown the password.
     refuses_probe: AtomicBool,
-    /// Of its WAL, while it is a primary: each promotion raises it. 0: not known.
+    /// Of its WAL: each promotion raises it. 0: not known. A standby tells of a new one late.
     timeline: AtomicU32,
-    /// All commits up to this instant are replayed here; microseconds since `epoch`.
-    fresh_until: AtomicU64,
+    /// What its last probe has shown of a replica: together, for parts of two say nothing.
+    sample: Mutex<Sample>,
+    /// When it came back, in microseconds since `epoch`; 0: it was never gone.
+    returned_at: AtomicU64,
+    /// Requests under way.
+    outstanding: AtomicU32,
+    latency: Mutex<Peak>,
     /// Microseconds behind the primary; `u64::MAX` while not known.
     lag: AtomicU64,
     epoch: Instant,
@@ -91,7 +98,10 @@ impl Node {
             timeline: AtomicU32::new(0),
             role: AtomicU8::new(role),
             refuses_probe: AtomicBool::new(false),
-            fresh_until: AtomicU64::new(0),
+            sample: Mutex::default(),
+            returned_at: AtomicU64::new(0),
+            outstanding: AtomicU32::new(0),
+            latency: Mutex::default(),
             lag: AtomicU64::new(u64::MAX),
             epoch,
             fault: Mutex::new(None),
@@ -135,7 +145,6 @@ impl Node {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The timeline of a primary.
     pub fn note_timeline(&self, timeline: u32) {
         if self.timeline.swap(timeline, Ordering::Relaxed) != timeline {
             self.tell();
@@ -170,19 +179,47 @@ impl Node {
     pub fn eject(&self, why: &str) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         *self.fault.lock() = Some(why.to_owned());
+        *self.sample.lock() = Sample::default();
         if self.up.swap(false, Ordering::Relaxed) {
             tracing::warn!(node = %self.name, why, "node is down");
         }
         self.tell();
     }
 
-    pub fn admit(&self) {
+    pub fn admit(&self, now: Instant) {
         *self.fault.lock() = None;
         self.silent.store(false, Ordering::Relaxed);
         if !self.up.swap(true, Ordering::Relaxed) {
             tracing::info!(node = %self.name, "node is up");
+            self.returned_at.store(self.micros(now).max(1), Ordering::Relaxed);
+            *self.latency.lock() = Peak::default();
             self.returned.store(true, Ordering::Relaxed);
             self.tell();
+        }
+    }
+
+    fn micros(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_micros() as u64
+    }
+
+    /// How much of its weight counts, of [`WHOLE`]: its caches are cold when it comes back, so its share grows with the time
+    /// since then, to all of it after `warming`.
+    fn part(&self, now: Instant, warming: Duration) -> u32 {
+        let returned = self.returned_at.load(Ordering::Relaxed);
+        if returned == 0 || warming.is_zero() {
+            return WHOLE;
+        }
+        let up = self.micros(now).saturating_sub(returned) as u128;
+        let part = up * u128::from(WHOLE) / warming.as_micros().max(1);
+        (part as u32).clamp(1, WHOLE)
+    }
+
+    /// For the balancer.
+    pub fn load(&self, now: Instant, warming: Duration) -> Load {
+        Load {
+            part: self.part(now, warming),
+            outstanding: self.outstanding.load(Ordering::Relaxed),
+            latency: self.latency.lock().at(now),
         }
     }
 
@@ -190,23 +227,48 @@ impl Node {
         self.fault.lock().clone()
     }
 
-    /// Commits that were complete at `until` are replayed here, and it is `lag` behind.
-    pub fn note_position(&self, until: Option<Instant>, lag: Option<Duration>) {
-        if let Some(until) = until {
-            let micros = until.saturating_duration_since(self.epoch).as_micros() as u64;
-            self.fresh_until.fetch_max(micros, Ordering::Relaxed);
-        }
+    /// What a probe has shown; it is `lag` behind. Where less is known now than before, less is known.
+    pub fn note_sample(&self, sample: Sample, lag: Option<Duration>) {
+        *self.sample.lock() = sample;
         self.lag.store(lag.map_or(u64::MAX, |lag| lag.as_micros() as u64), Ordering::Relaxed);
+    }
+
+    pub fn sample(&self) -> Sample {
+        *self.sample.lock()
+    }
+
+    /// What it had replayed, or written, when it was last asked.
+    pub fn position(&self) -> Option<Lsn> {
+        let sample = self.sample();
+        sample.asked.map(|_| sample.position)
     }
 
     pub fn lag(&self) -> Option<Duration> {
         Some(self.lag.load(Ordering::Relaxed)).filter(|&l| l != u64::MAX).map(Duration::from_micros)
     }
+}
 
-    /// What was committed by `at` can be read here.
-    pub fn has_replayed(&self, at: Instant) -> bool {
-        let micros = at.saturating_duration_since(self.epoch).as_micros() as u64;
-        // Rounded down both: the same microsecond is not enough.
-        self.fresh_until.load(Ordering::Relaxed) > micros
+/// A request under way on a node; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    node: Arc<Node>,
+    began: Instant,
+}
+
+impl Turn {
+    pub fn new(node: Arc<Node>, began: Instant) -> Turn {
+        node.outstanding.fetch_add(1, Ordering::Relaxed);
+        Turn { node, began }
+    }
+
+    /// It has ended well: its time counts.
+    pub fn end(self, now: Instant) {
+        self.node.latency.lock().note(now, now.saturating_duration_since(self.began));
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.node.outstanding.fetch_sub(1, Ordering::Relaxed);
     }
 }

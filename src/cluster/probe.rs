@@ -7,14 +7,18 @@ use crate::backend::connect::{self, Login};
 use crate::backend::connection::{BackendError, Connection};
 use crate::cluster::Cluster;
 use crate::cluster::node::Node;
-use crate::cluster::positions::Lsn;
+use crate::freshness::{Lsn, Sample};
 use crate::net::tls::Connector;
 
-/// The insert position covers commits that are not flushed yet (synchronous_commit = off).
+/// The insert position covers commits that are not flushed yet (synchronous_commit = off). The timeline of a primary is that
+/// of its WAL files; of a standby the control file knows the one it has replayed, some time after it has come to it, and
+/// who may see it knows the one that it receives.
 const ASK: &str = "SELECT pg_catalog.pg_is_in_recovery(), CASE WHEN pg_catalog.pg_is_in_recovery() \
                    THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
                    CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
-                   THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END";
+                   THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END, \
+                   GREATEST(c.timeline_id, r.min_recovery_end_timeline) \
+                   FROM pg_catalog.pg_control_checkpoint() AS c, pg_catalog.pg_control_recovery() AS r";
 
 /// How nodes are asked.
 #[derive(Debug, Clone)]
@@ -51,11 +55,15 @@ impl From<String> for Unwell {
 /// Probes one node until its cluster is gone.
 pub async fn watch(cluster: Weak<Cluster>, node: Arc<Node>, prober: Prober) {
     let mut connection = None;
+    let Some(mut pace) = cluster.upgrade().map(|cluster| cluster.demand.pace()) else { return };
     while let Some(cluster) = cluster.upgrade() {
         round(&cluster, &node, &prober, &mut connection).await;
         let interval = cluster.routing.probe_interval;
         drop(cluster);
-        tokio::time::sleep(interval).await;
+        match node.is_up() && connection.is_some() {
+            true => pace.pause(interval).await,
+            false => tokio::time::sleep(interval).await,
+        }
     }
 }
 
@@ -75,7 +83,7 @@ pub async fn round(cluster: &Cluster, node: &Arc<Node>, prober: &Prober, connect
                 node.note_role(answer.in_recovery);
                 cluster.note(node, &answer);
             }
-            node.admit();
+            node.admit(Instant::now());
         }
         Err(Unwell::Failed(why)) => node.eject(&why),
         Err(Unwell::Silent(when)) => node.eject_silent(when),
@@ -117,7 +125,10 @@ fn read(asked: Instant, rows: &[Vec<Option<String>>]) -> Option<Answer> {
     let in_recovery = row.first()?.as_deref()? == "t";
     let position = row.get(1)?.as_deref().and_then(|text| text.parse().ok());
     // The name of a WAL file begins with eight hexadecimal digits of the timeline.
-    let timeline = row.get(2)?.as_deref().and_then(|name| u32::from_str_radix(name.get(..8)?, 16).ok());
+    let timeline = match row.get(2)?.as_deref() {
+        Some(name) => u32::from_str_radix(name.get(..8)?, 16).ok(),
+        None => row.get(3)?.as_deref().and_then(|timeline| timeline.parse().ok()),
+    };
     Some(Answer { asked, in_recovery, position, timeline })
 }
 
@@ -126,11 +137,14 @@ impl Cluster {
         let Some(position) = answer.position else { return };
         let mut positions = self.positions.lock();
         if answer.in_recovery {
-            let (until, lag) = positions.replica(position, Instant::now());
-            node.note_position(until, lag);
+            let (sample, lag) = positions.replica(answer.asked, position, answer.timeline, Instant::now());
+            node.note_sample(sample, lag);
+            self.samples.send_modify(|count| *count += 1);
         } else if self.primary().is_some_and(|primary| primary.index == node.index) {
-            positions.note_primary(answer.asked, position);
-            node.note_position(None, Some(Duration::ZERO));
+            positions.note_primary(answer.asked, position, answer.timeline.unwrap_or(0));
+            *self.level.lock() = positions.level();
+            let sample = Sample { asked: Some(answer.asked), position, proven: true, until: Some(answer.asked) };
+            node.note_sample(sample, Some(Duration::ZERO));
         }
     }
 }

@@ -15,8 +15,6 @@ pub const NOT_IN_EFFECT: &[&str] = &[
     "memory.limit",
     "memory.threshold",
     "routing.freshness=table",
-    "routing.load_balancing=latency",
-    "routing.load_balancing=least-busy",
     "scaling.rules",
     "statements.capture_plans",
 ];

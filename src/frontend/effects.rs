@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::catalog::judge::Verdict;
+use crate::cluster::demand::Writing;
 use crate::frontend::session::{Leased, Session};
 use crate::route::plan::Plan;
 use crate::session::channels::Change;
@@ -18,7 +19,10 @@ impl Session {
     pub fn note_plan(&mut self, plan: &Plan, leased: &mut Leased) {
         let facts = &plan.facts;
         let verdict = self.verdict(plan);
-        self.writing |= may_write(facts, verdict);
+        if may_write(facts, verdict) {
+            self.note_writing();
+        }
+        self.reading |= may_read(facts, verdict);
         self.opens_block |= !facts.control.is_empty();
         self.note_listen(facts, leased);
         leased.suspect |= verdict.opaque;
@@ -40,6 +44,13 @@ impl Session {
             *sent += 1;
             format!("{client}:{sent}")
         });
+    }
+
+    /// The open transaction may write from here on.
+    pub fn note_writing(&mut self) {
+        if self.writing.is_none() {
+            self.writing = Some(Writing::new(&self.database.cluster.writers));
+        }
     }
 
     /// A statement has succeeded, with this command tag.
@@ -293,6 +304,20 @@ fn is_of_names(effect: &Effect) -> bool {
 /// Back to the values of startup, which pgweir says again behind it.
 fn is_reset(effect: &Effect) -> bool {
     matches!(effect, Effect::Set { value: SetValue::Default, .. } | Effect::ResetAll | Effect::DiscardAll)
+}
+
+/// It may have looked into the database.
+fn may_read(facts: &Facts, verdict: Verdict) -> bool {
+    // What names nothing calls nothing that could look.
+    let relations = !facts.relations.is_empty() || !facts.relations_exact;
+    let calls = !(facts.functions.is_empty() && facts.attributes.is_empty() && facts.operators.is_empty());
+    let names = relations || calls || !facts.types.is_empty();
+    match verdict.primary {
+        _ if facts.statements > 1 => true,
+        None => names,
+        Some(Reason::Transaction | Reason::Session) => verdict.opaque,
+        Some(_) => true,
+    }
 }
 
 /// It may leave a trace in the database that the session then expects to read.

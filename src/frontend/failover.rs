@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use crate::cluster::node::{Node, Role};
+use crate::cluster::{Cluster, Tried};
 use crate::config::PrimaryReads;
 use crate::error::{Fault, sqlstate};
 use crate::frontend::batch::Batch;
@@ -20,14 +21,43 @@ use crate::route::decide::Target;
 
 /// Follows the nodes of one database until it is gone.
 pub async fn follow(database: Weak<Database>, mut changes: watch::Receiver<u64>, clients: Arc<Clients>) {
+    let mut useless = Tried::default();
     while changes.changed().await.is_ok() {
         let Some(database) = database.upgrade() else { return };
+        drop_useless(&database, &mut useless);
         clients.nudge(&database.name);
         let back: Vec<_> = database.cluster.nodes.iter().filter(|node| node.take_return()).map(|n| n.index).collect();
         for pool in database.pools.all().iter().filter(|pool| back.contains(&pool.node.index)) {
             pool.node_returned(CONTROL);
         }
     }
+}
+
+/// Connections to a node that has gone, or that another has replaced as the primary, serve nobody: those that are idle
+/// are closed at once, and the others when they come back. A primary that is merely silent keeps them: nobody else writes.
+fn drop_useless(database: &Database, useless: &mut Tried) {
+    let cluster = &database.cluster;
+    let primary = cluster.primary().map(|primary| primary.index);
+    let mut now = Tried::default();
+    for node in &cluster.nodes {
+        let is_primary = primary == Some(node.index);
+        let kept = is_primary && node.is_silent();
+        if is_replaced(cluster, node) || !(node.is_up() || kept) {
+            now.insert(node.index);
+        }
+    }
+    for pool in database.pools.all() {
+        let node = pool.node.index;
+        if now.contains(node) && !useless.contains(node) {
+            pool.reconnect(CONTROL);
+        }
+    }
+    *useless = now;
+}
+
+/// It believes to be the primary, and another is.
+fn is_replaced(cluster: &Cluster, node: &Node) -> bool {
+    node.role() == Role::Primary && cluster.primary().is_some_and(|primary| primary.index != node.index)
 }
 
 impl Session {
@@ -54,10 +84,16 @@ impl Session {
         }
     }
 
-    /// A node has gone or come. An answer that a silent one owes will not come: the read is said elsewhere if nothing of it
+    /// A node has gone or come. What a replaced primary would commit is lost: the client is told. An answer that a silent one owes will not come: the read is said elsewhere if nothing of it
     /// has reached the client, else the client is told. One that is down and not silent closes its connections itself.
     pub fn on_nudge(&mut self) -> Option<End> {
         let leased = self.leased.as_ref()?;
+        if !leased.replica && is_replaced(self.cluster(), &leased.lease.pool.node) {
+            self.record_broken_off(sqlstate::CONNECTION_FAILURE);
+            self.drop_lease();
+            let why = "the server is the primary no longer: another was promoted";
+            return Some(End::Fault(Fault::fatal(sqlstate::CONNECTION_FAILURE, why)));
+        }
         if !leased.replica || !leased.lease.pool.node.is_silent() {
             return None;
         }

@@ -25,4 +25,5 @@ pub mod serve;
 pub mod session;
 pub mod sight;
 pub mod statements;
+pub mod settle;
 pub mod survey;

@@ -88,14 +88,14 @@ impl Session {
             true => self.pins.insert(Pin::Listen),
             false => self.pins.remove(Pin::Listen),
         }
-        let wrote = self.writing && self.channels.is_listening();
+        let wrote = self.writing.is_some() && self.channels.is_listening();
         let changes = self.channels.take();
         if changes.is_empty() && !wrote {
             return false;
         }
         if !changes.is_empty() {
             // What was committed before is not notified of: the session's reads must see it.
-            self.wrote = Some(Instant::now());
+            self.seen.on_primary(Instant::now());
         }
         let subscription = self.subscription.get_or_insert_with(|| {
             let mailbox = self.database.hub.join(self.client.id, self.login.clone());
@@ -152,7 +152,7 @@ impl Session {
                     let pid = if own == Some(notification.pid) { self.client.pid } else { notification.pid };
                     say(&mut self.outbox, &notification, pid);
                     // What it tells of is to be seen by the reads that follow.
-                    self.wrote = Some(Instant::now());
+                    self.seen.on_primary(Instant::now());
                 }
                 Item::Lost => write::notice(&mut self.outbox, "WARNING", &lost()),
                 Item::Notification(_) | Item::Fence(_) | Item::Refused(_) => {}

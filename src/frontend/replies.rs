@@ -489,9 +489,7 @@ impl Session {
                 self.database.statements.definitions_changed();
                 self.database.cluster.definitions.outdate();
             }
-            if std::mem::take(&mut self.writing) {
-                self.wrote = Some(Instant::now());
-            }
+            self.note_seen();
             self.portals.truncate(1);
             let began = self.transaction_began.take().unwrap_or(self.request.started);
             self.counters().transaction(now.saturating_duration_since(began));
@@ -504,6 +502,23 @@ impl Session {
         self.failed = false;
         self.aside_error = None;
         self.tried = Tried::default();
+    }
+
+    /// A transaction has ended: what it has shown to the client, and what it has written, later reads must show too.
+    fn note_seen(&mut self) {
+        let (wrote, read) = (self.writing.is_some(), self.reading);
+        let Some(leased) = &self.leased else { return };
+        match leased.replica {
+            true if read => {
+                self.seen.on_replica(Instant::now(), leased.lease.pool.node.index);
+            }
+            false if wrote || read => self.seen.on_primary(Instant::now()),
+            _ => {}
+        }
+        // Else a segment behind this one may write and read.
+        if self.pipeline.is_settled() {
+            (self.writing, self.reading) = (None, false);
+        }
     }
 
     /// Something has reached the client: the request cannot be said again elsewhere.

@@ -13,6 +13,7 @@ use crate::route::plan::Plan;
 use crate::session::bound;
 use crate::session::pipeline::{Expect, Local, Undo};
 use crate::session::prepared::Statement;
+use crate::session::token::in_other_words;
 use crate::session::values::values;
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
@@ -164,7 +165,10 @@ impl Session {
                     self.name_for_sql(&plan.facts, leased);
                     self.note_sequences(&plan, leased);
                     self.note_plan(&plan, leased);
-                    leased.lease.outbox.put_slice(frame);
+                    match in_other_words(body.strip_suffix(b"\0").unwrap_or_default(), &plan.facts) {
+                        Some(text) => write::query(&mut leased.lease.outbox, &text),
+                        None => leased.lease.outbox.put_slice(frame),
+                    }
                 }
                 self.pipeline.push(Expect::Query { plan: Some(plan), refused });
             }
@@ -187,7 +191,7 @@ impl Session {
             }
             frontend::FUNCTION_CALL => {
                 // By OID, so of unknown effect.
-                self.writing = true;
+                self.note_writing();
                 (leased.suspect, leased.unsure) = (true, true);
                 leased.lease.outbox.put_slice(frame);
                 self.pipeline.push(Expect::Function);

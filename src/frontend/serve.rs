@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::cluster::node::Turn;
 use crate::cluster::{Cluster, Tried};
 use crate::config::PoolMode;
 use crate::error::{Fault, sqlstate};
+use crate::freshness::Need;
 use crate::frontend::batch::{Batch, Head};
 use crate::frontend::client::{Activity, Stop};
 use crate::frontend::io::{self, Event, Wait};
@@ -35,6 +37,15 @@ pub enum End {
     Fault(Fault),
     /// A server's own last words are on their way to the client.
     Server,
+}
+
+/// The node for a batch, by its index.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen {
+    pub node: u16,
+    pub why: Why,
+    /// As [`crate::cluster::Choice::passed_over`].
+    pub passed_over: bool,
 }
 
 impl Session {
@@ -99,7 +110,7 @@ impl Session {
                 Head::Terminate => return Ok(None),
                 Head::Batch(batch) => {
                     self.request = Request::new(Instant::now(), Why::Read);
-                    let chosen = self.choose(&batch);
+                    let chosen = self.choose(&batch, Tried::default());
                     match chosen.and_then(|chosen| self.lease_idle(chosen, &batch)) {
                         Some(leased) => self.send(batch, leased)?,
                         // Boxed, as all that is rare and large: an idle client's future has room for it otherwise.
@@ -178,32 +189,46 @@ impl Session {
     }
 
     /// An idle connection to the node chosen for a batch: the common case, in which nothing is waited for.
-    fn lease_idle(&mut self, (node, why): (u16, Why), batch: &Batch) -> Option<Leased> {
+    fn lease_idle(&mut self, chosen: Chosen, batch: &Batch) -> Option<Leased> {
+        if self.is_unsettled(&chosen) {
+            return None;
+        }
+        let Chosen { node, why, .. } = chosen;
         let replica = self.is_replica(node);
         if batch.begins && self.mode == PoolMode::Statement || !replica && self.awaits_fence(batch) {
             return None;
         }
         let lease = self.pools[usize::from(node)].try_checkout(self.worker.index)?;
+        if replica && !self.may_read(&lease) {
+            return None;
+        }
         self.waited(Duration::ZERO, true);
         self.client.set_activity(Activity::Active, self.request.mark);
         Some(Leased { fenced: !replica && batch.may_write(), ..Leased::new(lease, why, replica) })
     }
 
     /// Finds a connection for a batch, on the node chosen for it or another, and sends it there.
-    async fn take_on(&mut self, batch: Batch, mut chosen: Option<(u16, Why)>) -> Result<(), End> {
+    async fn take_on(&mut self, batch: Batch, mut chosen: Option<Chosen>) -> Result<(), End> {
         if batch.begins && self.mode == PoolMode::Statement {
             self.refuse(batch, &Fault::error(sqlstate::FEATURE_NOT_SUPPORTED, NO_BLOCKS));
             return Ok(());
         }
+        let mut outdated = Tried::default();
         loop {
-            let Some((node, why)) = chosen.take().or_else(|| self.choose(&batch)) else {
+            let Some(mut next) = chosen.take().or_else(|| self.choose(&batch, outdated)) else {
                 let Some(fault) = Box::pin(self.wait_for_primary(&batch)).await? else { continue };
                 self.refuse(batch, &fault);
                 return Ok(());
             };
+            if self.is_unsettled(&next) {
+                next = Box::pin(self.wait_for_sample(&batch, next)).await;
+            }
+            let Chosen { node, why, .. } = next;
             let replica = self.is_replica(node);
             let pool = self.pools[usize::from(node)].clone();
             match self.lease(&pool).await? {
+                // Dropped unused, the connection goes back as it is.
+                Ok(lease) if replica && !self.may_read(&lease) => outdated.insert(node),
                 Ok(lease) => {
                     let fenced = !replica && self.fence_before(&batch).await.map_err(End::Fault)?;
                     return self.send(batch, Leased { fenced, ..Leased::new(lease, why, replica) });
@@ -232,16 +257,32 @@ impl Session {
         }
     }
 
-    /// The node for a batch, by its index.
-    fn choose(&self, batch: &Batch) -> Option<(u16, Why)> {
+    pub(super) fn choose(&self, batch: &Batch, outdated: Tried) -> Option<Chosen> {
+        let cluster = self.cluster();
         match self.target(batch) {
-            Target::Primary(why) => self.cluster().primary().map(|node| (node.index, why)),
-            Target::Replica => self.cluster().reader(self.wrote, self.tried).map(|(n, why)| (n.index, why)),
+            Target::Primary(why) => cluster.primary().map(|node| Chosen { node: node.index, why, passed_over: false }),
+            Target::Replica => {
+                let (now, random) = (self.request.mark, cluster.draw());
+                let choice = cluster.reader(&self.need(), (self.tried, outdated), now, random)?;
+                Some(Chosen { node: choice.node.index, why: choice.why, passed_over: choice.passed_over })
+            }
         }
     }
 
     fn is_replica(&self, node: u16) -> bool {
         !matches!(self.cluster().primary(), Some(primary) if primary.index == node)
+    }
+
+    /// What a replica must have for the session's next read.
+    fn need(&self) -> Need {
+        let settings = &self.parameters;
+        let freshness = settings.freshness().unwrap_or(self.cluster().routing.freshness);
+        Need::new(freshness, self.seen, settings.token())
+    }
+
+    /// Whether a lease on a replica leads to a server that is known to have what the session needs.
+    fn may_read(&self, lease: &Lease) -> bool {
+        self.cluster().may_read(&self.need(), &lease.pool.node, lease.created, self.request.mark)
     }
 
     async fn lease(&mut self, pool: &Arc<Pool>) -> Result<Result<Lease, Refused>, End> {
@@ -263,8 +304,9 @@ impl Session {
         Ok(answer)
     }
 
-    fn send(&mut self, batch: Batch, leased: Leased) -> Result<(), End> {
+    fn send(&mut self, batch: Batch, mut leased: Leased) -> Result<(), End> {
         self.database.tally.count(leased.why);
+        leased.turn = Some(Turn::new(leased.lease.pool.node.clone(), self.request.mark));
         self.request.why = leased.why;
         // Behind the whole of it something may be on its way already, which then need not wait.
         let relies = batch.end == self.inbox.len() && (batch.parses || self.names.has_unproven());
@@ -401,8 +443,14 @@ impl Session {
     }
 
     fn give_back(&mut self) {
-        let Some(Leased { mut lease, actual, suspect, prepared, .. }) = self.leased.take() else { return };
+        let Some(Leased { mut lease, actual, suspect, prepared, replica, turn, .. }) = self.leased.take() else {
+            return;
+        };
         self.client.set_target(None);
+        // Of reads alone, which are alike on all nodes.
+        if let Some(turn) = turn.filter(|_| replica) {
+            turn.end(self.request.mark);
+        }
         // Bytes behind the last ReadyForQuery belong to nobody: such a connection is dropped, and so closed.
         if lease.inbox.is_empty() && lease.outbox.is_empty() {
             lease.settings = actual;

@@ -8,7 +8,10 @@ use bytes::BytesMut;
 
 use crate::backend::connect::Login;
 use crate::cluster::Tried;
+use crate::cluster::demand::Writing;
+use crate::cluster::node::Turn;
 use crate::config::PoolMode;
+use crate::freshness::Seen;
 use crate::frontend::client::Client;
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::names::runs_by_name;
@@ -29,6 +32,7 @@ use crate::session::parameters::{Parameters, Settings};
 use crate::session::pins::Pins;
 use crate::session::pipeline::{Pipeline, Undo};
 use crate::session::prepared::{Names, Statement};
+use crate::session::token::in_other_words;
 use crate::session::values::Values;
 use crate::stats::counters::Counters;
 
@@ -62,6 +66,8 @@ pub struct Leased {
     pub fresh: Option<Fresh>,
     /// Notifications of this connection's process are the client's own: those of earlier clients have been delivered.
     pub fenced: bool,
+    /// What the balancer knows of it.
+    pub turn: Option<Turn>,
 }
 
 impl Leased {
@@ -80,6 +86,7 @@ impl Leased {
             fresh: None,
             prepared: false,
             fenced: false,
+            turn: None,
         }
     }
 
@@ -241,9 +248,12 @@ pub struct Session {
     /// The client has said Terminate, behind what is still owed to it.
     pub terminating: bool,
     /// Something of the open transaction may have written.
-    pub writing: bool,
-    /// When the session last wrote.
-    pub wrote: Option<Instant>,
+    pub writing: Option<Writing>,
+    /// Something of it may have read.
+    pub reading: bool,
+    pub seen: Seen,
+    /// Its reads have gone to the primary for want of a replica known to be fresh enough; when it is to wait for a sample.
+    pub unsettled: Option<Instant>,
     /// The ParameterStatus values that the client began with: those to which RESET returns.
     pub greeting: Statuses,
     /// ParameterStatus values that the client was told since the last ReadyForQuery.
@@ -281,6 +291,9 @@ impl Session {
     pub fn statement(&self, text: &[u8], types: &[u8]) -> Arc<Statement> {
         let (statements, environment) = (&self.database.statements, self.environment.key());
         let found = statements.statement(text, types, environment, || self.plan(text));
+        if let Some(other) = in_other_words(text, &found.plan.facts) {
+            return statements.statement(other.as_bytes(), types, environment, || found.plan.clone());
+        }
         if !runs_by_name(&found.plan.facts) {
             return found;
         }

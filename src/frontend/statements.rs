@@ -45,6 +45,7 @@ impl Session {
             Some(Scanned::Parse(s)) if s.environment == *self.environment.key() && s.is_current() => s,
             _ => self.statement(parse.text, parse.types),
         };
+        let parse = read::Parse { text: &statement.text, ..parse };
         self.forget_sequences(&statement.plan.facts, leased);
         let taken = self.is_taken(parse.name);
         if !parse.name.is_empty() && taken && !self.keeps_names() {

@@ -1,4 +1,6 @@
-//! Weighted rotation over the nodes that may answer.
+//! Which of the nodes that may answer is asked next (`routing.load_balancing`).
+//!
+//! # `weighted`
 //!
 //! Each node has a credit, as in nginx's smooth weighted round robin: every pick adds a node's weight to its
 //! credit and takes the sum of the weights from the node picked. Picking simply the highest credit, as nginx does, can
@@ -6,8 +8,71 @@
 //! credit would be the first to run over, among those that are owed enough: Tijdeman's solution of the chairman
 //! assignment problem (Discrete Mathematics 32, 1980), which keeps every node less than one pick from its exact
 //! share after any number of picks.
+//!
+//! # `least-busy`
+//!
+//! The node with the fewest requests under way for its weight; among equals the rotation decides, so that an idle system
+//! spreads its reads as `weighted` does.
+//!
+//! # `latency`
+//!
+//! Two nodes are drawn by weight, and the one takes it that costs less: its recent latency ([`Peak`]) times the requests
+//! under way on it. Two choices are enough to keep the worst node from being chosen, and few enough not to send
+//! everybody to the one that looks best (Mitzenmacher, IEEE TPDS 12, 2001).
 
 use std::cmp::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::config::LoadBalancing;
+
+/// All of a node's weight counts; a node that has just come back has less, to warm up.
+pub const WHOLE: u32 = 16;
+
+/// How long a high latency is remembered: after this long without another one, a third is left of it.
+const MEMORY: Duration = Duration::from_secs(5);
+
+/// What is known of a node at the moment of a pick.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Load {
+    /// How much of its weight counts, of [`WHOLE`]; 0: it is not to be picked.
+    pub part: u32,
+    /// Requests under way.
+    pub outstanding: u32,
+    /// As [`Peak::at`] says.
+    pub latency: Duration,
+}
+
+/// A node's latency as a moving average that follows a rise at once and forgets it slowly.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Peak {
+    /// The average in seconds, and when it was that.
+    last: Option<(f64, Instant)>,
+}
+
+impl Peak {
+    /// A request has taken so long.
+    pub fn note(&mut self, now: Instant, took: Duration) {
+        let took = took.as_secs_f64();
+        let average = match self.last {
+            Some((average, at)) if average > took => {
+                let kept = decay(now.saturating_duration_since(at));
+                average * kept + took * (1.0 - kept)
+            }
+            _ => took,
+        };
+        self.last = Some((average, now));
+    }
+
+    /// What is left of it: without requests it sinks, so that a node that was slow is tried again.
+    pub fn at(&self, now: Instant) -> Duration {
+        let left = |(average, at): (f64, Instant)| average * decay(now.saturating_duration_since(at));
+        Duration::from_secs_f64(self.last.map_or(0.0, left))
+    }
+}
+
+fn decay(passed: Duration) -> f64 {
+    (-passed.as_secs_f64() / MEMORY.as_secs_f64()).exp()
+}
 
 /// Deals reads to nodes in proportion to their weights.
 ///
@@ -15,6 +80,7 @@ use std::cmp::Ordering;
 /// its exact share, and exact after each full round (a number of picks equal to the sum of the weights).
 #[derive(Debug, Clone)]
 pub struct Balancer {
+    policy: LoadBalancing,
     nodes: Vec<Node>,
     /// The sum of all weights: no credit goes beyond it in either direction.
     bound: i64,
@@ -25,37 +91,86 @@ struct Node {
     weight: i64,
     /// What the node is owed, in picks times the sum of the weights.
     credit: i64,
-    /// Takes part in the pick under way.
-    usable: bool,
+    /// What counts of its weight in the pick under way; 0: it takes no part.
+    counts: i64,
+    load: Load,
 }
 
 impl Balancer {
-    /// A rotation over nodes `0..weights.len()`. A node of weight 0 is never picked.
-    pub fn new(weights: impl IntoIterator<Item = u32>) -> Self {
-        let nodes: Vec<Node> =
-            weights.into_iter().map(|weight| Node { weight: i64::from(weight), credit: 0, usable: false }).collect();
-        let bound = nodes.iter().map(|node| node.weight).sum();
-        Self { nodes, bound }
+    /// For nodes `0..weights.len()`. A node of weight 0 is never picked.
+    pub fn new(policy: LoadBalancing, weights: impl IntoIterator<Item = u32>) -> Self {
+        let node = |weight| Node { weight: i64::from(weight), credit: 0, counts: 0, load: Load::default() };
+        let nodes: Vec<Node> = weights.into_iter().map(node).collect();
+        let bound = nodes.iter().map(|node| node.weight * i64::from(WHOLE)).sum();
+        Self { policy, nodes, bound }
     }
 
-    /// The next node among those that `usable` admits; `None` if it admits none with a weight.
+    /// The next node among those with a part; `None` if none has one and a weight. `random` is drawn for each pick.
     ///
-    /// `usable` is asked once for each node with a weight. A node left out keeps the credit it had, neither more
+    /// `load` is asked once for each node with a weight. A node left out keeps the credit it had, neither more
     /// nor less, so that it returns to its share and not to a burst.
-    pub fn pick(&mut self, usable: impl Fn(usize) -> bool) -> Option<usize> {
+    pub fn pick(&mut self, random: u64, load: impl Fn(usize) -> Load) -> Option<usize> {
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            node.load = if node.weight > 0 { load(index) } else { Load::default() };
+            node.counts = node.weight * i64::from(node.load.part.min(WHOLE));
+        }
+        match self.policy {
+            LoadBalancing::Weighted => {}
+            LoadBalancing::LeastBusy => self.keep_least_busy(),
+            LoadBalancing::Latency => return self.cheaper_of_two(random),
+        }
+        self.rotate()
+    }
+
+    /// Leaves those in the pick that are the least busy for their weight.
+    fn keep_least_busy(&mut self) {
+        let busier = |a: &Node, b: &Node| {
+            let cross = |a: &Node, b: &Node| i128::from(a.load.outstanding) * i128::from(b.counts);
+            cross(a, b).cmp(&cross(b, a))
+        };
+        let Some((_, least)) = self.among_usable(|_| true).min_by(|a, b| busier(a.1, b.1)) else { return };
+        let least = least.clone();
+        for node in self.nodes.iter_mut().filter(|node| node.usable() && busier(node, &least) != Ordering::Equal) {
+            node.counts = 0;
+        }
+    }
+
+    fn cheaper_of_two(&self, random: u64) -> Option<usize> {
+        let first = self.draw(random & u64::from(u32::MAX), None)?;
+        let Some(second) = self.draw(random >> 32, Some(first)) else { return Some(first) };
+        let cost = |at: usize| {
+            let node = &self.nodes[at];
+            // In proportion to what counts of its weight, a heavy node may have more under way.
+            let share = f64::from(node.load.outstanding) / (node.counts as f64 / f64::from(WHOLE));
+            node.load.latency.as_secs_f64() * (share + 1.0)
+        };
+        Some(if cost(second) < cost(first) { second } else { first })
+    }
+
+    /// One of the usable nodes but `not`, by weight; `random` is below 2³².
+    fn draw(&self, random: u64, not: Option<usize>) -> Option<usize> {
+        let among = || self.among_usable(|_| true).filter(|(index, _)| Some(*index) != not);
+        let total: i64 = among().map(|(_, node)| node.counts).sum();
+        let mut rest = ((i128::from(random) * i128::from(total)) >> 32) as i64;
+        among()
+            .find(|(_, node)| {
+                rest -= node.counts;
+                rest < 0
+            })
+            .map(|(index, _)| index)
+    }
+
+    fn rotate(&mut self) -> Option<usize> {
         let mut count = 0;
         let mut total = 0;
-        for (index, node) in self.nodes.iter_mut().enumerate() {
-            node.usable = node.weight > 0 && usable(index);
-            if node.usable {
-                count += 1;
-                total += node.weight;
-                node.credit += node.weight;
-            }
+        for node in self.nodes.iter_mut().filter(|node| node.usable()) {
+            count += 1;
+            total += node.counts;
+            node.credit += node.counts;
         }
         let picked = self.most_urgent(count, total).or_else(|| self.most_owed())?;
         self.nodes[picked].credit -= total;
-        for node in self.nodes.iter_mut().filter(|node| node.usable) {
+        for node in self.nodes.iter_mut().filter(|node| node.usable()) {
             // Without effect while the usable nodes stay the same. When they change from pick to pick, it keeps a
             // node from saving up more than about one pick.
             node.credit = node.credit.clamp(-self.bound, self.bound);
@@ -69,7 +184,7 @@ impl Balancer {
         let scale = 2 * count - 2;
         let slack = |node: &Node| total * (scale - 1) - i128::from(node.credit) * scale;
         let sooner = |a: &Node, b: &Node| -> Ordering {
-            (slack(a) * i128::from(b.weight)).cmp(&(slack(b) * i128::from(a.weight)))
+            (slack(a) * i128::from(b.counts)).cmp(&(slack(b) * i128::from(a.counts)))
         };
         self.among_usable(|node| i128::from(node.credit) * scale >= total)
             .min_by(|a, b| sooner(a.1, b.1))
@@ -82,7 +197,13 @@ impl Balancer {
     }
 
     fn among_usable(&self, admit: impl Fn(&Node) -> bool) -> impl Iterator<Item = (usize, &Node)> {
-        self.nodes.iter().enumerate().filter(move |(_, node)| node.usable && admit(node))
+        self.nodes.iter().enumerate().filter(move |(_, node)| node.usable() && admit(node))
+    }
+}
+
+impl Node {
+    fn usable(&self) -> bool {
+        self.counts > 0
     }
 }
 
@@ -91,8 +212,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn weighted(weights: impl IntoIterator<Item = u32>) -> Balancer {
+        Balancer::new(LoadBalancing::Weighted, weights)
+    }
+
+    fn pick(balancer: &mut Balancer, usable: impl Fn(usize) -> bool) -> Option<usize> {
+        balancer.pick(0, |node| Load { part: if usable(node) { WHOLE } else { 0 }, ..Load::default() })
+    }
+
     fn picks(balancer: &mut Balancer, count: usize, usable: impl Fn(usize) -> bool) -> Vec<usize> {
-        (0..count).map(|_| balancer.pick(&usable).expect("a usable node")).collect()
+        (0..count).map(|_| pick(balancer, &usable).expect("a usable node")).collect()
     }
 
     fn share(picks: &[usize], node: usize) -> usize {
@@ -101,7 +230,7 @@ mod tests {
 
     #[test]
     fn every_window_of_a_round_holds_the_exact_shares() {
-        let sequence = picks(&mut Balancer::new([1, 1, 2]), 64, |_| true);
+        let sequence = picks(&mut weighted([1, 1, 2]), 64, |_| true);
         for rounds in 1..=4 {
             for window in sequence.windows(4 * rounds) {
                 let shares = [0, 1, 2].map(|node| share(window, node));
@@ -112,13 +241,13 @@ mod tests {
 
     #[test]
     fn a_heavy_node_is_spread_out_and_not_served_in_a_row() {
-        let sequence = picks(&mut Balancer::new([5, 1, 1]), 14, |_| true);
+        let sequence = picks(&mut weighted([5, 1, 1]), 14, |_| true);
         assert_eq!(sequence, [0, 0, 1, 0, 0, 2, 0, 0, 0, 1, 0, 0, 2, 0]);
     }
 
     #[test]
     fn with_one_down_the_rest_keep_their_proportion() {
-        let mut balancer = Balancer::new([1, 1, 2]);
+        let mut balancer = weighted([1, 1, 2]);
         picks(&mut balancer, 5, |_| true);
         let sequence = picks(&mut balancer, 300, |node| node != 0);
         assert_eq!(share(&sequence, 0), 0);
@@ -129,7 +258,7 @@ mod tests {
     #[test]
     fn a_node_that_comes_back_gets_no_burst() {
         for before in 0..4 {
-            let mut balancer = Balancer::new([1, 1, 2]);
+            let mut balancer = weighted([1, 1, 2]);
             picks(&mut balancer, before, |_| true);
             picks(&mut balancer, 1000, |node| node != 2);
             let sequence = picks(&mut balancer, 40, |_| true);
@@ -141,17 +270,99 @@ mod tests {
 
     #[test]
     fn nothing_usable_is_nothing_picked() {
-        assert_eq!(Balancer::new([]).pick(|_| true), None);
-        assert_eq!(Balancer::new([0, 0]).pick(|_| true), None);
-        assert_eq!(Balancer::new([1, 2]).pick(|_| false), None);
-        assert_eq!(Balancer::new([0, 3]).pick(|_| true), Some(1));
+        assert_eq!(pick(&mut weighted([]), |_| true), None);
+        assert_eq!(pick(&mut weighted([0, 0]), |_| true), None);
+        assert_eq!(pick(&mut weighted([1, 2]), |_| false), None);
+        assert_eq!(pick(&mut weighted([0, 3]), |_| true), Some(1));
     }
 
     #[test]
     fn the_largest_weights_do_not_overflow() {
-        let mut balancer = Balancer::new([u32::MAX; 16]);
+        let mut balancer = weighted([u32::MAX; 16]);
         let sequence = picks(&mut balancer, 1600, |_| true);
         assert!((0..16).all(|node| share(&sequence, node) == 100));
+    }
+
+    /// Draws that look random, the same each time.
+    fn draws() -> impl FnMut() -> u64 {
+        let mut state = 1u64;
+        move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state ^ (state >> 32)
+        }
+    }
+
+    #[test]
+    fn a_node_that_warms_up_has_its_part_of_its_share() {
+        let mut balancer = weighted([1, 1]);
+        let load = |node| Load { part: if node == 1 { WHOLE / 4 } else { WHOLE }, ..Load::default() };
+        let sequence: Vec<_> = (0..100).map(|_| balancer.pick(0, load).unwrap()).collect();
+        assert_eq!(share(&sequence, 1), 20);
+    }
+
+    #[test]
+    fn the_least_busy_for_its_weight_is_next_and_equals_take_turns() {
+        let mut balancer = Balancer::new(LoadBalancing::LeastBusy, [1, 1, 2]);
+        let mut next = |outstanding: [u32; 3]| {
+            balancer.pick(0, |node| Load { part: WHOLE, outstanding: outstanding[node], ..Load::default() }).unwrap()
+        };
+        assert_eq!((next([1, 0, 1]), next([1, 2, 1]), next([1, 1, 3])), (1, 2, 0));
+        let idle: Vec<_> = (0..40).map(|_| next([0, 0, 0])).collect();
+        assert!(share(&idle, 2).abs_diff(20) <= 1, "{idle:?}");
+    }
+
+    /// Each node serves one request at a time; node 1 takes ten times as long.
+    #[test]
+    fn a_slow_node_loses_share_by_load_and_by_latency() {
+        for policy in [LoadBalancing::LeastBusy, LoadBalancing::Latency, LoadBalancing::Weighted] {
+            let (mut balancer, mut draw, start) = (Balancer::new(policy, [1, 1]), draws(), Instant::now());
+            let mut peaks = [Peak::default(); 2];
+            // When each request under way ends: its node, its begin and end, in ms.
+            let (mut under_way, mut counts): (Vec<(usize, u64, u64)>, _) = (Vec::new(), [0usize; 2]);
+            let at = |ms| start + Duration::from_millis(ms);
+            for ms in 0..2000 {
+                for &(node, began, _) in under_way.iter().filter(|request| request.2 == ms) {
+                    peaks[node].note(at(ms), Duration::from_millis(ms - began));
+                }
+                under_way.retain(|request| request.2 > ms);
+                let outstanding = |node| under_way.iter().filter(|request| request.0 == node).count() as u32;
+                let load =
+                    |node: usize| Load { part: WHOLE, outstanding: outstanding(node), latency: peaks[node].at(at(ms)) };
+                let node = balancer.pick(draw(), load).unwrap();
+                counts[node] += 1;
+                under_way.push((node, ms, ms + [2, 20][node]));
+            }
+            match policy {
+                LoadBalancing::Weighted => assert_eq!(counts, [1000, 1000]),
+                _ => assert!(counts[1] > 0 && counts[1] < 400, "{policy:?}: {counts:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn by_latency_equal_nodes_share_by_weight() {
+        let (mut balancer, mut draw) = (Balancer::new(LoadBalancing::Latency, [1, 1, 2]), draws());
+        let load = |_| Load { part: WHOLE, outstanding: 0, latency: Duration::from_millis(3) };
+        let sequence: Vec<_> = (0..4000).map(|_| balancer.pick(draw(), load).unwrap()).collect();
+        assert!(share(&sequence, 2).abs_diff(2000) < 150, "{}", share(&sequence, 2));
+        let only = |node| Load { part: if node == 1 { WHOLE } else { 0 }, ..Load::default() };
+        assert_eq!(balancer.pick(draw(), only), Some(1));
+        assert_eq!(balancer.pick(draw(), |_| Load::default()), None);
+    }
+
+    #[test]
+    fn a_peak_rises_at_once_and_sinks_slowly() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut peak = Peak::default();
+        assert_eq!(peak.at(at(0)), Duration::ZERO);
+        peak.note(at(0), Duration::from_millis(2));
+        peak.note(at(0), Duration::from_millis(100));
+        peak.note(at(0), Duration::from_millis(2));
+        assert_eq!(peak.at(at(0)), Duration::from_millis(100));
+        assert!(peak.at(at(5)) < Duration::from_millis(40) && peak.at(at(5)) > Duration::from_millis(30));
+        peak.note(at(60), Duration::from_millis(2));
+        assert!(peak.at(at(60)) < Duration::from_millis(3));
     }
 
     proptest! {
@@ -161,11 +372,11 @@ mod tests {
             down in prop::collection::vec(any::<bool>(), 16),
             picks in 1usize..500,
         ) {
-            let mut balancer = Balancer::new(weights.iter().copied());
+            let mut balancer = weighted(weights.iter().copied());
             let total: u64 = (0..weights.len()).filter(|&i| !down[i]).map(|i| u64::from(weights[i])).sum();
             let mut counts = vec![0u64; weights.len()];
             for made in 1..=picks as u64 {
-                let Some(node) = balancer.pick(|i| !down[i]) else {
+                let Some(node) = pick(&mut balancer, |i| !down[i]) else {
                     prop_assert_eq!(total, 0);
                     return Ok(());
                 };
@@ -183,9 +394,9 @@ mod tests {
             weights in prop::collection::vec(1u32..10, 2..8),
             masks in prop::collection::vec(1u8..=255, 1..400),
         ) {
-            let mut balancer = Balancer::new(weights.iter().copied());
+            let mut balancer = weighted(weights.iter().copied());
             for mask in masks {
-                if let Some(node) = balancer.pick(|i| mask & (1 << i) != 0) {
+                if let Some(node) = pick(&mut balancer, |i| mask & (1 << i) != 0) {
                     prop_assert!(mask & (1 << node) != 0);
                 }
             }

@@ -8,4 +8,5 @@ pub mod parameters;
 pub mod pins;
 pub mod pipeline;
 pub mod prepared;
+pub mod token;
 pub mod values;

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use crate::config::Freshness;
+use crate::freshness::Lsn;
 use crate::sql::RouteHint;
 
 /// A setting's value, in the form in which it can be said again.
@@ -139,6 +141,22 @@ impl Parameters {
             "replica" => Some(RouteHint::Replica),
             _ => None,
         }
+    }
+
+    /// What `pgweir.freshness` promises to the session's reads.
+    pub fn freshness(&self) -> Option<Freshness> {
+        match self.current.value("pgweir.freshness")?.keyword().as_str() {
+            "eventual" => Some(Freshness::Eventual),
+            "session" => Some(Freshness::Session),
+            "table" => Some(Freshness::Table),
+            _ => None,
+        }
+    }
+
+    /// `pgweir.lsn`: what a node must have replayed for the session's reads. One that cannot be read is beyond all nodes.
+    pub fn token(&self) -> Option<Lsn> {
+        let token = self.current.value("pgweir.lsn")?.keyword();
+        (!token.is_empty()).then(|| token.parse().unwrap_or(Lsn::MAX))
     }
 
     /// Each of its transactions is serializable, which no standby offers.

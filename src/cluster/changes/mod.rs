@@ -20,7 +20,7 @@ mod visible;
 
 use std::fmt;
 
-pub use crate::cluster::positions::Lsn;
+pub use crate::freshness::Lsn;
 pub use task::{Follow, follow};
 
 use crate::sql::Name;

@@ -4,7 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::str::FromStr;
 
-use crate::cluster::positions::Lsn;
+use crate::freshness::Lsn;
 
 /// Commits looked at one by one; later ones are taken together.
 const MAX_APART: usize = 1_024;

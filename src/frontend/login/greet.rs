@@ -13,6 +13,7 @@ use crate::cluster::node::{Node, Role};
 use crate::cluster::{Cluster, Tried};
 use crate::config::PoolMode;
 use crate::error::{Fault, Severity, sqlstate};
+use crate::freshness::Seen;
 use crate::frontend::client::{Client, NewClient};
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::io::MAX_WAITING;
@@ -238,8 +239,10 @@ impl Parts {
             aside_error: None,
             skipping: false,
             terminating: false,
-            writing: false,
-            wrote: None,
+            writing: None,
+            reading: false,
+            seen: Seen::default(),
+            unsettled: None,
             readable: is_readable(&statuses),
             greeting: statuses,
             told: Vec::new(),

@@ -1,0 +1,364 @@
+//! What sessions read after they and others have written, while replicas stall, die and return. A checker: writers raise the
+//! versions of rows, readers note what they have seen, and no session may ever see less than it has seen or written.
+//!
+//! `PGWEIR_FRESHNESS_SECONDS` and `PGWEIR_FRESHNESS_SEED` make it longer, and another.
+
+mod support;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pgweir::demo::cluster::{Cluster, Server, Shutdown};
+use pgweir::demo::sample;
+use support::sessions::{block_on, connect, sqlstate, value, wait_for};
+use support::{Builder, LIMIT, Pgweir, logged, wait_until};
+use tokio_postgres::Client;
+
+const KEYS: i64 = 4;
+
+fn start() -> Cluster {
+    let cluster = Cluster::builder()
+        .replicas(2)
+        .setting("log_statement", "all")
+        .setting("max_prepared_transactions", "5")
+        .start()
+        .unwrap();
+    sample::install(cluster.primary()).unwrap();
+    let tables = format!(
+        "SET ROLE app; CREATE TABLE versions (key bigint PRIMARY KEY, version bigint NOT NULL); \
+         INSERT INTO versions SELECT key, 0 FROM generate_series(0, {KEYS}) AS key; \
+         CREATE FUNCTION raise_version(bigint) RETURNS bigint LANGUAGE sql AS \
+         'UPDATE versions SET version = version + 1 WHERE key = $1 RETURNING version'"
+    );
+    cluster.primary().psql_in(sample::DATABASE, &tables).unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+    cluster
+}
+
+/// A primary and two replicas, one test at a time, all of them up and level at its start.
+fn cluster() -> MutexGuard<'static, Cluster> {
+    static SHARED: OnceLock<Mutex<Cluster>> = OnceLock::new();
+    let cluster = SHARED.get_or_init(|| Mutex::new(start())).lock().unwrap_or_else(PoisonError::into_inner);
+    for server in cluster.servers() {
+        server.resume();
+        server.start().unwrap();
+    }
+    cluster.replicas().iter().for_each(go_on);
+    cluster.wait_replayed(LIMIT).unwrap();
+    cluster
+}
+
+fn stall(replica: &Server) {
+    let _ = replica.psql("SELECT pg_wal_replay_pause()");
+}
+
+fn go_on(replica: &Server) {
+    let _ = replica.psql("SELECT pg_wal_replay_resume()");
+}
+
+fn builder(cluster: &Cluster) -> Builder {
+    Pgweir::builder()
+        .cluster(cluster, &[1, 1])
+        .set("routing.probe_interval", "200ms")
+        .set("pool.connection_timeout", "500ms")
+        .set("pool.acquire_timeout", "20s")
+}
+
+/// Pseudo-random numbers, the same for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    reads: AtomicUsize,
+    writes: AtomicUsize,
+    /// Ended by a fault that the schedule has caused; the session begins anew.
+    broken: AtomicUsize,
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// One session's view: the version that each key must have at least. Whatever it sees raises that.
+struct View<'a> {
+    client: Client,
+    least: HashMap<i64, i64>,
+    counts: &'a Counts,
+}
+
+impl View<'_> {
+    fn saw(&mut self, key: i64, version: i64, how: &str) -> Result<(), String> {
+        let least = self.least.entry(key).or_default();
+        if version < *least {
+            return Err(format!("{how}: key {key} is at {version}, and the session has seen {least}"));
+        }
+        *least = version;
+        Ok(())
+    }
+
+    /// `Ok(false)`: the session is broken.
+    async fn read(&mut self, key: i64, how: u64) -> Result<bool, String> {
+        let sql = "SELECT key, version FROM versions WHERE key = $1";
+        let rows: Vec<(i64, i64)> = match how {
+            0 => match self.client.query(sql, &[&key]).await {
+                Ok(rows) => rows.iter().map(|row| (row.get(0), row.get(1))).collect(),
+                Err(_) => return Ok(false),
+            },
+            1 => match self.client.query("SELECT key, version FROM versions ORDER BY key", &[]).await {
+                Ok(rows) => rows.iter().map(|row| (row.get(0), row.get(1))).collect(),
+                Err(_) => return Ok(false),
+            },
+            _ => {
+                match support::sessions::column(&self.client, &sql.replace("$1", &key.to_string()).replace("key, ", ""))
+                    .await
+                {
+                    Ok(rows) => rows.iter().map(|version| (key, version.parse().unwrap())).collect(),
+                    Err(_) => return Ok(false),
+                }
+            }
+        };
+        self.counts.reads.fetch_add(1, Ordering::Relaxed);
+        rows.into_iter().try_for_each(|(key, version)| self.saw(key, version, "read")).map(|()| true)
+    }
+
+    /// Raises the version of a key in one of the forms in which a commit may come.
+    async fn write(&mut self, key: i64, how: u64) -> Result<bool, String> {
+        let update = format!("UPDATE versions SET version = version + 1 WHERE key = {key} RETURNING version");
+        let texts = match how {
+            0 => vec![update],
+            1 => vec!["BEGIN".to_owned(), update, "COMMIT".to_owned()],
+            2 => vec![format!("WITH w AS ({update}) SELECT version FROM w")],
+            3 => vec![format!("SELECT raise_version({key})")],
+            4 => vec![format!("BEGIN; {update}; COMMIT")],
+            _ => vec![format!("DO $$ BEGIN UPDATE versions SET version = version + 1 WHERE key = {key}; END $$")],
+        };
+        let mut version = None;
+        for text in &texts {
+            match support::sessions::column(&self.client, text).await {
+                Ok(rows) => version = rows.first().and_then(|row| row.parse().ok()).or(version),
+                Err(_) => return Ok(false),
+            }
+        }
+        self.counts.writes.fetch_add(1, Ordering::Relaxed);
+        // Of a DO the version is not known, but that it is one more than what was seen at least.
+        let least = self.least.get(&key).copied().unwrap_or_default() + 1;
+        self.saw(key, version.unwrap_or(least), "write").map(|()| true)
+    }
+}
+
+/// One session after another until told to end; the first violation ends it.
+async fn session(url: String, seed: u64, writes: bool, counts: Arc<Counts>, end: Arc<AtomicBool>) -> Option<String> {
+    let mut random = Random(seed);
+    while !end.load(Ordering::Relaxed) {
+        let Ok(client) = support::sessions::try_connect(&url).await else { continue };
+        let mut view = View { client, least: HashMap::new(), counts: &counts };
+        while !end.load(Ordering::Relaxed) {
+            let key = random.below(KEYS as u64) as i64;
+            let done = match writes && random.below(4) == 0 {
+                true => view.write(key, random.below(6)).await,
+                false => view.read(key, random.below(3)).await,
+            };
+            match done {
+                Ok(true) => {}
+                Ok(false) => {
+                    counts.broken.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+                Err(violation) => {
+                    end.store(true, Ordering::Relaxed);
+                    return Some(violation);
+                }
+            }
+            if random.below(3) == 0 {
+                tokio::time::sleep(Duration::from_millis(random.below(30))).await;
+            }
+        }
+    }
+    None
+}
+
+/// Faults of replicas by chance, until the time is over; each is over before the next one.
+fn faults(cluster: &Cluster, seed: u64, until: Instant, end: &AtomicBool) -> [usize; 4] {
+    let mut random = Random(seed);
+    let mut counts = [0; 4];
+    while Instant::now() < until && !end.load(Ordering::Relaxed) {
+        let replica = &cluster.replicas()[random.below(2) as usize];
+        let pause = Duration::from_millis(50 + random.below(400));
+        let fault = random.below(4) as usize;
+        counts[fault] += 1;
+        match fault {
+            0 => stall(replica),
+            1 => replica.kill9(),
+            2 => drop(replica.stop(Shutdown::Immediate)),
+            _ => replica.pause(),
+        }
+        // Part of the schedule, not a wait for a state.
+        thread::sleep(pause);
+        match fault {
+            0 => go_on(replica),
+            3 => replica.resume(),
+            _ => replica.start().unwrap(),
+        }
+        thread::sleep(Duration::from_millis(random.below(300)));
+    }
+    counts
+}
+
+#[test]
+fn no_session_sees_less_than_it_has_seen_or_written() {
+    let cluster = cluster();
+    let seed = number("PGWEIR_FRESHNESS_SEED", 1);
+    let length = Duration::from_secs(number("PGWEIR_FRESHNESS_SECONDS", 6));
+    // Two of them: each sees what the other's sessions write as a stranger's.
+    let pgweirs = [builder(&cluster).start(), builder(&cluster).start()];
+    let (counts, end) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
+    let runs = |server: &Server| logged(server, "FROM versions");
+    let before: Vec<_> = cluster.servers().map(runs).collect();
+    let (violations, faults) = thread::scope(|scope| {
+        let sessions = scope.spawn(|| {
+            block_on(async {
+                let tasks: Vec<_> = (0..8)
+                    .map(|i| {
+                        let url = pgweirs[i % 2].url();
+                        let (counts, end) = (counts.clone(), end.clone());
+                        tokio::spawn(session(url, seed * 1000 + i as u64, i < 6, counts, end))
+                    })
+                    .collect();
+                let mut violations = Vec::new();
+                for task in tasks {
+                    violations.extend(task.await.unwrap());
+                }
+                violations
+            })
+        });
+        let faults = faults(&cluster, seed, Instant::now() + length, &end);
+        end.store(true, Ordering::Relaxed);
+        (sessions.join().unwrap(), faults)
+    });
+    let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+    let (reads, writes, broken) = (count(&counts.reads), count(&counts.writes), count(&counts.broken));
+    let ran: Vec<_> = cluster.servers().map(runs).zip(before).map(|(after, before)| after - before).collect();
+    println!(
+        "seed {seed}, {length:?}: {reads} reads and {writes} writes of 8 sessions through 2 pgweirs, {broken} broken; \
+         replay stalled {}, killed {}, shut down {}, frozen {} times; statements on each server {ran:?}; violations {}",
+        faults[0],
+        faults[1],
+        faults[2],
+        faults[3],
+        violations.len()
+    );
+    assert!(violations.is_empty(), "seed {seed}: {violations:?}");
+    assert!(reads > 100 && writes > 20, "too little has happened");
+    assert!(ran[1] > 0 && ran[2] > 0, "the replicas have read nothing: {ran:?}");
+}
+
+/// Replay stalls on one replica while somebody writes past pgweir: the session that has seen it on the other stays there.
+#[test]
+fn a_session_does_not_go_back_to_a_replica_that_is_behind() {
+    let cluster = cluster();
+    let [_, behind] = cluster.replicas() else { panic!("two replicas") };
+    let pgweir = builder(&cluster).start();
+    let write = "UPDATE versions SET version = version + 1 WHERE key = 0 RETURNING version";
+    stall(behind);
+    let written = cluster.primary().psql_in(sample::DATABASE, &format!("SET ROLE app; {write}")).unwrap();
+    let written = written.lines().find(|line| line.parse::<i64>().is_ok()).unwrap().to_owned();
+    let ahead = &cluster.replicas()[0];
+    let sql = "SELECT version FROM versions WHERE key = 0";
+    wait_until(LIMIT, "the other to replay it", || ahead.psql_in(sample::DATABASE, sql).unwrap() == written);
+    block_on(async {
+        for _ in 0..10 {
+            let client = connect(&pgweir.url()).await;
+            let (mut seen, mut new) = (Vec::new(), false);
+            for _ in 0..20 {
+                let version = value(&client, sql).await;
+                new |= version == written;
+                assert!(!new || version == written, "{seen:?} and then {version}");
+                seen.push(version);
+            }
+        }
+    });
+    go_on(behind);
+}
+
+/// The token of one session, taken over by another through another pgweir.
+#[test]
+fn a_token_carries_what_was_written_to_another_session() {
+    let cluster = cluster();
+    let pgweirs = [builder(&cluster).start(), builder(&cluster).set("routing.freshness", "eventual").start()];
+    cluster.replicas().iter().for_each(stall);
+    block_on(async {
+        let writer = connect(&pgweirs[0].url()).await;
+        let update = "UPDATE versions SET version = version + 1 WHERE key = 1 RETURNING version";
+        let written = value(&writer, update).await;
+        let token = value(&writer, "SHOW pgweir.lsn").await;
+        let prepared: String = writer.query_one("SHOW pgweir.lsn", &[]).await.unwrap().get("pgweir.lsn");
+        assert!(prepared.contains('/') && token.contains('/'), "{prepared} {token}");
+        let sql = "SELECT version FROM versions WHERE key = 1";
+        let reader = connect(&pgweirs[1].url()).await;
+        assert_ne!(value(&reader, sql).await, written, "without the token");
+        reader.simple_query(&format!("SET pgweir.lsn = '{token}'")).await.unwrap();
+        assert_eq!(value(&reader, sql).await, written);
+        let started = connect(&format!("{}?options=-c%20pgweir.lsn%3D{token}", pgweirs[1].url())).await;
+        assert_eq!(value(&started, sql).await, written);
+        // Once a replica has it, a replica reads it.
+        go_on(&cluster.replicas()[0]);
+        let ran = || logged(&cluster.replicas()[0], "/* token */");
+        wait_for("a replica to read it", async || {
+            assert_eq!(value(&reader, &format!("{sql} /* token */")).await, written);
+            ran() > 0
+        })
+        .await;
+    });
+    cluster.replicas().iter().for_each(go_on);
+}
+
+#[test]
+fn a_token_that_is_none_is_refused_in_every_protocol() {
+    let cluster = cluster();
+    let pgweir = builder(&cluster).start();
+    block_on(async {
+        let client = connect(&pgweir.url()).await;
+        for bad in ["x", "0", "0/16B3748/1", "g/1"] {
+            let sql = format!("SET pgweir.lsn = '{bad}'");
+            let error = client.simple_query(&sql).await.unwrap_err();
+            assert_eq!(sqlstate(&error), "22023", "{bad}");
+            assert!(error.as_db_error().unwrap().message().contains("pgweir.lsn"), "{error:?}");
+            assert_eq!(sqlstate(&client.execute(&sql, &[]).await.unwrap_err()), "22023", "{bad}");
+        }
+        // As any error it ends the transaction's luck.
+        client.simple_query("BEGIN").await.unwrap();
+        assert_eq!(sqlstate(&client.simple_query("SET pgweir.lsn = 'x'").await.unwrap_err()), "22023");
+        assert_eq!(sqlstate(&client.simple_query("SELECT 1").await.unwrap_err()), "25P02");
+        client.simple_query("ROLLBACK").await.unwrap();
+        assert_eq!(value(&client, "SELECT 1").await, "1");
+    });
+}
+
+/// What COMMIT PREPARED makes visible was written by another session.
+#[test]
+fn commits_in_two_phases_are_read_by_who_completes_them() {
+    let cluster = cluster();
+    let pgweir = builder(&cluster).start();
+    cluster.replicas().iter().for_each(stall);
+    block_on(async {
+        let (first, second) = (connect(&pgweir.url()).await, connect(&pgweir.url()).await);
+        let sql = "SELECT version FROM versions WHERE key = 2";
+        let before: i64 = value(&second, sql).await.parse().unwrap();
+        for text in ["BEGIN", "UPDATE versions SET version = version + 1 WHERE key = 2", "PREPARE TRANSACTION 'two'"] {
+            first.simple_query(text).await.unwrap();
+        }
+        second.simple_query("COMMIT PREPARED 'two'").await.unwrap();
+        assert_eq!(value(&second, sql).await, (before + 1).to_string());
+    });
+    cluster.replicas().iter().for_each(go_on);
+}
