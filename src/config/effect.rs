@@ -11,7 +11,10 @@ use super::file::{Walk, dotted};
 /// The feature that makes a key work deletes its row.
 pub const NOT_IN_EFFECT: &[&str] = &[
     "alerts",
-    "cache",
+    "cache.invalidation=auto",
+    "cache.invalidation=wal",
+    "cache.invalidation=writes",
+    "cache.publication",
     "memory.limit",
     "memory.threshold",
     "routing.freshness=table",

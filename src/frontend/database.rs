@@ -9,6 +9,7 @@ use quick_cache::sync::Cache;
 use crate::backend::connect::Login;
 use crate::cluster::Cluster;
 use crate::config;
+use crate::frontend::cached::Cached;
 use crate::net::tls::{Connector, TlsError};
 use crate::notify::hub::{Hub, Reach};
 use crate::pool::checkout::Pool;
@@ -43,6 +44,8 @@ pub struct Database {
     pub statements: Registry,
     pub counters: Arc<stats::counters::Database>,
     pub tally: Tally,
+    /// `None`: no result of it is kept.
+    pub cached: Option<Arc<Cached>>,
     /// By user, since roles may have settings of their own, and by what the startup packet sets; with the time.
     statuses: Cache<(Arc<str>, Settings), (Instant, Settings, Statuses)>,
 }
@@ -79,6 +82,7 @@ impl Database {
             statements: Registry::default(),
             counters,
             tally: Tally::default(),
+            cached: None,
             statuses: Cache::new(STATUSES_KEPT),
             name,
             tls,

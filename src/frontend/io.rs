@@ -71,18 +71,23 @@ impl Session {
             if std::mem::take(&mut nudged) && self.waits_in_vain(&pool.node) {
                 return Poll::Ready(Wait::InVain);
             }
-            if matches!(self.poll_send_client(cx), Poll::Ready(Err(_))) {
-                return Poll::Ready(Wait::ClientGone);
-            }
-            while self.inbox.len() < MAX_WAITING {
-                match ready!(self.poll_receive_client(cx)) {
-                    Ok(0) | Err(_) => return Poll::Ready(Wait::ClientGone),
-                    Ok(_) => {}
-                }
-            }
-            Poll::Pending
+            self.poll_waiting_client(cx).map(|()| Wait::ClientGone)
         })
         .await
+    }
+
+    /// Serves the client's socket while something else is waited for; ready when the client is gone.
+    pub(super) fn poll_waiting_client(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.poll_send_client(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(());
+        }
+        while self.inbox.len() < MAX_WAITING {
+            match ready!(self.poll_receive_client(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+        Poll::Pending
     }
 
     /// Sends what is to be sent, and waits for the next event. `need`: the client's frame at the head of the inbox is

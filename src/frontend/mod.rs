@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod batch;
+pub mod cached;
 pub mod client;
 pub mod console;
 pub mod database;

@@ -12,9 +12,12 @@ use parking_lot::Mutex;
 use crate::admin::Admin;
 use crate::auth::{Credentials, Method, Secret, Verifier};
 use crate::backend::connect::{Login, ServerCredentials};
+use crate::cache::admit::Choice;
+use crate::cache::{Limits, Results};
 use crate::cluster::catalog;
 use crate::cluster::probe::{self, Prober};
 use crate::config::{self, Config, PinPolicy, PoolMode};
+use crate::frontend::cached::Cached;
 use crate::frontend::client::Clients;
 use crate::frontend::database::Database;
 use crate::frontend::failover;
@@ -137,6 +140,7 @@ const MAX_DATABASES: usize = 1000;
 pub struct Proxy {
     pub config: ArcSwap<Config>,
     pub stats: Arc<Stats>,
+    pub results: Arc<Results>,
     pub clients: Arc<Clients>,
     pub databases: DashMap<Arc<str>, Arc<Database>>,
     users: ArcSwap<Users>,
@@ -172,6 +176,7 @@ impl Proxy {
             users: ArcSwap::from_pointee(users(&config, &Users::new())?),
             config: ArcSwap::new(config.clone()),
             stats,
+            results: Arc::new(Results::new(limits(&config.cache))),
             clients: Arc::new(Clients::new(config.listen.peer_id)),
             databases: DashMap::new(),
             control,
@@ -220,12 +225,29 @@ impl Proxy {
             return Ok(found.clone());
         }
         let routing = self.config.load().routing.clone();
-        let database =
+        let mut database =
             Database::new(name.clone(), config, &routing, &self.stats, (&self.control, &self.server_ids), self.epoch)?;
+        database.cached = self.cached();
         let database = Arc::new(database);
         self.databases.insert(name, database.clone());
         self.watch(&database);
         Ok(database)
+    }
+
+    /// A database's part in the cache, by the mode in force.
+    fn cached(&self) -> Option<Arc<Cached>> {
+        let config = &self.config.load().cache;
+        if !config.enabled {
+            return None;
+        }
+        if config.invalidation != config::Invalidation::Ttl {
+            tracing::info!("no results are cached: this version invalidates them by \"ttl\" alone");
+            return None;
+        }
+        let (results, now) = (self.results.clone(), Instant::now());
+        let id = results.add_database(now);
+        results.open(id, now);
+        Some(Arc::new(Cached { results, id, choice: Choice::Named, ttl: config.ttl }))
     }
 
     /// Starts the probes of a database's nodes, and warms the pools of the users that can log in on their own.
@@ -285,6 +307,7 @@ impl Proxy {
                 entry.value().pools.reconfigure(database.pool.clone());
             }
         }
+        self.results.set_limits(limits(&config.cache));
         self.config.store(Arc::new(config));
         Ok(())
     }
@@ -315,6 +338,10 @@ impl Proxy {
     pub fn uptime(&self) -> Duration {
         self.epoch.elapsed()
     }
+}
+
+fn limits(cache: &config::Cache) -> Limits {
+    Limits { max_entries: cache.max_entries, max_bytes: cache.max_bytes, max_entry_bytes: cache.max_entry_bytes }
 }
 
 /// What of a database a reload does not change.

@@ -30,7 +30,7 @@ impl Session {
             rows: std::mem::take(&mut request.rows),
             bytes: std::mem::take(&mut request.bytes),
             outcome,
-            cache: CacheUse::NotAsked,
+            cache: request.cache,
             node: leased.map(|l| l.lease.pool.node.index),
             is_write,
         };
@@ -111,7 +111,7 @@ impl Session {
             bytes: sample.bytes,
             node: node.map(|n| n.name.to_string()),
             role: node.map(|n| n.role().as_str().to_owned()),
-            cached: false,
+            cached: sample.cache == CacheUse::Hit,
             route_reason: leased.map_or("", |l| l.why.as_str()).to_owned(),
             transaction: self.status != b'I' || self.transaction_began.is_some(),
             error: error.map(|code| String::from_utf8_lossy(&code).into_owned()),

@@ -159,6 +159,8 @@ impl Session {
         copy.at = n;
         if self.pipeline.is_own() {
             copy.from = n;
+        } else {
+            self.fill(&copy.inbox[..n]);
         }
     }
 
@@ -166,6 +168,7 @@ impl Session {
     fn pass(&mut self, head: scan::Head, available: usize, copy: &mut Copy) -> Result<(), Malformed> {
         match self.pipeline.step(head.tag) {
             Step::Forward => {
+                self.fill(&copy.inbox[copy.at..copy.at + available]);
                 copy.at += available;
                 self.request.bytes += available as u64;
             }
@@ -186,6 +189,7 @@ impl Session {
             return;
         }
         let (frames, bytes) = scan::run(&copy.inbox[copy.at..], tag);
+        self.fill(&copy.inbox[copy.at..copy.at + bytes]);
         copy.at += bytes;
         self.request.part += frames;
         self.request.bytes += bytes as u64;
@@ -256,6 +260,8 @@ impl Session {
         if !passed {
             copy.flush(&mut self.outbox);
             copy.from = copy.at + head.total;
+        } else {
+            self.spoil_fill();
         }
         copy.at += head.total;
         Ok(())
@@ -310,6 +316,7 @@ impl Session {
 
     /// An ErrorResponse; `Some` where the way ends here.
     fn on_error(&mut self, head: scan::Head, copy: &mut Copy) -> Result<Option<Relayed>, Malformed> {
+        self.spoil_fill();
         let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
         if fields.is_changed_result() && self.on_changed_result() {
             return Ok(Some(Relayed::Retry { why: fields.message(), again: Again::Anew }));
@@ -450,6 +457,10 @@ impl Session {
             backend::NO_DATA => return self.described(None),
             backend::COMMAND_COMPLETE => {
                 let tag = read::Reader::new(body).cstr()?;
+                // A simple Query has committed by now, and its client may be told before the ReadyForQuery comes.
+                if self.writing.is_some() && (self.status == b'I' || tag == b"COMMIT") {
+                    self.invalidate();
+                }
                 self.request.rows += read::tag_rows(tag);
                 match self.pipeline.front() {
                     Some(Expect::Execute { plan: Some(plan), values, .. }) => {
@@ -489,6 +500,9 @@ impl Session {
                 self.database.statements.definitions_changed();
                 self.database.cluster.definitions.outdate();
             }
+            if self.writing.is_some() {
+                self.invalidate();
+            }
             self.note_seen();
             self.portals.truncate(1);
             let began = self.transaction_began.take().unwrap_or(self.request.started);
@@ -502,6 +516,7 @@ impl Session {
         self.failed = false;
         self.aside_error = None;
         self.tried = Tried::default();
+        self.land_fill();
     }
 
     /// A transaction has ended: what it has shown to the client, and what it has written, later reads must show too.

@@ -11,6 +11,7 @@ use crate::config::PoolMode;
 use crate::error::{Fault, sqlstate};
 use crate::freshness::Need;
 use crate::frontend::batch::{Batch, Head};
+use crate::frontend::cached::Answer;
 use crate::frontend::client::{Activity, Stop};
 use crate::frontend::io::{self, Event, Wait};
 use crate::frontend::replies::{Again, Relayed};
@@ -110,6 +111,14 @@ impl Session {
                 Head::Terminate => return Ok(None),
                 Head::Batch(batch) => {
                     self.request = Request::new(Instant::now(), Why::Read);
+                    let given = match self.ask_cache(&batch) {
+                        Answer::Given => true,
+                        Answer::Wait(sought, flight) => Box::pin(self.share(&batch, sought, flight)).await?,
+                        Answer::Run => false,
+                    };
+                    if given {
+                        continue;
+                    }
                     let chosen = self.choose(&batch, Tried::default());
                     match chosen.and_then(|chosen| self.lease_idle(chosen, &batch)) {
                         Some(leased) => self.send(batch, leased)?,
@@ -305,6 +314,7 @@ impl Session {
     }
 
     fn send(&mut self, batch: Batch, mut leased: Leased) -> Result<(), End> {
+        self.fill_from(&leased);
         self.database.tally.count(leased.why);
         leased.turn = Some(Turn::new(leased.lease.pool.node.clone(), self.request.mark));
         self.request.why = leased.why;
@@ -462,6 +472,10 @@ impl Session {
     pub(super) fn drop_lease(&mut self) {
         self.client.set_target(None);
         self.leased = None;
+        self.filling = None;
+        if self.writing.is_some() {
+            self.invalidate();
+        }
     }
 
     async fn finish(&mut self, end: End) {

@@ -12,6 +12,7 @@ use crate::cluster::demand::Writing;
 use crate::cluster::node::Turn;
 use crate::config::PoolMode;
 use crate::freshness::Seen;
+use crate::frontend::cached::{Asker, Filling};
 use crate::frontend::client::Client;
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::names::runs_by_name;
@@ -34,6 +35,7 @@ use crate::session::pipeline::{Pipeline, Undo};
 use crate::session::prepared::{Names, Statement};
 use crate::session::token::in_other_words;
 use crate::session::values::Values;
+use crate::stats::CacheUse;
 use crate::stats::counters::Counters;
 
 /// One thread that serves clients.
@@ -155,6 +157,7 @@ pub struct Request {
     /// Rows of the portal's part now sent; a part that ends in PortalSuspended has no tag to say them.
     pub part: u64,
     pub values: Option<Arc<Values>>,
+    pub cache: CacheUse,
 }
 
 impl Request {
@@ -174,6 +177,7 @@ impl Request {
             error: None,
             part: 0,
             values: None,
+            cache: CacheUse::NotAsked,
         }
     }
 }
@@ -207,6 +211,9 @@ pub struct Session {
     pub leased: Option<Leased>,
     pub pipeline: Pipeline,
     pub request: Request,
+    /// The reply under way is to be kept.
+    pub filling: Option<Box<Filling>>,
+    pub asker: Asker,
     /// Nodes on which the request at the head of the inbox has failed.
     pub tried: Tried,
     pub scanned: VecDeque<Scanned>,

@@ -217,6 +217,8 @@ impl Parts {
             leased,
             pipeline: Pipeline::default(),
             request: Request::new(now, Why::Read),
+            filling: None,
+            asker: Default::default(),
             tried: Tried::default(),
             scanned: VecDeque::new(),
             names: Names::default(),

@@ -1,0 +1,286 @@
+//! Reads that the result cache answers, and replies that fill it.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+
+use crate::cache::admit::{self, Choice, Refusal};
+use crate::cache::capture::Capture;
+use crate::cache::entry::Entry;
+use crate::cache::flight::Flight;
+use crate::cache::key::{self, Formats, Read};
+use crate::cache::request::{Request, Source};
+use crate::cache::{Asked, Change, DatabaseId, Fill, Invalidation, Results, Wanted};
+use crate::cluster::Tried;
+use crate::frontend::batch::Batch;
+use crate::frontend::client::Stop;
+use crate::frontend::io::MAX_WAITING;
+use crate::frontend::serve::{End, stop_fault};
+use crate::frontend::session::{Leased, Scanned, Session};
+use crate::route::decide::Target;
+use crate::route::plan::Plan;
+use crate::session::parameters::Settings;
+use crate::session::prepared::Statement;
+use crate::stats::CacheUse;
+
+/// How long a read waits for another that asks the same, before it runs itself.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Longer keys are not looked up.
+const MAX_KEY: usize = 64 * 1024;
+
+/// A database's part in the cache.
+#[derive(Debug)]
+pub struct Cached {
+    pub results: Arc<Results>,
+    pub id: DatabaseId,
+    pub choice: Choice,
+    pub ttl: Duration,
+}
+
+/// A reply on its way that is to be kept.
+#[derive(Debug)]
+pub struct Filling {
+    fill: Fill,
+    capture: Capture,
+    /// Of the result, as the Bind says them.
+    formats: Box<[u8]>,
+}
+
+/// What the keys of a session's reads have in common, while its settings stay.
+#[derive(Debug, Default)]
+pub struct Asker {
+    of: Option<Settings>,
+    key: Box<[u8]>,
+}
+
+/// What the cache says to a batch.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Given,
+    /// The same read runs already.
+    Wait(Sought, Arc<Flight>),
+    Run,
+}
+
+/// The read that a batch asks for.
+#[derive(Debug)]
+pub(super) struct Sought {
+    plan: Arc<Plan>,
+    /// `None` for a simple Query.
+    statement: Option<Arc<Statement>>,
+}
+
+impl Session {
+    /// Asks the cache for a batch. Where it is to run, its reply is kept if the cache wants it.
+    pub(super) fn ask_cache(&mut self, batch: &Batch) -> Answer {
+        self.filling = None;
+        let Some(cached) = self.database.cached.clone() else { return Answer::Run };
+        // A retry, a client that listens, names that only the server knows: none of them is plain.
+        let plain = batch.end > 0 && self.tried == Tried::default() && self.subscription.is_none();
+        // A client that does not read what it has asked for is slowed down by a server.
+        let reads = self.outbox.len() < MAX_WAITING;
+        // It wants to see what another session has seen: that, the servers know.
+        let asks_token = self.parameters.token().is_some();
+        if !plain || !reads || asks_token || !self.sql_names.is_empty() || self.target(batch) != Target::Replica {
+            return Answer::Run;
+        }
+        let inbox = std::mem::take(&mut self.inbox);
+        let looked = self.look_up(&cached, &inbox[..batch.end]);
+        self.inbox = inbox;
+        let (sought, asked) = match looked {
+            Ok(looked) => looked,
+            Err(why) => {
+                cached.results.note_refusal(why);
+                return Answer::Run;
+            }
+        };
+        self.request.cache = CacheUse::Miss;
+        match asked {
+            Asked::Hit(entry) if self.give(batch.end, &sought, &entry) => Answer::Given,
+            Asked::Wait(flight) => Answer::Wait(sought, flight),
+            Asked::Hit(_) | Asked::Fill(_) | Asked::Closed => Answer::Run,
+        }
+    }
+
+    /// Waits for the run of another that asks the same; true where that has answered the batch.
+    pub(super) async fn share(&mut self, batch: &Batch, sought: Sought, flight: Arc<Flight>) -> Result<bool, End> {
+        let Some(entry) = self.wait_for_flight(&flight).await? else { return Ok(false) };
+        let given = self.give(batch.end, &sought, &entry);
+        if let (true, Some(cached)) = (given, &self.database.cached) {
+            cached.results.note_shared();
+        }
+        Ok(given)
+    }
+
+    fn look_up(&mut self, cached: &Cached, batch: &[u8]) -> Result<(Sought, Asked), Refusal> {
+        let request = Request::read(batch).ok_or(Refusal::Shape)?;
+        let sought = self.sought(&request).ok_or(Refusal::Shape)?;
+        if self.parameters.current().value("pgweir.cache").is_some_and(|value| value.keyword() == "off") {
+            return Err(Refusal::Asked);
+        }
+        let admitted = admit::admit(&sought.plan.facts, cached.choice, cached.ttl, |_| Err(Refusal::Unresolved))?;
+        if request.moves {
+            return Err(Refusal::Transient);
+        }
+        self.renew_asker();
+        let (text, types) = match (&request.source, &sought.statement) {
+            (Source::Query(text), _) => (*text, &[][..]),
+            (_, Some(statement)) => (&*statement.text, &*statement.types),
+            _ => return Err(Refusal::Shape),
+        };
+        let key = Read { text, types, parameters: request.parameters, formats: request.formats }.key(&self.asker.key);
+        if key.len() > MAX_KEY {
+            return Err(Refusal::TooLarge);
+        }
+        let wanted = Wanted {
+            database: cached.id,
+            key: &key,
+            needs: request.needs,
+            brings: request.brings(),
+            reads: admitted.reads,
+            ttl: admitted.ttl,
+        };
+        let asked = cached.results.ask(&wanted, self.request.started);
+        if let Asked::Fill(fill) = asked {
+            let formats = match request.formats {
+                Formats::Text => Box::default(),
+                Formats::Binary => [0, 1].into(),
+                Formats::List(codes) => codes.into(),
+            };
+            let capture = Capture::new(cached.results.max_entry_bytes());
+            self.filling = Some(Box::new(Filling { fill, capture, formats }));
+            return Ok((sought, Asked::Closed));
+        }
+        Ok((sought, asked))
+    }
+
+    /// The statement of a request; `None` where the server is to judge.
+    fn sought(&self, request: &Request<'_>) -> Option<Sought> {
+        let statement = match (request.source, self.scanned.front()) {
+            (Source::Query(_), Some(Scanned::Query(plan))) => {
+                return Some(Sought { plan: plan.clone(), statement: None });
+            }
+            (Source::Parse(parse), Some(Scanned::Parse(statement))) => {
+                let taken = !parse.name.is_empty() && self.names.find(parse.name).is_some();
+                Some(statement).filter(|_| !taken)?
+            }
+            (Source::Name(name), None) => self.names.find(name)?,
+            _ => return None,
+        };
+        // Its text was read under other settings.
+        let same = statement.environment == *self.environment.key();
+        same.then(|| Sought { plan: statement.plan.clone(), statement: Some(statement.clone()) })
+    }
+
+    fn renew_asker(&mut self) {
+        let settings = self.parameters.current();
+        if self.asker.of.as_ref() != Some(settings) {
+            let reported = self.greeting.iter().map(|(name, value)| (&**name, &**value));
+            self.asker.key = key::environment(&self.database.name, &self.login.user, settings, reported);
+            self.asker.of = Some(settings.clone());
+        }
+    }
+
+    /// Waits for another's run, within bounds, and watches the client meanwhile.
+    async fn wait_for_flight(&mut self, flight: &Flight) -> Result<Option<Arc<Entry>>, End> {
+        let mut deadline = pin!(tokio::time::sleep(LONGEST_WAIT));
+        poll_fn(|cx| {
+            if let Poll::Ready(entry) = flight.poll(cx) {
+                return Poll::Ready(Ok(entry));
+            }
+            if deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(None));
+            }
+            while self.client.nudged.poll(cx).is_ready() {
+                if self.client.stop_reason() != Stop::None {
+                    return Poll::Ready(Err(End::Fault(stop_fault(self.client.stop_reason()))));
+                }
+            }
+            self.poll_waiting_client(cx).map(|()| Err(End::Client))
+        })
+        .await
+    }
+
+    /// Answers the batch; false where the entry lacks what this way of asking needs.
+    fn give(&mut self, end: usize, sought: &Sought, entry: &Entry) -> bool {
+        let inbox = std::mem::take(&mut self.inbox);
+        let request = Request::read(&inbox[..end]).filter(|request| entry.has(request.needs));
+        if let Some(request) = &request {
+            let before = self.outbox.len();
+            entry.write(request.parts(), &mut self.outbox);
+            self.request.bytes = (self.outbox.len() - before) as u64;
+            match request.source {
+                // A simple Query ends the unnamed statement.
+                Source::Query(_) => drop(self.names.replace(b"", None)),
+                Source::Parse(parse) => drop(self.names.replace(parse.name, sought.statement.clone())),
+                Source::Name(_) => {}
+            }
+            if let Some(name) = request.closes {
+                self.names.replace(name, None);
+            }
+        }
+        let given = request.is_some();
+        self.inbox = inbox;
+        if given {
+            self.inbox.advance(end);
+            self.worker.buffers.give_back(&mut self.inbox);
+            self.request.rows = entry.rows();
+            self.request.cache = CacheUse::Hit;
+            self.record(&sought.plan);
+            self.counters().transaction(self.request.mark.saturating_duration_since(self.request.started));
+        }
+        given
+    }
+
+    /// The read runs on this connection: a replica's answer is kept only where it has all that is known to have changed.
+    pub(super) fn fill_from(&mut self, leased: &Leased) {
+        let Some(filling) = &self.filling else { return };
+        let sample = leased.lease.pool.node.sample();
+        // A server process that has started anew since it was looked at may have fallen back.
+        let sampled = sample.asked.is_some_and(|asked| leased.lease.created <= asked);
+        if leased.replica && !(sampled && sample.has(filling.fill.changed())) {
+            self.filling = None;
+            if let Some(cached) = &self.database.cached {
+                cached.results.note_refusal(Refusal::Lagging);
+            }
+        }
+    }
+
+    /// The reply has something that no kept one may have.
+    pub(super) fn spoil_fill(&mut self) {
+        if let Some(filling) = &mut self.filling {
+            filling.capture.refuse(Refusal::Incomplete);
+        }
+    }
+
+    /// The next bytes of the reply.
+    #[inline]
+    pub(super) fn fill(&mut self, bytes: &[u8]) {
+        if let Some(filling) = &mut self.filling {
+            filling.capture.take(bytes);
+        }
+    }
+
+    /// The reply is complete.
+    pub(super) fn land_fill(&mut self) {
+        let Some(filling) = self.filling.take() else { return };
+        let Filling { fill, capture, formats } = *filling;
+        let landed = capture.finish(Formats::read(&formats)).and_then(|entry| fill.land(entry));
+        if let (Err(why), Some(cached)) = (landed, &self.database.cached) {
+            cached.results.note_refusal(why);
+        }
+    }
+
+    /// Something that this session wrote is committed, perhaps: no answer from before it is given any more. What it was,
+    /// triggers and views included, is not known here.
+    pub(super) fn invalidate(&self) {
+        if let Some(cached) = &self.database.cached {
+            cached.results.change(cached.id, Change::All, Invalidation::Write, Instant::now());
+        }
+    }
+}
