@@ -211,6 +211,40 @@ fn copies_larger_than_any_buffer() {
     );
 }
 
+/// A client that says Terminate where CopyData is due has left, before the server asks for it as well as after.
+#[test]
+fn a_client_that_takes_leave_in_a_copy() {
+    let setup = "CREATE TABLE left_alone (n int); GRANT ALL ON left_alone TO app";
+    support::cluster().primary().psql_in(sample::DATABASE, setup).unwrap();
+    for mode in ["transaction", "session"] {
+        let builder = Pgweir::builder().cluster(support::cluster(), &[]).set("pool.max", 1).set("pool.mode", mode);
+        let pgweir = builder.start();
+        let begun = [
+            frames().query("COPY left_alone FROM STDIN"),
+            frames().query("COPY left_alone FROM STDIN").copy_data(b"1\n"),
+            frames().query("BEGIN; COPY left_alone FROM STDIN; SELECT 1"),
+            frames().run("COPY left_alone FROM STDIN", &[]).flush(),
+            frames().run("COPY left_alone FROM STDIN", &[]).sync(),
+        ];
+        for frames in begun {
+            for at_once in [true, false] {
+                let mut client = Wire::connect(pgweir.port());
+                let leave = self::frames().frame(b'X', b"");
+                if at_once {
+                    client.send(&frames.clone().then(&leave));
+                } else {
+                    client.send(&frames);
+                    client.until(b'G');
+                    client.send(&leave);
+                }
+                let mut next = Wire::connect(pgweir.port());
+                assert_eq!(next.value("SELECT count(*) FROM left_alone"), "0");
+                drop((client, next));
+            }
+        }
+    }
+}
+
 /// A client that goes in the middle of a COPY leaves nothing behind, and the connection serves the next.
 #[test]
 fn a_client_that_vanishes_in_a_copy() {

@@ -90,8 +90,9 @@ impl Session {
                 let own = self.pipeline.ends_in_own_sync() || self.pipeline.is_survey();
                 if self.request.end.is_none() {
                     if leased.replica || self.request.kept != Kept::No || self.terminating || own {
-                        // What follows is decided when this is done.
-                        let owed = self.pipeline.owes_ready() || self.pipeline.is_survey();
+                        // What follows is decided when this is done. Behind Terminate no more CopyData comes.
+                        let copying = self.pipeline.awaits_copy();
+                        let owed = (self.pipeline.owes_ready() && !copying) || self.pipeline.is_survey();
                         return Ok((!self.terminating || owed).then_some(0));
                     }
                     self.begin_request();

@@ -148,7 +148,7 @@ pub enum Local {
 #[derive(Debug, Default)]
 pub struct Pipeline {
     queue: VecDeque<Expect>,
-    /// The server waits for CopyData of an extended-protocol COPY: it ignores Sync until CopyDone or CopyFail.
+    /// The server waits for CopyData: it ignores Sync until CopyDone or CopyFail.
     copying_in: bool,
     /// Messages have gone to the server that no Sync has followed yet: an implicit transaction may be open, of which no
     /// ReadyForQuery tells, and all its replies may be here after a Flush.
@@ -219,6 +219,11 @@ impl Pipeline {
     /// pgweir has ended a segment with a Sync of its own, and its outcome is not known yet.
     pub fn ends_in_own_sync(&self) -> bool {
         matches!(self.queue.back(), Some(Expect::Sync { shown: false }))
+    }
+
+    /// The server waits for the client's CopyData: until it has that or its end, it owes nothing.
+    pub fn awaits_copy(&self) -> bool {
+        self.copying_in
     }
 
     pub fn front(&self) -> Option<&Expect> {
