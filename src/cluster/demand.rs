@@ -1,14 +1,15 @@
-//! Who waits for samples, and who writes: both decide how much is known of where the nodes are.
+//! Who waits for samples, which come the sooner for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::freshness::TICK;
 
-/// Between the two samples that come as soon as somebody waits: together they say whether the primary stands still.
+/// Between the two samples that come as soon as somebody waits: what the first says of the primary, a replica has mostly
+/// replayed by the second. Also the least time between any two.
 const PAIR: Duration = Duration::from_millis(2);
 
 /// Reads that a sooner sample would serve better. Probes come each [`TICK`] while there are any.
@@ -17,7 +18,7 @@ pub struct Demand {
     epoch: Instant,
     /// When one was last seen, in microseconds since `epoch`.
     last: AtomicU64,
-    /// Counts the times at which demand rose after a quiet time.
+    /// Counts the times at which somebody began to wait.
     rises: watch::Sender<u64>,
 }
 
@@ -44,6 +45,12 @@ impl Demand {
         }
     }
 
+    /// A read at `now` waits for the next sample.
+    pub fn urge(&self, now: Instant) {
+        self.last.store(self.micros(now).max(1), Ordering::Relaxed);
+        self.rises.send_modify(|count| *count += 1);
+    }
+
     /// For the pauses of one node's probes.
     pub fn pace(self: &Arc<Demand>) -> Pace {
         Pace { rises: self.rises.subscribe(), demand: self.clone(), paired: true }
@@ -68,14 +75,14 @@ pub struct Pace {
 impl Pace {
     /// Waits until the next probe of a node that answers is due: `interval`, or sooner while there is demand.
     pub async fn pause(&mut self, interval: Duration) {
+        // However many urge.
+        tokio::time::sleep(PAIR.min(interval)).await;
         if !std::mem::replace(&mut self.paired, true) {
-            return tokio::time::sleep(PAIR).await;
+            return;
         }
-        if self.demand.is_fresh() {
-            return tokio::time::sleep(TICK.min(interval)).await;
-        }
+        let pause = if self.demand.is_fresh() { TICK.min(interval) } else { interval };
         tokio::select! {
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(pause.saturating_sub(PAIR)) => {}
             risen = self.rises.changed() => match risen {
                 Ok(()) => self.paired = false,
                 Err(_) => std::future::pending().await,
@@ -84,68 +91,9 @@ impl Pace {
     }
 }
 
-/// Sessions of this pgweir that may be writing. While there are any, the primary's position may move at any moment.
-#[derive(Debug)]
-pub struct Writers {
-    epoch: Instant,
-    now: AtomicU32,
-    /// When one last began or ended, in microseconds since `epoch`, rounded up; 0: never.
-    last: AtomicU64,
-}
-
-impl Writers {
-    pub fn new(epoch: Instant) -> Writers {
-        Writers { epoch, now: AtomicU32::new(0), last: AtomicU64::new(0) }
-    }
-
-    pub fn are_at_work(&self) -> bool {
-        self.now.load(Ordering::SeqCst) > 0
-    }
-
-    pub fn last(&self) -> Option<Instant> {
-        let last = self.last.load(Ordering::SeqCst);
-        (last != 0).then(|| self.epoch + Duration::from_micros(last))
-    }
-
-    fn note(&self) {
-        let now = Instant::now().saturating_duration_since(self.epoch).as_micros() as u64 + 1;
-        self.last.fetch_max(now, Ordering::SeqCst);
-    }
-}
-
-/// A transaction that may write, from the first such statement to its end.
-#[derive(Debug)]
-pub struct Writing(Arc<Writers>);
-
-impl Writing {
-    pub fn new(writers: &Arc<Writers>) -> Writing {
-        writers.now.fetch_add(1, Ordering::SeqCst);
-        Writing(writers.clone())
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        // In this order: whoever sees none at work sees when the last one ended.
-        self.0.note();
-        self.0.now.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_writer_is_at_work_until_it_is_dropped_and_leaves_its_time() {
-        let writers = Arc::new(Writers::new(Instant::now()));
-        assert!(!writers.are_at_work() && writers.last().is_none());
-        let writing = [Writing::new(&writers), Writing::new(&writers)];
-        assert!(writers.are_at_work());
-        let before = Instant::now();
-        drop(writing);
-        assert!(!writers.are_at_work() && writers.last().is_some_and(|last| last >= before));
-    }
 
     #[tokio::test]
     async fn probes_come_sooner_once_reads_wait() {

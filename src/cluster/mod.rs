@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::cluster::catalog::Definitions;
-use crate::cluster::demand::{Demand, Writers};
+use crate::cluster::demand::Demand;
 use crate::cluster::node::{Node, Role};
 use crate::config::{self, LoadBalancing, PrimaryReads};
-use crate::freshness::positions::{Level, Positions};
-use crate::freshness::{Lsn, Need};
+use crate::freshness::Need;
+use crate::freshness::positions::Positions;
 use crate::route::balance::{Balancer, Load};
 use crate::route::decide::Why;
 
@@ -67,11 +67,8 @@ pub struct Cluster {
     pub definitions: Arc<Definitions>,
     /// For samples that come sooner than each `probe_interval`.
     pub demand: Arc<Demand>,
-    /// What writes through this pgweir.
-    pub writers: Arc<Writers>,
     balancer: Mutex<Balancer>,
     positions: Mutex<Positions>,
-    level: Mutex<Option<Level>>,
     /// Numbers the draws of randomness.
     draws: AtomicU64,
     changes: watch::Sender<u64>,
@@ -89,10 +86,8 @@ impl Cluster {
             routing: routing.clone(),
             definitions: Arc::default(),
             demand: Arc::new(Demand::new(epoch)),
-            writers: Arc::new(Writers::new(epoch)),
             balancer: Mutex::new(Balancer::new(routing.load_balancing, nodes.iter().map(|n| n.weight))),
             positions: Mutex::default(),
-            level: Mutex::default(),
             draws: AtomicU64::new(0),
             changes,
             samples: watch::Sender::new(0),
@@ -143,19 +138,18 @@ impl Cluster {
     ) -> Option<Choice<'_>> {
         let mut stale = false;
         let mut usable = 0u64;
-        let level = self.level(need, now);
         for (i, node) in self.nodes.iter().enumerate().take(64) {
             let serves = node.role() == Role::Replica
                 && node.config.weight > 0
                 && node.is_up()
                 && !tried.contains(node.index)
                 && node.lag().is_none_or(|lag| lag <= self.routing.max_lag);
-            let met = need.is_nothing() || self.is_met(need, node, level);
+            let met = need.is_nothing() || need.is_met(node.index, &node.sample());
             let fresh = serves && met && !outdated.contains(node.index);
             stale |= serves && !fresh;
             usable |= u64::from(fresh) << i;
         }
-        if stale || (level.is_some() && usable.count_ones() > 1) {
+        if stale {
             self.demand.raise(now);
         }
         let always = self.routing.primary_reads == PrimaryReads::Always;
@@ -177,27 +171,6 @@ impl Cluster {
         let refused = self.routing.primary_reads == PrimaryReads::Never && why != Why::Freshness;
         let primary = self.primary().filter(|_| !refused)?;
         Some(Choice { node: primary, why, passed_over: stale })
-    }
-
-    /// Whether a connection to a replica, made at `created`, still leads to a server that has what is needed.
-    pub fn may_read(&self, need: &Need, node: &Node, created: Instant, now: Instant) -> bool {
-        let sample = node.sample();
-        let level = self.level(need, now).is_some_and(|level| sample.proven && sample.position >= level);
-        need.is_met_by(created, node.index, &sample, level)
-    }
-
-    /// The position at which the primary stands still.
-    fn level(&self, need: &Need, now: Instant) -> Option<Lsn> {
-        if need.is_nothing() {
-            return None;
-        }
-        let level = (*self.level.lock())?;
-        (!self.writers.are_at_work() && level.holds(now, self.writers.last())).then_some(level.position)
-    }
-
-    fn is_met(&self, need: &Need, node: &Node, level: Option<Lsn>) -> bool {
-        let sample = node.sample();
-        need.is_met(node.index, &sample, level.is_some_and(|level| sample.proven && sample.position >= level))
     }
 
     /// For the balancer, which needs no better randomness (SplitMix64: Steele, Lea, Flood, OOPSLA 2014).
@@ -229,7 +202,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Freshness, NodeRole};
-    use crate::freshness::{Sample, Seen};
+    use crate::freshness::{Lsn, Sample, Seen};
 
     fn cluster(primary_reads: PrimaryReads) -> Cluster {
         let node = |port, role, weight| config::Node { host: "h".into(), port, role, weight };
@@ -318,7 +291,7 @@ mod tests {
         let later = wrote + Duration::from_millis(1);
         cluster.nodes[2].note_sample(fresh(later), Some(Duration::ZERO));
         assert_eq!(reader(&cluster), Some((2, Why::Read)));
-        let may_read = |created| cluster.may_read(&need, &cluster.nodes[2], created, later);
+        let may_read = |created| need.is_met_by(created, 2, &cluster.nodes[2].sample());
         assert!(may_read(later) && !may_read(later + Duration::from_millis(1)), "of a server that started anew");
         cluster.nodes[2].eject("test");
         cluster.nodes[2].admit(later);

@@ -142,7 +142,6 @@ impl Cluster {
             self.samples.send_modify(|count| *count += 1);
         } else if self.primary().is_some_and(|primary| primary.index == node.index) {
             positions.note_primary(answer.asked, position, answer.timeline.unwrap_or(0));
-            *self.level.lock() = positions.level();
             let sample = Sample { asked: Some(answer.asked), position, proven: true, until: Some(answer.asked) };
             node.note_sample(sample, Some(Duration::ZERO));
         }

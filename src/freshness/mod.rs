@@ -6,9 +6,7 @@
 //!   Positions in the WAL are known by samples alone, so what a session may have seen is known as an instant: a node is
 //!   fresh for it that has replayed a sample of the primary asked for after that instant ([`positions`]). The node of the
 //!   session's last read is fresh by itself, as long as the connection is older than that read: a server that starts
-//!   anew after a crash may serve from an earlier position than the one at which it died. And while the primary writes
-//!   nothing, which two equal samples say and no write through pgweir denies, all nodes that have replayed it are alike
-//!   ([`positions::Level`]): there a commit past pgweir may go unnoticed until the next sample, and so for [`TICK`].
+//!   anew after a crash may serve from an earlier position than the one at which it died.
 //! - `table`: to come with the change stream: for each relation the position of its last change, as a floor ([`Need::floor`]) of
 //!   the reads of it. Until then it is `session`.
 //!
@@ -94,23 +92,22 @@ impl Need {
         Need { freshness, seen, floor }
     }
 
-    /// Whether the last sample of a replica shows that it has what is needed. `level`: it is at the primary's own position,
-    /// which does not move.
-    pub fn is_met(&self, node: u16, sample: &Sample, level: bool) -> bool {
+    /// Whether the last sample of a replica shows that it has what is needed.
+    pub fn is_met(&self, node: u16, sample: &Sample) -> bool {
         let floor = self.floor.is_none_or(|floor| sample.proven && sample.position >= floor);
-        floor && (self.is_home(node) || self.seen.until.is_none_or(|until| level || sample.has(until)))
+        floor && (self.is_home(node) || self.seen.until.is_none_or(|until| sample.has(until)))
     }
 
     /// Whether the same holds for a connection to it made at `created`. What is known of a node is known of the server
     /// process that it then was: one that has started anew may have fallen back.
-    pub fn is_met_by(&self, created: Instant, node: u16, sample: &Sample, level: bool) -> bool {
+    pub fn is_met_by(&self, created: Instant, node: u16, sample: &Sample) -> bool {
         if self.is_nothing() {
             return true;
         }
         let sampled = sample.asked.is_some_and(|asked| created <= asked);
         let is_home = self.is_home(node) && self.seen.until.is_some_and(|until| created <= until);
         let at_home = is_home && (self.floor.is_none() || sampled);
-        (at_home || sampled) && Need { seen: self.seen.away(!is_home), ..*self }.is_met(node, sample, level)
+        (at_home || sampled) && Need { seen: self.seen.away(!is_home), ..*self }.is_met(node, sample)
     }
 
     /// Any node will do.
@@ -177,8 +174,8 @@ mod tests {
     fn a_session_that_has_seen_nothing_needs_nothing() {
         let at = clock();
         let need = Need::new(Freshness::Session, Seen::default(), None);
-        assert!(need.is_met(1, &Sample::default(), false));
-        assert!(need.is_met_by(at(1), 1, &Sample::default(), false));
+        assert!(need.is_met(1, &Sample::default()));
+        assert!(need.is_met_by(at(1), 1, &Sample::default()));
     }
 
     #[test]
@@ -187,12 +184,12 @@ mod tests {
         let mut seen = Seen::default();
         seen.on_primary(at(5));
         let need = Need::new(Freshness::Session, seen, None);
-        assert!(!need.is_met(1, &sample(at(6), 10, Some(at(5))), false));
+        assert!(!need.is_met(1, &sample(at(6), 10, Some(at(5)))));
         let fresh = sample(at(7), 10, Some(at(6)));
-        assert!(need.is_met(1, &fresh, false));
-        assert!(need.is_met_by(at(7), 1, &fresh, false));
-        assert!(!need.is_met_by(at(8), 1, &fresh, false), "it may have started anew since it was asked");
-        assert!(Need::new(Freshness::Eventual, seen, None).is_met(1, &Sample::default(), false));
+        assert!(need.is_met(1, &fresh));
+        assert!(need.is_met_by(at(7), 1, &fresh));
+        assert!(!need.is_met_by(at(8), 1, &fresh), "it may have started anew since it was asked");
+        assert!(Need::new(Freshness::Eventual, seen, None).is_met(1, &Sample::default()));
     }
 
     #[test]
@@ -202,12 +199,11 @@ mod tests {
         seen.on_replica(at(5), 1);
         let need = Need::new(Freshness::Session, seen, None);
         let behind = sample(at(4), 10, Some(at(4)));
-        assert!(need.is_met(1, &behind, false) && need.is_met_by(at(5), 1, &behind, false));
-        assert!(!need.is_met(2, &behind, false));
-        assert!(need.is_met(2, &behind, true), "all nodes are alike");
+        assert!(need.is_met(1, &behind) && need.is_met_by(at(5), 1, &behind));
+        assert!(!need.is_met(2, &behind));
         // The server behind the connection is not the one that was read from.
-        assert!(!need.is_met_by(at(6), 1, &behind, false));
-        assert!(need.is_met_by(at(6), 1, &sample(at(7), 10, Some(at(6))), false));
+        assert!(!need.is_met_by(at(6), 1, &behind));
+        assert!(need.is_met_by(at(6), 1, &sample(at(7), 10, Some(at(6)))));
     }
 
     #[test]
@@ -217,11 +213,11 @@ mod tests {
         seen.on_replica(at(5), 1);
         for freshness in [Freshness::Eventual, Freshness::Session] {
             let need = Need::new(freshness, seen, Some(Lsn(11)));
-            assert!(!need.is_met(1, &sample(at(6), 10, Some(at(6))), true));
-            assert!(need.is_met(1, &sample(at(6), 11, Some(at(6))), false));
-            assert!(!need.is_met_by(at(7), 1, &sample(at(6), 11, Some(at(6))), false));
+            assert!(!need.is_met(1, &sample(at(6), 10, Some(at(6)))));
+            assert!(need.is_met(1, &sample(at(6), 11, Some(at(6)))));
+            assert!(!need.is_met_by(at(7), 1, &sample(at(6), 11, Some(at(6)))));
             let other_history = Sample { proven: false, ..sample(at(6), 11, Some(at(6))) };
-            assert!(!need.is_met(1, &other_history, false));
+            assert!(!need.is_met(1, &other_history));
         }
     }
 }

@@ -8,9 +8,6 @@ use super::{Lsn, Sample};
 /// Samples kept: older ones are worth nothing, a replica that far behind serves nothing.
 const KEPT: usize = 256;
 
-/// How long after a sample of the primary it still stands for where the primary is.
-const LEVEL_FOR: Duration = Duration::from_millis(100);
-
 /// The primary's recent write positions, each with the instant at which it was asked for.
 #[derive(Debug, Default)]
 pub struct Positions {
@@ -19,22 +16,6 @@ pub struct Positions {
     timeline: u32,
     /// A promotion has been seen: positions of replicas say nothing without their timeline.
     promoted: bool,
-}
-
-/// The primary's position, where it has stood still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Level {
-    pub position: Lsn,
-    /// It has not moved between these two samples.
-    since: Instant,
-    until: Instant,
-}
-
-impl Level {
-    /// Whether it can be taken to be there still; `moved` is when a write was last known to be under way.
-    pub fn holds(&self, now: Instant, moved: Option<Instant>) -> bool {
-        moved.is_none_or(|moved| moved < self.since) && now.saturating_duration_since(self.until) < LEVEL_FOR
-    }
 }
 
 impl Positions {
@@ -62,13 +43,6 @@ impl Positions {
             number += 1;
             number > KEPT / 2 || number % 2 == 1
         });
-    }
-
-    /// Where the primary stands still: two samples alike.
-    pub fn level(&self) -> Option<Level> {
-        let newest = self.samples.len().checked_sub(1)?;
-        let ((since, before), (until, position)) = (*self.samples.get(newest.checked_sub(1)?)?, self.samples[newest]);
-        (before == position).then_some(Level { position, since, until })
     }
 
     /// What it says of a replica that it had replayed to `position` when it was `asked`, and how far it is behind at `now`: as
@@ -133,21 +107,6 @@ mod tests {
         assert!(!proven(&positions, Some(1)) && !proven(&positions, None));
         assert_eq!(positions.replica(at(9), Lsn(99), Some(1), at(9)).0.until, None);
         assert!(proven(&positions, Some(2)));
-    }
-
-    #[test]
-    fn a_primary_is_level_while_nothing_is_written() {
-        let at = clock();
-        let mut positions = Positions::default();
-        positions.note_primary(at(1), Lsn(10), 1);
-        assert_eq!(positions.level(), None);
-        positions.note_primary(at(2), Lsn(10), 1);
-        let level = positions.level().unwrap();
-        assert!(level.holds(at(2), None) && level.holds(at(2), Some(at(0))));
-        assert!(!level.holds(at(3), None), "too long ago");
-        assert!(!level.holds(at(2), Some(at(1))), "a write may not show yet");
-        positions.note_primary(at(3), Lsn(11), 1);
-        assert_eq!(positions.level(), None);
     }
 
     #[test]

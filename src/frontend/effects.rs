@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::catalog::judge::Verdict;
-use crate::cluster::demand::Writing;
 use crate::frontend::session::{Leased, Session};
 use crate::route::plan::Plan;
 use crate::session::channels::Change;
@@ -19,9 +18,7 @@ impl Session {
     pub fn note_plan(&mut self, plan: &Plan, leased: &mut Leased) {
         let facts = &plan.facts;
         let verdict = self.verdict(plan);
-        if may_write(facts, verdict) {
-            self.note_writing();
-        }
+        self.writing |= may_write(facts, verdict);
         self.reading |= may_read(facts, verdict);
         self.opens_block |= !facts.control.is_empty();
         self.note_listen(facts, leased);
@@ -44,13 +41,6 @@ impl Session {
             *sent += 1;
             format!("{client}:{sent}")
         });
-    }
-
-    /// The open transaction may write from here on.
-    pub fn note_writing(&mut self) {
-        if self.writing.is_none() {
-            self.writing = Some(Writing::new(&self.database.cluster.writers));
-        }
     }
 
     /// A statement has succeeded, with this command tag.

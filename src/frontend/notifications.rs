@@ -88,7 +88,7 @@ impl Session {
             true => self.pins.insert(Pin::Listen),
             false => self.pins.remove(Pin::Listen),
         }
-        let wrote = self.writing.is_some() && self.channels.is_listening();
+        let wrote = self.writing && self.channels.is_listening();
         let changes = self.channels.take();
         if changes.is_empty() && !wrote {
             return false;

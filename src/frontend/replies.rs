@@ -458,7 +458,7 @@ impl Session {
             backend::COMMAND_COMPLETE => {
                 let tag = read::Reader::new(body).cstr()?;
                 // A simple Query has committed by now, and its client may be told before the ReadyForQuery comes.
-                if self.writing.is_some() && (self.status == b'I' || tag == b"COMMIT") {
+                if self.writing && (self.status == b'I' || tag == b"COMMIT") {
                     self.invalidate();
                 }
                 self.request.rows += read::tag_rows(tag);
@@ -500,7 +500,7 @@ impl Session {
                 self.database.statements.definitions_changed();
                 self.database.cluster.definitions.outdate();
             }
-            if self.writing.is_some() {
+            if self.writing {
                 self.invalidate();
             }
             self.note_seen();
@@ -521,7 +521,7 @@ impl Session {
 
     /// A transaction has ended: what it has shown to the client, and what it has written, later reads must show too.
     fn note_seen(&mut self) {
-        let (wrote, read) = (self.writing.is_some(), self.reading);
+        let (wrote, read) = (self.writing, self.reading);
         let Some(leased) = &self.leased else { return };
         match leased.replica {
             true if read => {
@@ -532,7 +532,7 @@ impl Session {
         }
         // Else a segment behind this one may write and read.
         if self.pipeline.is_settled() {
-            (self.writing, self.reading) = (None, false);
+            (self.writing, self.reading) = (false, false);
         }
     }
 

@@ -191,7 +191,7 @@ impl Session {
             }
             frontend::FUNCTION_CALL => {
                 // By OID, so of unknown effect.
-                self.note_writing();
+                self.writing = true;
                 (leased.suspect, leased.unsure) = (true, true);
                 leased.lease.outbox.put_slice(frame);
                 self.pipeline.push(Expect::Function);

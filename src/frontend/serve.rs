@@ -292,7 +292,9 @@ impl Session {
 
     /// Whether a lease on a replica leads to a server that is known to have what the session needs.
     fn may_read(&self, lease: &Lease) -> bool {
-        self.cluster().may_read(&self.need(), &lease.pool.node, lease.created, self.request.mark)
+        let node = &lease.pool.node;
+        let need = self.need();
+        need.is_nothing() || need.is_met_by(lease.created, node.index, &node.sample())
     }
 
     async fn lease(&mut self, pool: &Arc<Pool>) -> Result<Result<Lease, Refused>, End> {
@@ -474,7 +476,7 @@ impl Session {
         self.client.set_target(None);
         self.leased = None;
         self.filling = None;
-        if self.writing.is_some() {
+        if self.writing {
             self.invalidate();
         }
     }

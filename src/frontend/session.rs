@@ -8,7 +8,6 @@ use bytes::BytesMut;
 
 use crate::backend::connect::Login;
 use crate::cluster::Tried;
-use crate::cluster::demand::Writing;
 use crate::cluster::node::Turn;
 use crate::config::PoolMode;
 use crate::freshness::Seen;
@@ -255,7 +254,7 @@ pub struct Session {
     /// The client has said Terminate, behind what is still owed to it.
     pub terminating: bool,
     /// Something of the open transaction may have written.
-    pub writing: Option<Writing>,
+    pub writing: bool,
     /// Something of it may have read.
     pub reading: bool,
     pub seen: Seen,

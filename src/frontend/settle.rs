@@ -11,7 +11,7 @@ use crate::route::decide::Why;
 
 /// How long a session is bound to the primary, or to a replica, before it waits.
 const BOUND_TO_PRIMARY: Duration = Duration::from_millis(100);
-const BOUND_TO_REPLICA: Duration = Duration::from_millis(250);
+const BOUND_TO_REPLICA: Duration = Duration::from_millis(100);
 /// How long it waits at most: for two samples, mostly much less.
 const WAIT: Duration = Duration::from_millis(10);
 /// Before it waits again where that has not helped.
@@ -38,7 +38,9 @@ impl Session {
     /// Waits shortly for more replicas to be known to be fresh enough than when `chosen` was.
     pub async fn wait_for_sample(&mut self, batch: &Batch, mut chosen: Chosen) -> Chosen {
         let mut samples = self.cluster().samples();
-        let deadline = Instant::now() + WAIT;
+        let now = Instant::now();
+        let deadline = now + WAIT;
+        self.cluster().demand.urge(now);
         self.unsettled = Some(deadline + AGAIN);
         while let Ok(Ok(())) = tokio::time::timeout_at(deadline.into(), samples.changed()).await {
             let from_primary = chosen.why != Why::Read;

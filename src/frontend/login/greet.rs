@@ -241,7 +241,7 @@ impl Parts {
             aside_error: None,
             skipping: false,
             terminating: false,
-            writing: None,
+            writing: false,
             reading: false,
             seen: Seen::default(),
             unsettled: None,
