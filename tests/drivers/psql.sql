@@ -11,7 +11,7 @@ SELECT id, name FROM users ORDER BY id LIMIT 3;
 \d+ evaluations
 \dt
 \df pg_catalog.upper
-\dn
+\dn public
 \l app
 \sf pg_catalog.pg_relation_size(regclass)
 \encoding
