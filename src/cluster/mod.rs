@@ -156,7 +156,8 @@ impl Cluster {
         let with_primary = self.primary().filter(|node| always && node.is_up()).map(|node| usize::from(node.index));
         let may_pick = |i: usize| usable & (1 << i) != 0 || with_primary == Some(i);
         let warming = self.warming();
-        let load = |i: usize| if may_pick(i) { self.nodes[i].load(now, warming) } else { Load::default() };
+        let policy = self.routing.load_balancing;
+        let load = |i: usize| if may_pick(i) { self.nodes[i].load(now, warming, policy) } else { Load::default() };
         if let Some(i) = self.balancer.lock().pick(random, load) {
             let node = &self.nodes[i];
             let why = if node.role() == Role::Primary { Why::PrimaryTurn } else { Why::Read };

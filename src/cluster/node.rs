@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::{self, NodeRole};
+use crate::config::{self, LoadBalancing, NodeRole};
 use crate::freshness::{Lsn, Sample};
 use crate::route::balance::{Load, Peak, WHOLE};
 
@@ -209,18 +209,18 @@ impl Node {
         if returned == 0 || warming.is_zero() {
             return WHOLE;
         }
-        let up = self.micros(now).saturating_sub(returned) as u128;
-        let part = up * u128::from(WHOLE) / warming.as_micros().max(1);
-        (part as u32).clamp(1, WHOLE)
+        let up = self.micros(now).saturating_sub(returned);
+        let part = up.saturating_mul(u64::from(WHOLE)) / (warming.as_micros() as u64).max(1);
+        part.clamp(1, u64::from(WHOLE)) as u32
     }
 
-    /// For the balancer.
-    pub fn load(&self, now: Instant, warming: Duration) -> Load {
-        Load {
-            part: self.part(now, warming),
-            outstanding: self.outstanding.load(Ordering::Relaxed),
-            latency: self.latency.lock().at(now),
-        }
+    /// For the balancer: what its policy asks for.
+    pub fn load(&self, now: Instant, warming: Duration, policy: LoadBalancing) -> Load {
+        let latency = match policy {
+            LoadBalancing::Latency => self.latency.lock().at(now),
+            LoadBalancing::Weighted | LoadBalancing::LeastBusy => Duration::ZERO,
+        };
+        Load { part: self.part(now, warming), outstanding: self.outstanding.load(Ordering::Relaxed), latency }
     }
 
     pub fn fault(&self) -> Option<String> {
