@@ -105,7 +105,8 @@ impl Pgweir {
     }
 
     fn spawn(builder: &Builder) -> Self {
-        let (sql, admin) = (free_port().unwrap(), free_port().unwrap());
+        let sql = free_port().unwrap();
+        let admin = std::iter::repeat_with(|| free_port().unwrap()).find(|&port| port != sql).unwrap();
         let scratch = Scratch::create(None).unwrap();
         let config = scratch.path().join("pgweir.toml");
         fs::write(&config, builder.toml(sql, admin, scratch.path())).unwrap();
