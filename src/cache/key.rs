@@ -2,36 +2,16 @@
 
 use std::fmt::Write;
 
-use crate::session::parameters::Settings;
-
-/// Settings that do not change what a read returns. Sorted. Custom ones (`a.b`) are not among them: functions and
-/// policies may ask for them.
-const HARMLESS: [&str; 16] = [
-    "application_name",
-    "client_min_messages",
-    "default_transaction_deferrable",
-    "default_transaction_isolation",
-    "default_transaction_read_only",
-    "idle_in_transaction_session_timeout",
-    "idle_session_timeout",
-    "lock_timeout",
-    "log_min_duration_statement",
-    "maintenance_work_mem",
-    "statement_timeout",
-    "synchronous_commit",
-    "temp_buffers",
-    "transaction_timeout",
-    "wal_compression",
-    "work_mem",
-];
+use crate::session::parameters::{HARMLESS, Settings};
 
 /// What a server reports of a session (ParameterStatus) and shapes results: defaults of a role, a database or the
 /// server's file show in it, which the session's own settings do not tell.
 const REPORTED: [&str; 6] =
     ["DateStyle", "IntervalStyle", "TimeZone", "client_encoding", "search_path", "standard_conforming_strings"];
 
+/// Whether a setting does not change what a read returns. Custom ones (`a.b`) may: functions and policies ask for them.
 fn is_harmless(name: &str) -> bool {
-    name.starts_with("pgweir.") || HARMLESS.binary_search(&name).is_ok()
+    name.starts_with("pgweir.") || name == "wal_compression" || HARMLESS.binary_search(&name).is_ok()
 }
 
 /// Who asks, and under which settings: the same for all reads of a session until one of its settings changes.

@@ -8,31 +8,12 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::session::parameters::Settings;
+use crate::session::parameters::{HARMLESS, Settings};
 use crate::sql::{Effect, Facts};
 
-/// Settings that do not change what a text means; custom ones (`a.b`) neither. Sorted.
-const HARMLESS: [&str; 16] = [
-    "application_name",
-    "client_min_messages",
-    "default_transaction_deferrable",
-    "default_transaction_isolation",
-    "default_transaction_read_only",
-    "extra_float_digits",
-    "idle_in_transaction_session_timeout",
-    "idle_session_timeout",
-    "lock_timeout",
-    "log_min_duration_statement",
-    "maintenance_work_mem",
-    "statement_timeout",
-    "synchronous_commit",
-    "temp_buffers",
-    "transaction_timeout",
-    "work_mem",
-];
-
+/// Whether a setting does not change what a text means; custom ones (`a.b`) do not either.
 fn is_harmless(name: &str) -> bool {
-    name.contains('.') || HARMLESS.binary_search(&name).is_ok()
+    name.contains('.') || name == "extra_float_digits" || HARMLESS.binary_search(&name).is_ok()
 }
 
 /// One client's, kept in step with its settings.

@@ -26,6 +26,25 @@ impl Value {
     }
 }
 
+/// Settings that change neither what a text means nor what a read returns. Sorted.
+pub const HARMLESS: [&str; 15] = [
+    "application_name",
+    "client_min_messages",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "log_min_duration_statement",
+    "maintenance_work_mem",
+    "statement_timeout",
+    "synchronous_commit",
+    "temp_buffers",
+    "transaction_timeout",
+    "work_mem",
+];
+
 /// Settings by lower-case name. Cheap to clone; equal maps are mostly the same allocation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Settings(Arc<BTreeMap<String, Value>>);
