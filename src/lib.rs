@@ -41,6 +41,7 @@
 
 // L0 values
 pub mod error;
+pub mod random;
 pub mod config;
 pub mod wire;
 pub mod sql;

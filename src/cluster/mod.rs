@@ -20,6 +20,7 @@ use crate::cluster::node::{Node, Role};
 use crate::config::{self, LoadBalancing, PrimaryReads};
 use crate::freshness::Need;
 use crate::freshness::positions::Positions;
+use crate::random::Random;
 use crate::route::balance::{Balancer, Load};
 use crate::route::decide::Why;
 
@@ -174,15 +175,12 @@ impl Cluster {
         Some(Choice { node: primary, why, passed_over: stale })
     }
 
-    /// For the balancer, which needs no better randomness (SplitMix64: Steele, Lea, Flood, OOPSLA 2014).
+    /// For the balancer, which needs no better randomness.
     pub fn draw(&self) -> u64 {
         if self.routing.load_balancing != LoadBalancing::Latency {
             return 0;
         }
-        let mut z = self.draws.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Random::new(self.draws.fetch_add(1, Ordering::Relaxed)).draw()
     }
 
     /// How long a node takes to come to its full share after it was gone.

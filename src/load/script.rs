@@ -13,6 +13,7 @@
 use std::fmt::Write;
 use std::ops::Range;
 
+use crate::random::Random;
 use crate::sql::lex::{Lexer, Strings};
 
 /// A script, ready to be run any number of times.
@@ -46,30 +47,12 @@ enum Expression {
     Random(Operand, Operand),
 }
 
-/// Randomness of one user: SplitMix64 (Steele, Lea, Flood 2014), quick and even enough to pick rows by.
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Both ends included; where they are the wrong way round, `low`.
-    fn between(&mut self, low: i64, high: i64) -> i64 {
-        let span = (i128::from(high) - i128::from(low) + 1).max(1);
-        // below `span`, so the sum lies between the two
-        let drawn = (u128::from(self.next()) * span.unsigned_abs()) >> 64;
-        (i128::from(low) + drawn as i128) as i64
-    }
+/// Both ends included; where they are the wrong way round, `low`.
+fn between(random: &mut Random, low: i64, high: i64) -> i64 {
+    let span = (i128::from(high) - i128::from(low) + 1).max(1);
+    // below `span`, so the sum lies between the two
+    let drawn = (u128::from(random.draw()) * span.unsigned_abs()) >> 64;
+    (i128::from(low) + drawn as i128) as i64
 }
 
 impl Script {
@@ -122,7 +105,7 @@ impl Expression {
         };
         match self {
             Expression::Is(operand) => of(operand),
-            Expression::Random(low, high) => random.between(of(low), of(high)),
+            Expression::Random(low, high) => between(random, of(low), of(high)),
         }
     }
 }
@@ -304,7 +287,7 @@ mod tests {
         }
         assert_eq!(Vec::from_iter(seen), ["SELECT -1", "SELECT 0", "SELECT 1"]);
         let mut widest = Random::new(3);
-        let drawn: Vec<i64> = (0..100).map(|_| widest.between(i64::MIN, i64::MAX)).collect();
+        let drawn: Vec<i64> = (0..100).map(|_| between(&mut widest, i64::MIN, i64::MAX)).collect();
         assert!(drawn.iter().any(|&n| n < 0) && drawn.iter().any(|&n| n > 0));
     }
 

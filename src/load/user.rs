@@ -13,11 +13,12 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::record::Totals;
-use super::script::{Random, Script};
+use super::script::Script;
 use super::target::Target;
 use crate::backend::connect::ConnectFailure;
 use crate::backend::connection::{BackendError, Connection, ServerError};
 use crate::error::sqlstate;
+use crate::random::Random;
 use crate::wire::tag::{backend, frontend};
 use crate::wire::{scan, write};
 

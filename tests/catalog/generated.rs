@@ -1,9 +1,11 @@
 //! Statements made by a grammar over the objects of `objects.sql`: well-typed, so that a label holds, then some of them
 //! mutated, which takes the label away.
 
-/// SplitMix64: the same seed, the same statements.
+use pgweir::random::Random;
+
+/// The same seed, the same statements.
 pub struct Generator {
-    state: u64,
+    random: Random,
     /// Pieces that a standby must not run may be put in.
     tainting: bool,
 }
@@ -94,19 +96,11 @@ fn is_unsafe(sql: &str) -> bool {
 
 impl Generator {
     pub fn new(seed: u64) -> Self {
-        Generator { state: seed, tainting: false }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Generator { random: Random::new(seed), tainting: false }
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        (self.random.draw() % bound as u64) as usize
     }
 
     fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {

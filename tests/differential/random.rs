@@ -1,25 +1,16 @@
 //! Random choices that a seed repeats.
 
-/// SplitMix64.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct Random(pgweir::random::Random);
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Random(pgweir::random::Random::new(seed))
     }
 
     /// From 0 to `n` - 1.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.0.draw() % n as u64) as usize
     }
 
     /// True once in `n` times.
