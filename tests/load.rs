@@ -128,7 +128,9 @@ fn a_server_that_goes_away_is_an_error_and_users_come_back() {
     let pgweir = Pgweir::builder().cluster(&cluster, &[]).start();
     let url = cluster.primary().url(pgweir::demo::sample::DATABASE);
     let (mut child, out) = start(&url, &["--stage", "0s:4", "--stage", "60s:4", "--think", "10ms", "--json"], &pgweir);
-    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgweir load'";
+    // Each is waited for: one that is ending yet must not be counted again.
+    let kill =
+        "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE application_name = 'pgweir load'";
     for _ in 0..2 {
         wait_until(LIMIT, "four users", || cluster.primary().psql(kill).unwrap() == "4");
     }
