@@ -225,6 +225,23 @@ fn temporary_tables_hide_and_show_others() {
     ]);
 }
 
+/// A server plans anew when a session has its first temporary object, which one that had other clients' before does not.
+#[test]
+fn a_temporary_table_hides_another_though_the_connection_has_had_some() {
+    directly("CREATE TABLE shadowed (n int); INSERT INTO shadowed VALUES (1)");
+    let pgweir = Pgweir::builder().cluster(support::cluster(), &[]).set("pool.max", 1).start();
+    let mut before = Wire::connect(pgweir.port());
+    before.query("CREATE TEMP TABLE others (n int)");
+    before.query("DROP TABLE others");
+    let mut client = Wire::connect(pgweir.port());
+    client.ask(&frames().parse("s1", "UPDATE shadowed SET n = n + 1").sync().then(&run("s1", &[])), "1Z2CZ");
+    client.query("CREATE TEMP TABLE shadowed (n int)");
+    client.ask(&run("s1", &[]), "2CZ");
+    client.query("DROP TABLE shadowed");
+    drop(client);
+    assert_eq!(before.value("SELECT n FROM shadowed"), "2", "the one of all is as it was");
+}
+
 /// Whoever parses behind a change has its columns, in each of these ways and at once; whoever parsed before is refused.
 #[test]
 fn definitions_that_others_change() {

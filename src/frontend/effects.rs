@@ -183,6 +183,11 @@ impl Session {
             Effect::Temporary => {
                 self.pins.insert(Pin::TemporaryTable);
                 leased.unsure = true;
+                // A session's first temporary object may hide another, so its server plans all statements anew; not so
+                // where other clients had some before. There they are prepared again.
+                if !self.had_temporary {
+                    leased.lease.held.doubt_all();
+                }
             }
             Effect::AdvisoryLock => self.pins.insert(Pin::AdvisoryLock),
             Effect::AdvisoryUnlockAll => self.pins.remove(Pin::AdvisoryLock),

@@ -253,6 +253,8 @@ pub struct Session {
     pub skipping: bool,
     /// The client has said Terminate, behind what is still owed to it.
     pub terminating: bool,
+    /// It has, or had, temporary objects of its own.
+    pub had_temporary: bool,
     /// Something of the open transaction may have written.
     pub writing: bool,
     /// Something of it may have read.

@@ -77,6 +77,10 @@ impl Session {
                 for (pin, held) in PINS.into_iter().zip(pins) {
                     if held { self.pins.insert(pin) } else { self.pins.remove(pin) }
                 }
+                // Made where no text told of it, as at Effect::Temporary.
+                if self.pins.contains(Pin::TemporaryTable) && !std::mem::replace(&mut self.had_temporary, true) {
+                    leased.lease.held.doubt_all();
+                }
                 // A LISTEN that no text told of: only the connection it ran on listens.
                 let hidden = survey.channels.iter().any(|channel| !self.channels.listens_on(channel));
                 self.channels.set_alone(hidden);

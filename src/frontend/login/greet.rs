@@ -241,6 +241,7 @@ impl Parts {
             aside_error: None,
             skipping: false,
             terminating: false,
+            had_temporary: false,
             writing: false,
             reading: false,
             seen: Seen::default(),
