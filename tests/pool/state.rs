@@ -66,30 +66,30 @@ const HIDDEN: &[Case] = &[
 ];
 
 const FUNCTIONS: &str = "
-CREATE OR REPLACE FUNCTION state_set_work_mem() RETURNS void LANGUAGE plpgsql AS
+CREATE FUNCTION state_set_work_mem() RETURNS void LANGUAGE plpgsql AS
     $$ BEGIN PERFORM set_config('work_mem', '7MB', false); END $$;
-CREATE OR REPLACE FUNCTION state_make_temp() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CREATE TEMP TABLE t (n int); END $$;
+CREATE FUNCTION state_make_temp() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CREATE TEMP TABLE t (n int); END $$;
 ";
 
 /// A pool of two, so that a second client can take the connection that the first one used last.
 #[test]
 fn state_follows_its_client_and_no_other() {
-    let wrong = run("state", CASES);
+    let wrong = run("state", "", CASES);
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
 #[test]
 fn state_that_a_function_leaves_follows_its_client_and_no_other() {
-    let wrong = run("state_followed", HIDDEN);
+    let wrong = run("state_followed", FUNCTIONS, HIDDEN);
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// What goes wrong with these cases.
-fn run(name: &str, cases: &[Case]) -> Vec<String> {
+/// What goes wrong with these cases, once `setup` has run on the primary.
+fn run(name: &str, setup: &str, cases: &[Case]) -> Vec<String> {
     let role = Role::create(cluster().primary(), name);
     let builder = Pgweir::builder().cluster(cluster(), &[]).user(role.name, role.name);
     let pgweir = builder.set("pool.max", 2).set("pool.acquire_timeout", "10s").start();
-    role.directly(FUNCTIONS);
+    role.directly(setup);
     cases.iter().flat_map(|case| wrong(&pgweir, &role, case)).collect()
 }
 
