@@ -116,7 +116,7 @@ fn statements_are_ordered_limited_and_without_literals() {
     for n in 0..5 {
         wait(client.simple_query(&format!("SELECT {n} AS often"))).unwrap();
     }
-    wait(client.simple_query("SELECT pg_sleep(0.4) AS long")).unwrap();
+    wait(client.simple_query("SELECT pg_sleep(2) AS long")).unwrap();
     wait(client.simple_query("SELECT generate_series(1, 5000) AS many")).unwrap();
     let first = |order: &str| {
         let list = pgweir.json(&format!("/statements?limit=1&order={order}"));

@@ -391,7 +391,7 @@ async fn wait_waiting(pgweir: &Pgweir, clients: u64) {
 fn a_write_that_waits_too_long_is_told_why_and_the_session_lives() {
     let cluster = cluster();
     let primary = cluster.primary();
-    let pgweir = builder(&cluster).set("pool.acquire_timeout", "300ms").start();
+    let pgweir = builder(&cluster).set("pool.acquire_timeout", "1s").start();
     block_on(async {
         let client = connect(&pgweir.url()).await;
         client.simple_query("INSERT INTO kept VALUES (2)").await.unwrap();
@@ -546,7 +546,7 @@ fn a_write_waits_until_some_node_says_that_it_is_the_primary() {
     let cluster = cluster();
     let primary = cluster.primary();
     primary.stop(Shutdown::Fast).unwrap();
-    let pgweir = auto(&cluster).set("pool.acquire_timeout", "300ms").start();
+    let pgweir = auto(&cluster).set("pool.acquire_timeout", "1s").start();
     block_on(async {
         let client = connect(&pgweir.url()).await;
         assert_eq!(value(&client, "SELECT 1").await, "1");

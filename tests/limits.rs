@@ -145,7 +145,7 @@ fn what_is_no_password_is_refused_as_directly() {
 
 #[test]
 fn clients_that_never_log_in_are_sent_away() {
-    let pgweir = builder().set("listen.login_timeout", "300ms").set("listen.max_clients", 5).start();
+    let pgweir = builder().set("listen.login_timeout", "1s").set("listen.max_clients", 5).start();
     let begun = startup_packet(&APP);
     let silent: [&[u8]; 5] = [b"", &[0], &begun[..begun.len() - 1], &begun, &opening(SSL_REQUEST, &[])];
     let clients = silent.map(|bytes| {

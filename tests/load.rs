@@ -221,7 +221,7 @@ fn what_makes_no_sense_is_usage() {
 /// The same users from a quiet server to one with far too many, and back.
 #[test]
 fn an_overload_is_refused_in_bounds_and_passes() {
-    let pgweir = builder().set("pool.max", 2).set("pool.acquire_timeout", "500ms").start();
+    let pgweir = builder().set("pool.max", 2).set("pool.acquire_timeout", "1s").start();
     let script = script(&pgweir, "SELECT pg_sleep(0.1);");
     let path = script.to_str().unwrap();
     let stages =
@@ -236,7 +236,7 @@ fn an_overload_is_refused_in_bounds_and_passes() {
     };
     let (calm, total) = play("2");
     assert_eq!(count(&total["failed"]), 0, "{total}");
-    // Ten waits of a service time fit into acquire_timeout, and so these cannot all be served.
+    // Twenty services fit into acquire_timeout, and so these cannot all be had.
     let (overloaded, total) = play("60");
     let refused = &total["errors"]["53300"];
     assert!(count(&refused["count"]) > 0, "{total}");
@@ -251,7 +251,7 @@ fn an_overload_is_refused_in_bounds_and_passes() {
 /// While some hold every connection, the others are told after acquire_timeout, with a hint; then they are served.
 #[test]
 fn who_waits_too_long_is_told_what_to_do_and_served_later() {
-    let pgweir = builder().set("pool.max", 2).set("pool.acquire_timeout", "300ms").start();
+    let pgweir = builder().set("pool.max", 2).set("pool.acquire_timeout", "1s").start();
     let holders: Vec<_> = (0..2).map(|_| support::client::connect(&pgweir.url())).collect();
     for holder in &holders {
         support::client::wait(holder.batch_execute("BEGIN; SELECT 1")).unwrap();

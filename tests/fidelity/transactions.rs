@@ -177,7 +177,7 @@ fn a_prepared_transaction_frees_its_connection() {
 #[test]
 fn a_connection_is_held_to_the_end_of_its_transaction() {
     let pgweir =
-        Pgweir::builder().cluster(cluster(), &[]).set("pool.max", 1).set("pool.acquire_timeout", "200ms").start();
+        Pgweir::builder().cluster(cluster(), &[]).set("pool.max", 1).set("pool.acquire_timeout", "500ms").start();
     let [mut one, mut two] = [(); 2].map(|()| Wire::log_in(pgweir.port(), &Login::default()));
     let begun = [
         query("BEGIN"),

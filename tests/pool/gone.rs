@@ -119,7 +119,8 @@ fn before_the_sync() {
 fn a_client_keeps_its_connection_from_flush_to_sync() {
     let scene = Scene::new("gone_flushed");
     let builder = Pgweir::builder().cluster(cluster(), &[]).user(scene.role.name, scene.role.name);
-    let pgweir = builder.set("pool.max", 1).set("pool.acquire_timeout", "200ms").start();
+    let pgweir = builder.set("pool.min", 1).set("pool.max", 1).set("pool.acquire_timeout", "200ms").start();
+    scene.role.wait_for(1);
     let mut client = Raw::connect(pgweir.port(), scene.role.name);
     let mut other = Raw::connect(pgweir.port(), scene.role.name);
     client.execute(&scene.insert()).frame(b'H', b"").flush().until(b'C');

@@ -109,7 +109,8 @@ fn reap_interval_is_how_often_it_reaps() {
 fn acquire_timeout_ends_the_wait_and_not_the_client() {
     let role = role("pool_acquire");
     let builder = Pgweir::builder().cluster(cluster(), &[]).user(role.name, role.name);
-    let pgweir = builder.set("pool.max", 1).set("pool.acquire_timeout", "200ms").start();
+    let pgweir = builder.set("pool.min", 1).set("pool.max", 1).set("pool.acquire_timeout", "200ms").start();
+    role.wait_for(1);
     let mut holder = Raw::connect(pgweir.port(), role.name);
     let mut client = Raw::connect(pgweir.port(), role.name);
     holder.run("BEGIN");
@@ -152,7 +153,7 @@ fn connection_timeout_ends_an_attempt_and_another_follows() {
 fn create_timeout_ends_all_of_making_a_connection() {
     let role = role("pool_create");
     let (gate, builder) = gated(&role);
-    let builder = builder.set("pool.connection_timeout", "50ms").set("pool.create_timeout", "300ms");
+    let builder = builder.set("pool.connection_timeout", "50ms").set("pool.create_timeout", "1s");
     let pgweir = builder.set("pool.acquire_timeout", "1h").start();
     let mut client = Raw::connect(pgweir.port(), role.name);
     gate.set(Mode::Silent);
@@ -161,17 +162,18 @@ fn create_timeout_ends_all_of_making_a_connection() {
     client.query("SELECT 1").flush();
     wait_until(LIMIT, "further attempts", || gate.arrivals().len() >= before + 3);
     let gaps: Vec<_> = gate.arrivals()[before..].windows(2).map(|pair| pair[1] - pair[0]).collect();
-    assert!(gaps.iter().all(|gap| *gap > Duration::from_millis(200)), "{gaps:?}");
+    // A busy machine may see an arrival late.
+    assert!(gaps.iter().all(|gap| *gap > Duration::from_millis(500)), "{gaps:?}");
     gate.set(Mode::Open);
     client.until_ready();
 }
 
 #[test]
 fn create_retry_interval_lies_between_attempts_at_a_refusing_server() {
-    const INTERVAL: Duration = Duration::from_millis(200);
+    const INTERVAL: Duration = Duration::from_millis(500);
     let role = role("pool_retry");
     let (gate, builder) = gated(&role);
-    let pgweir = builder.set("pool.create_retry_interval", "200ms").start();
+    let pgweir = builder.set("pool.create_retry_interval", "500ms").start();
     let mut client = Raw::connect(pgweir.port(), role.name);
     gate.set(Mode::Refusing);
     gate.cut();

@@ -127,7 +127,8 @@ fn wrong(pgweir: &Pgweir, role: &Role<'_>, case: &Case) -> Vec<String> {
 fn a_pin_ends_with_its_cause() {
     let role = Role::create(cluster().primary(), "state_pin");
     let builder = Pgweir::builder().cluster(cluster(), &[]).user(role.name, role.name);
-    let pgweir = builder.set("pool.max", 1).set("pool.acquire_timeout", "200ms").start();
+    let pgweir = builder.set("pool.min", 1).set("pool.max", 1).set("pool.acquire_timeout", "200ms").start();
+    role.wait_for(1);
     let mut pinned = Raw::connect(pgweir.port(), role.name);
     let mut other = Raw::connect(pgweir.port(), role.name);
     for (cause, end) in [

@@ -130,7 +130,7 @@ impl State {
     }
 
     /// Passes bytes on until their sender closes, which closes the other side too, unless the gate is silent. The login
-    /// is over at the server's first ReadyForQuery.
+    /// is over at the server's first ReadyForQuery, or at its refusal.
     fn pump(&self, mut from: TcpStream, to: Option<TcpStream>, mut login: Option<Login>) {
         from.set_read_timeout(Some(LOOK)).unwrap();
         let mut chunk = [0; 16 * 1024];
@@ -139,7 +139,8 @@ impl State {
                 Ok(0) => break,
                 Ok(n) => {
                     let chunk = &chunk[..n];
-                    login.take_if(|_| chunk.ends_with(b"Z\0\0\0\x05I"));
+                    let refused = || chunk.windows(7).any(|part| part == b"SFATAL\0");
+                    login.take_if(|_| chunk.ends_with(b"Z\0\0\0\x05I") || refused());
                     self.goodbyes.fetch_add(usize::from(chunk.ends_with(b"X\0\0\0\x04")), Ordering::SeqCst);
                     let through = to.as_ref().filter(|_| self.mode() == Mode::Open);
                     if through.is_some_and(|mut to| to.write_all(chunk).is_err()) {

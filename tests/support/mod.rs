@@ -220,7 +220,9 @@ impl Pgweir {
     /// The entries of the slow-query log so far.
     pub fn slow_log(&self) -> Vec<Value> {
         let text = fs::read_to_string(config::slow_log(self.folder())).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        // The last one may be half written.
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     pub fn config_path(&self) -> PathBuf {
