@@ -8,11 +8,15 @@ use std::time::Duration;
 use pgweir::demo::cluster::Cluster;
 use serde::Serialize;
 
-use crate::process;
-use crate::targets::{DIRECT, FLOOR, NAME, Target, pgbench};
+use crate::process::{self, Cpu};
+use crate::targets::{CHILDREN, DIRECT, FLOOR, NAME, PGPOOL, Target, pgbench};
 
 /// 2,000 rows of 1,000 bytes.
 const LARGE: &str = "SELECT repeat('x', 1000) FROM generate_series(1, 2000);\n";
+
+/// Few rows read often, and many seldom.
+const REPEATED: &str =
+    "\\set aid random_zipfian(1, 10000, 1.2)\nSELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n";
 
 /// One kind of load.
 #[derive(Debug, Clone, Copy)]
@@ -23,18 +27,37 @@ pub struct Load {
     pub prepares: bool,
     /// Also measured: system calls.
     pub traced: bool,
-    large: bool,
+    /// Also on what keeps results.
+    cached: bool,
+    tls: bool,
+    script: Option<&'static str>,
 }
 
 const fn load(name: &'static str, clients: usize, arguments: &'static [&'static str]) -> Load {
-    Load { name, clients, arguments, prepares: false, traced: false, large: false }
+    Load { name, clients, arguments, prepares: false, traced: false, cached: false, tls: false, script: None }
 }
 
-pub const LOADS: [Load; 9] = [
+const REPEATED_PREPARED: Load = Load {
+    traced: true,
+    prepares: true,
+    cached: true,
+    script: Some(REPEATED),
+    ..load("repeated reads, prepared", 32, &["-M", "prepared"])
+};
+
+pub const LOADS: [Load; 12] = [
     Load { traced: true, ..load("simple", 32, &["-S", "-M", "simple"]) },
     Load { traced: true, prepares: true, ..load("prepared", 32, &["-S", "-M", "prepared"]) },
     Load { traced: true, ..load("extended", 32, &["-S", "-M", "extended"]) },
-    Load { traced: true, large: true, ..load("2 MB results", 4, &["-M", "simple"]) },
+    Load { traced: true, script: Some(LARGE), ..load("2 MB results", 4, &["-M", "simple"]) },
+    Load {
+        traced: true,
+        cached: true,
+        script: Some(REPEATED),
+        ..load("repeated reads, simple", 32, &["-M", "simple"])
+    },
+    REPEATED_PREPARED,
+    Load { tls: true, ..load("simple, TLS", 32, &["-S", "-M", "simple"]) },
     load("simple, 1 client", 1, &["-S", "-M", "simple"]),
     Load { prepares: true, ..load("prepared, 1 client", 1, &["-S", "-M", "prepared"]) },
     load("simple, 500 clients", 500, &["-S", "-M", "simple"]),
@@ -53,6 +76,8 @@ pub struct Run {
     pub p99: f64,
     /// The proxy's CPU time for each transaction; its logins are in it, spread over all.
     pub proxy_cpu: Option<f64>,
+    /// Its part in user space.
+    pub proxy_user_cpu: Option<f64>,
     /// Postgres's.
     pub server_cpu: f64,
 }
@@ -69,7 +94,10 @@ impl Load {
     pub fn suits(&self, target: &Target) -> bool {
         // Where nobody pools, each of many clients has a server process: another thing to measure.
         let many = self.clients > 100 && [DIRECT, FLOOR].contains(&target.name.as_str());
-        !many && (target.may_prepare || !self.prepares)
+        // It takes TLS towards its servers too where it offers it, and has a process for each client.
+        let pgpool = target.name.starts_with(PGPOOL) && (self.tls || self.clients > CHILDREN);
+        let kept = target.caches() && !self.cached;
+        !many && !pgpool && !kept && (target.may_prepare || !self.prepares)
     }
 
     /// Runs pgbench against the target once.
@@ -92,10 +120,13 @@ impl Load {
             }
             Length::Transactions(count) => command.args(["-t", &count.to_string()]),
         };
-        if self.large {
-            let script = folder.join("large.sql");
-            fs::write(&script, LARGE)?;
+        if let Some(text) = self.script {
+            let script = folder.join("script.sql");
+            fs::write(&script, text)?;
             command.arg("-f").arg(script);
+        }
+        if self.tls {
+            command.env("PGSSLMODE", "require");
         }
         command.arg("-l").arg("--log-prefix").arg(folder.join(prefix)).arg(NAME);
         let before = self.cpu(target, postmasters);
@@ -107,6 +138,7 @@ impl Load {
         }
         let latencies = take_latencies(folder, prefix)?;
         let transactions = latencies.len() as u64;
+        let proxied = !target.pids.is_empty();
         let per_transaction = |time: Duration| time.as_secs_f64() * 1e6 / transactions as f64;
         Ok(Run {
             transactions,
@@ -115,14 +147,14 @@ impl Load {
             p50: quantile(&latencies, 0.50),
             p95: quantile(&latencies, 0.95),
             p99: quantile(&latencies, 0.99),
-            proxy_cpu: target.pid.map(|_| per_transaction(after.0 - before.0)),
-            server_cpu: per_transaction(after.1 - before.1),
+            proxy_cpu: proxied.then(|| per_transaction((after.0 - before.0).all())),
+            proxy_user_cpu: proxied.then(|| per_transaction((after.0 - before.0).user)),
+            server_cpu: per_transaction((after.1 - before.1).all()),
         })
     }
 
-    fn cpu(&self, target: &Target, postmasters: &[u32]) -> (Duration, Duration) {
-        let proxy = target.pid.map_or(Duration::ZERO, process::cpu);
-        (proxy, postmasters.iter().map(|pid| process::cpu_of_family(*pid)).sum())
+    fn cpu(&self, target: &Target, postmasters: &[u32]) -> (Cpu, Cpu) {
+        (target.cpu(), postmasters.iter().map(|pid| process::cpu(*pid)).sum())
     }
 }
 

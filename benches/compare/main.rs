@@ -6,6 +6,7 @@
 
 mod idle;
 mod load;
+mod plot;
 mod process;
 mod relay;
 mod report;
@@ -40,9 +41,9 @@ struct Options {
     #[arg(long)]
     seconds: Option<u64>,
     /// No round begins that would not end within so many seconds of the start.
-    #[arg(long, default_value_t = 540)]
+    #[arg(long, default_value_t = 900)]
     limit: u64,
-    /// Worker threads of pgweir.
+    /// Worker threads of pgweir and of the floor, and processes of PgBouncer.
     #[arg(long, default_value_t = 1)]
     workers: usize,
     /// Only loads whose name contains this; may be repeated.
@@ -54,13 +55,13 @@ struct Options {
     /// Another build of pgweir, to be measured beside this one as pgweir-other.
     #[arg(long)]
     other: Option<PathBuf>,
-    /// Leave out direct, floor, pgbouncer, pgweir or pgweir-routing; may be repeated.
+    /// Leave out direct, floor, pgbouncer, pgpool, pgpool-cache, pgweir, pgweir-routing or pgweir-cache; may be repeated.
     #[arg(long)]
     without: Vec<String>,
     /// Idle connections; 0: not measured.
     #[arg(long, default_value_t = 5000)]
     idle: usize,
-    /// Where the figures go, as JSON.
+    /// Where the figures go, as JSON; a plot goes beside it.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Given by cargo.
@@ -70,10 +71,10 @@ struct Options {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, mode, listen, server, ..] = &arguments[..]
+    if let [_, mode, listen, server, threads, ..] = &arguments[..]
         && mode == "relay"
     {
-        return Ok(relay::run(listen.parse()?, server.parse()?)?);
+        return Ok(relay::run(listen.parse()?, server.parse()?, threads.parse()?)?);
     }
     // `cargo test --all-targets` runs this as well, without the flag.
     if !arguments.iter().any(|argument| argument == "--bench") {
@@ -86,8 +87,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(folder) = out.parent() {
         fs::create_dir_all(folder)?;
     }
+    let plot = out.with_extension("svg");
     fs::write(&out, serde_json::to_string_pretty(&report)?)?;
-    eprintln!("figures: {}", out.display());
+    fs::write(&plot, plot::svg(&report))?;
+    eprintln!("figures: {}, plot: {}", out.display(), plot.display());
     Ok(())
 }
 
@@ -111,7 +114,7 @@ fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
         .collect();
     count_calls(&loads, &all, &cluster, &mut report)?;
     if options.idle > 0 {
-        for target in all.iter().filter(|target| target.pid.is_some() && target.name != targets::FLOOR) {
+        for target in all.iter().filter(|target| target.pools_idle_clients()) {
             eprintln!("{} idle clients of {}", options.idle, target.name);
             if let Some(bytes) = idle::bytes_per_client(target, options.idle)? {
                 report.idle_bytes.insert(target.name.clone(), bytes);
@@ -129,15 +132,22 @@ fn start(options: &Options, cluster: &Cluster, report: &mut Report) -> Result<Ve
         targets.push(targets::direct(cluster)?);
     }
     if wanted(targets::FLOOR) {
-        targets.push(targets::floor(cluster)?);
+        targets.push(targets::floor(cluster, options.workers)?);
     }
     if wanted(targets::PGBOUNCER) {
-        match targets::pgbouncer(cluster)? {
+        match targets::pgbouncer(cluster, options.workers)? {
             Some(target) => targets.push(target),
             None => report.notes.push("PgBouncer is not installed (Debian, Ubuntu: apt-get install pgbouncer)".into()),
         }
     }
-    for name in [targets::PGWEIR, targets::PGWEIR_ROUTING].into_iter().filter(|name| wanted(name)) {
+    for name in [targets::PGPOOL, targets::PGPOOL_CACHE].into_iter().filter(|name| wanted(name)) {
+        match targets::pgpool(cluster, name)? {
+            Some(target) => targets.push(target),
+            None => report.notes.push(format!("{name} is not installed (Debian, Ubuntu: apt-get install pgpool2)")),
+        }
+    }
+    let own = [targets::PGWEIR, targets::PGWEIR_ROUTING, targets::PGWEIR_CACHE];
+    for name in own.into_iter().filter(|name| wanted(name)) {
         targets.push(targets::pgweir(cluster, name, options.workers, None)?);
     }
     if let Some(other) = &options.other {
@@ -163,7 +173,8 @@ fn count_calls(
     }
     for load in loads.iter().filter(|load| load.traced) {
         for target in targets.iter().filter(|target| load.suits(target)) {
-            let Some(pid) = target.pid else { continue };
+            // A family of processes is not traced.
+            let [pid] = target.pids[..] else { continue };
             eprintln!("system calls: {} on {}", load.name, target.name);
             let transactions = if load.clients < 10 { TRACED / 10 } else { TRACED };
             let strace = Strace::attach(pid, cluster.scratch().path())?;

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::iter::Sum;
+use std::ops::{Add, Sub};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,14 +14,46 @@ use rustix::process::Signal;
 /// proc(5) counts in clock ticks; USER_HZ is 100 on every Linux architecture that Rust knows.
 const TICK: Duration = Duration::from_millis(10);
 
-/// User and system time of a process, all its threads included.
-pub fn cpu(pid: u32) -> Duration {
-    ticks(pid, &[14, 15])
+/// CPU time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cpu {
+    pub user: Duration,
+    pub system: Duration,
 }
 
-/// The same of a server and of all it has forked: its own, the ended ones', and the living ones'.
-pub fn cpu_of_family(parent: u32) -> Duration {
-    ticks(parent, &[14, 15, 16, 17]) + children(parent).into_iter().map(cpu).sum::<Duration>()
+impl Cpu {
+    pub fn all(self) -> Duration {
+        self.user + self.system
+    }
+}
+
+impl Add for Cpu {
+    type Output = Cpu;
+
+    fn add(self, other: Cpu) -> Cpu {
+        Cpu { user: self.user + other.user, system: self.system + other.system }
+    }
+}
+
+impl Sub for Cpu {
+    type Output = Cpu;
+
+    fn sub(self, other: Cpu) -> Cpu {
+        let [user, system] = [(self.user, other.user), (self.system, other.system)].map(|(a, b)| a.saturating_sub(b));
+        Cpu { user, system }
+    }
+}
+
+impl Sum for Cpu {
+    fn sum<I: Iterator<Item = Cpu>>(cpus: I) -> Cpu {
+        cpus.fold(Cpu::default(), Add::add)
+    }
+}
+
+/// What a process and all it has forked have used, all threads included: its own, the ended ones', and the living ones'.
+pub fn cpu(parent: u32) -> Cpu {
+    let living = children(parent).into_iter().map(|pid| Cpu { user: ticks(pid, &[14]), system: ticks(pid, &[15]) });
+    Cpu { user: ticks(parent, &[14, 16]), system: ticks(parent, &[15, 17]) } + living.sum()
 }
 
 fn children(parent: u32) -> Vec<u32> {

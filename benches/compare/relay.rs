@@ -5,14 +5,26 @@ use std::io;
 use std::net::SocketAddr;
 
 use tokio::io::copy_bidirectional_with_sizes;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 const BUFFER: usize = 16 * 1024;
 
-/// Relays from `listen` to `server`, on one thread, until the process is ended.
-pub fn run(listen: SocketAddr, server: SocketAddr) -> io::Result<()> {
+/// Relays from `listen` to `server`, on so many threads, until the process is ended.
+pub fn run(listen: SocketAddr, server: SocketAddr, threads: usize) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(|| serve(listen, server))));
+        serve(listen, server)
+    })
+}
+
+/// The kernel spreads the clients over the threads' sockets.
+fn serve(listen: SocketAddr, server: SocketAddr) -> io::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let listener = TcpListener::bind(listen).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseport(true)?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(listen)?;
+        let listener = socket.listen(1024)?;
         loop {
             let (client, _) = listener.accept().await?;
             tokio::spawn(relay(client, server));

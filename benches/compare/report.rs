@@ -39,10 +39,10 @@ pub struct Calls {
 }
 
 /// The middle of some figures, and how far they reach.
-struct Spread {
-    median: f64,
-    low: f64,
-    high: f64,
+pub struct Spread {
+    pub median: f64,
+    pub low: f64,
+    pub high: f64,
 }
 
 impl Spread {
@@ -73,7 +73,13 @@ impl Report {
         self.runs(load, target).filter_map(|run| Some(figure(&run.run)? / of_base(run.round)?)).collect()
     }
 
-    fn targets(&self) -> Vec<&str> {
+    /// A figure of one target under one load; `None` where it was not measured.
+    pub fn spread(&self, load: &str, target: &str, figure: fn(&Run) -> Option<f64>) -> Option<Spread> {
+        Spread::of(self.runs(load, target).filter_map(|run| figure(&run.run)).collect())
+    }
+
+    /// In the order in which they were measured.
+    pub fn targets(&self) -> Vec<&str> {
         let mut targets = Vec::new();
         for round in &self.rounds {
             if !targets.contains(&round.target.as_str()) {
@@ -94,8 +100,8 @@ impl Report {
         }
         for load in LOADS.iter().filter(|load| self.rounds.iter().any(|round| round.load == load.name)) {
             let _ = write!(text, "\n### {}, {} client(s)\n\n", load.name, load.clients);
-            text += "| | tx/s | mean ms | p50 | p95 | p99 | proxy CPU µs/tx | × floor | × PgBouncer | tx/s × direct | Postgres CPU µs/tx | calls/tx |\n";
-            text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+            text += "| | tx/s | mean ms | p50 | p95 | p99 | proxy CPU µs/tx | of it in user space | × floor | × PgBouncer | tx/s × direct | Postgres CPU µs/tx | calls/tx |\n";
+            text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
             self.targets().into_iter().for_each(|target| self.row(&mut text, load.name, target));
         }
         if !self.idle_bytes.is_empty() {
@@ -127,6 +133,7 @@ impl Report {
             all(|run| Some(run.p95 / 1000.0), 2),
             all(|run| Some(run.p99 / 1000.0), 2),
             all(|run| run.proxy_cpu, 1),
+            all(|run| run.proxy_user_cpu, 1),
             ratio(FLOOR, |run| run.proxy_cpu),
             ratio(PGBOUNCER, |run| run.proxy_cpu),
             ratio(DIRECT, |run| Some(run.tps)),

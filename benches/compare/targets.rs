@@ -5,18 +5,22 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgweir::demo::cluster::{Cluster, end, free_port};
+use pgweir::demo::cluster::{Cluster, Scratch, end, free_port};
 use rustix::process::Signal;
+
+use crate::process::{self, Cpu};
 
 /// Role, password and database of all load.
 pub const NAME: &str = "bench";
 /// Server connections of each pooling proxy.
 pub const POOL: usize = 20;
+/// Clients that Pgpool-II has processes for.
+pub const CHILDREN: usize = 40;
 /// pgbench's scale.
 const SCALE: &str = "10";
 
@@ -25,6 +29,10 @@ pub const FLOOR: &str = "floor";
 pub const PGBOUNCER: &str = "pgbouncer";
 pub const PGWEIR: &str = "pgweir";
 pub const PGWEIR_ROUTING: &str = "pgweir-routing";
+/// With results kept.
+pub const PGWEIR_CACHE: &str = "pgweir-cache";
+pub const PGPOOL: &str = "pgpool";
+pub const PGPOOL_CACHE: &str = "pgpool-cache";
 /// Another build of pgweir.
 pub const PGWEIR_OTHER: &str = "pgweir-other";
 
@@ -35,12 +43,12 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 pub struct Target {
     pub name: String,
     pub address: SocketAddr,
-    /// The process whose CPU is the proxy's; `None`: there is no proxy.
-    pub pid: Option<u32>,
+    /// The processes whose CPU, and that of those they have forked, is the proxy's; none: there is no proxy.
+    pub pids: Vec<u32>,
     pub version: String,
     pub may_prepare: bool,
     /// Ours to stop.
-    _running: Option<Arc<Running>>,
+    running: Vec<Arc<Running>>,
 }
 
 /// A child process that is stopped when dropped.
@@ -57,12 +65,26 @@ impl Target {
             return Err("only loopback addresses are measured".into());
         }
         let pid = pid.parse().map_err(|_| "expected a process id")?;
-        Ok(Target { pid: Some(pid), ..Target::new(name, address) })
+        Ok(Target { pids: vec![pid], ..Target::new(name, address) })
+    }
+
+    /// Whether it keeps results.
+    pub fn caches(&self) -> bool {
+        [PGWEIR_CACHE, PGPOOL_CACHE].contains(&self.name.as_str())
+    }
+
+    /// Whether its idle clients are to be weighed: those of Pgpool-II have a process each.
+    pub fn pools_idle_clients(&self) -> bool {
+        self.pids.len() == 1 && self.name != FLOOR && !self.name.starts_with(PGPOOL) && !self.caches()
+    }
+
+    pub fn cpu(&self) -> Cpu {
+        self.pids.iter().map(|pid| process::cpu(*pid)).sum()
     }
 
     fn new(name: &str, address: SocketAddr) -> Target {
         let (version, may_prepare) = (String::new(), true);
-        Target { name: name.into(), address, pid: None, version, may_prepare, _running: None }
+        Target { name: name.into(), address, pids: Vec::new(), version, may_prepare, running: Vec::new() }
     }
 
     fn spawned(name: &str, port: u16, version: &str, cluster: &Cluster, command: &mut Command) -> Result<Target> {
@@ -71,9 +93,9 @@ impl Target {
         let child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
         cluster.scratch().watch(name, child.id())?;
         let address = local(port);
-        let (pid, version) = (Some(child.id()), version.to_owned());
+        let (pids, version) = (vec![child.id()], version.to_owned());
         let target =
-            Target { pid, version, _running: Some(Arc::new(Running(Some(child)))), ..Target::new(name, address) };
+            Target { pids, version, running: vec![Arc::new(Running(Some(child)))], ..Target::new(name, address) };
         wait_listening(address).map_err(|error| {
             let log = cluster.scratch().path().join(format!("{name}.log"));
             format!("{name} does not listen: {error}\n{}", fs::read_to_string(log).unwrap_or_default())
@@ -105,17 +127,33 @@ fn wait_listening(address: SocketAddr) -> std::io::Result<()> {
     }
 }
 
+/// The certificate of all that offers TLS, in the folder of the cluster.
+fn certificate(cluster: &Cluster) -> (PathBuf, PathBuf) {
+    let folder = cluster.scratch().path();
+    (folder.join("bench.crt"), folder.join("bench.key"))
+}
+
 /// A primary and a replica with pgbench's tables.
 pub fn start_postgres() -> Result<Cluster> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    let (chain, private) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let folder = Scratch::create(None)?;
+    let (chain_path, private_path) = (folder.path().join("crt"), folder.path().join("key"));
+    fs::write(&chain_path, &chain)?;
+    fs::write(&private_path, &private)?;
     let cluster = Cluster::builder()
         .replicas(1)
+        .tls(&chain_path, &private_path)
         .setting("max_connections", "700")
         .setting("shared_buffers", "256MB")
         .setting("synchronous_commit", "off")
         .setting("autovacuum", "off")
         .setting("max_wal_size", "4GB")
         .start()?;
-    cluster.primary().psql(&format!("CREATE ROLE {NAME} LOGIN PASSWORD '{NAME}'"))?;
+    let (chain_path, private_path) = certificate(&cluster);
+    write_readable(&chain_path, &chain)?;
+    write_readable(&private_path, &private)?;
+    cluster.primary().psql(&format!("CREATE ROLE {NAME} LOGIN REPLICATION PASSWORD '{NAME}'"))?;
     cluster.primary().psql(&format!("CREATE DATABASE {NAME} OWNER {NAME}"))?;
     let filled = pgbench(&cluster, local(cluster.primary().port()))?.args(["-i", "-q", "-s", SCALE, NAME]).output()?;
     if !filled.status.success() {
@@ -140,10 +178,11 @@ pub fn direct(cluster: &Cluster) -> Result<Target> {
 }
 
 /// This executable once more, so that its CPU time is its own.
-pub fn floor(cluster: &Cluster) -> Result<Target> {
+pub fn floor(cluster: &Cluster, workers: usize) -> Result<Target> {
     let port = free_port()?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["relay", &local(port).to_string(), &local(cluster.primary().port()).to_string()]);
+    let addresses = [port, cluster.primary().port()].map(|port| local(port).to_string());
+    command.arg("relay").args(addresses).arg(workers.to_string());
     // Its keeper knows it by the folder's name.
     command.arg(cluster.scratch().path());
     Target::spawned(FLOOR, port, "tokio, 16 KiB buffers", cluster, &mut command)
@@ -159,12 +198,18 @@ pub fn pgweir(cluster: &Cluster, name: &str, workers: usize, executable: Option<
         let ports = cluster.replicas().iter().map(|replica| replica.port());
         ports.for_each(|port| nodes += &format!(", {{ host = \"127.0.0.1\", port = {port}, role = \"replica\" }}"));
     }
+    let (chain, private) = certificate(cluster);
     let text = format!(
         "[listen]\naddress = \"127.0.0.1:{port}\"\nworkers = {workers}\nshutdown_grace = \"1s\"\nmax_clients = 20000\n\
+         tls = {{ mode = \"allow\", certificate = \"{}\", private_key = \"{}\" }}\n\
+         [cache]\nenabled = {}\n\
          [admin]\nhttp = \"\"\n[pool]\nmin = {POOL}\nmax = {POOL}\n\
          [statements]\nslow_threshold = \"10s\"\n\
          [[users]]\nname = \"{NAME}\"\npassword = \"{NAME}\"\n\
-         [[databases]]\nname = \"{NAME}\"\ntls = \"disable\"\n{nodes}]\n"
+         [[databases]]\nname = \"{NAME}\"\ntls = \"disable\"\n{nodes}]\n",
+        chain.display(),
+        private.display(),
+        name == PGWEIR_CACHE
     );
     fs::write(&config, text)?;
     let mut command = Command::new(executable.unwrap_or(Path::new(env!("CARGO_BIN_EXE_pgweir"))));
@@ -172,8 +217,8 @@ pub fn pgweir(cluster: &Cluster, name: &str, workers: usize, executable: Option<
     Target::spawned(name, port, env!("CARGO_PKG_VERSION"), cluster, &mut command)
 }
 
-/// `None`: it is not installed.
-pub fn pgbouncer(cluster: &Cluster) -> Result<Option<Target>> {
+/// As many processes as workers. `None`: it is not installed.
+pub fn pgbouncer(cluster: &Cluster, workers: usize) -> Result<Option<Target>> {
     let Some(version) = pgbouncer_version() else { return Ok(None) };
     let port = free_port()?;
     let folder = cluster.scratch().path();
@@ -181,27 +226,86 @@ pub fn pgbouncer(cluster: &Cluster) -> Result<Option<Target>> {
     // Below 1.21 there are no prepared statements in transaction pooling.
     let may_prepare = version >= (1, 21);
     let prepared = if may_prepare { "max_prepared_statements = 500\n" } else { "" };
+    let (chain, private) = certificate(cluster);
     write_readable(&users, &format!("\"{NAME}\" \"{NAME}\"\n"))?;
     write_readable(
         &config,
         &format!(
             "[databases]\n{NAME} = host=127.0.0.1 port={} dbname={NAME}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\n\
-             pool_mode = transaction\ndefault_pool_size = {POOL}\nmax_client_conn = 20000\n\
+             pool_mode = transaction\ndefault_pool_size = {}\nmax_client_conn = 20000\n\
+             client_tls_sslmode = allow\nclient_tls_cert_file = {}\nclient_tls_key_file = {}\n\
+             server_tls_sslmode = disable\nso_reuseport = {}\n\
              ignore_startup_parameters = extra_float_digits\n{prepared}",
             cluster.primary().port(),
-            users.display()
+            users.display(),
+            POOL / workers,
+            chain.display(),
+            private.display(),
+            u8::from(workers > 1)
         ),
     )?;
-    let mut command = Command::new("pgbouncer");
-    command.arg("-q").arg(&config);
-    // It refuses to run as root.
+    let version = format!("{}.{}", version.0, version.1);
+    let mut target = Target { may_prepare, version, ..Target::new(PGBOUNCER, local(port)) };
+    for at in 0..workers {
+        let mut command = Command::new("pgbouncer");
+        command.arg("-q").arg(&config);
+        as_account(&mut command, cluster);
+        let one = Target::spawned(&format!("{PGBOUNCER}-{at}"), port, "", cluster, &mut command)?;
+        target.pids.extend(one.pids);
+        target.running.extend(one.running);
+    }
+    Ok(Some(target))
+}
+
+/// For what refuses to run as root.
+fn as_account(command: &mut Command, cluster: &Cluster) {
     if let Some(account) = cluster.programs().account() {
         command.uid(account.uid).gid(account.gid);
     }
-    let version = format!("{}.{}", version.0, version.1);
-    let target = Target::spawned(PGBOUNCER, port, &version, cluster, &mut command)?;
-    Ok(Some(Target { may_prepare, ..target }))
+}
+
+/// Pgpool-II in front of the primary and, where it `caches`, with results kept in shared memory. `None`: it is not
+/// installed.
+pub fn pgpool(cluster: &Cluster, name: &str) -> Result<Option<Target>> {
+    let Some(version) = pgpool_version() else { return Ok(None) };
+    let port = free_port()?;
+    let folder = cluster.scratch().path().join(name);
+    fs::create_dir(&folder)?;
+    if let Some(account) = cluster.programs().account() {
+        std::os::unix::fs::chown(&folder, Some(account.uid), Some(account.gid))?;
+    }
+    let [config, hba, passwords] = ["pgpool.conf", "pool_hba.conf", "pool_passwd"].map(|file| folder.join(file));
+    write_readable(&hba, "host all all 127.0.0.1/32 scram-sha-256\n")?;
+    write_readable(&passwords, &format!("{NAME}:TEXT{NAME}\n"))?;
+    let (place, caches) = (folder.display(), if name == PGPOOL_CACHE { "on" } else { "off" });
+    write_readable(
+        &config,
+        &format!(
+            "backend_clustering_mode = 'streaming_replication'\nlisten_addresses = '127.0.0.1'\nport = {port}\n\
+             socket_dir = '{place}'\npcp_socket_dir = '{place}'\npcp_listen_addresses = ''\npcp_port = {}\n\
+             pid_file_name = '{place}/pgpool.pid'\nlogdir = '{place}'\n\
+             backend_hostname0 = '127.0.0.1'\nbackend_port0 = {}\nbackend_weight0 = 1\nbackend_flag0 = 'ALWAYS_PRIMARY'\n\
+             enable_pool_hba = on\npool_passwd = '{}'\nnum_init_children = {CHILDREN}\nmax_pool = 1\n\
+             sr_check_period = 0\nhealth_check_period = 0\nload_balance_mode = on\n\
+             memory_cache_enabled = {caches}\nmemqcache_method = 'shmem'\nmemqcache_oiddir = '{place}/oid'\n",
+            free_port()?,
+            cluster.primary().port(),
+            passwords.display()
+        ),
+    )?;
+    let mut command = Command::new("pgpool");
+    command.arg("-n").arg("-f").arg(&config).arg("-a").arg(&hba);
+    as_account(&mut command, cluster);
+    Target::spawned(name, port, &version, cluster, &mut command).map(Some)
+}
+
+/// `pgpool-II version 4.3.5 (tamahomeboshi)`
+fn pgpool_version() -> Option<String> {
+    let output = Command::new("pgpool").arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let version = text.lines().next()?.strip_prefix("pgpool-II version ")?.split_whitespace().next()?.to_owned();
+    Some(version)
 }
 
 /// `PgBouncer 1.18.0` as (1, 18).
