@@ -59,6 +59,26 @@ pub struct Choice<'a> {
     pub passed_over: bool,
 }
 
+/// Where a session may read, as bits by index.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Found {
+    /// Replicas that serve, and the primary where it takes its turn.
+    serving: u64,
+    /// Those among them that are known to have what the session needs.
+    fresh: u64,
+}
+
+impl Found {
+    pub fn is_any_fresh(self) -> bool {
+        self.fresh != 0
+    }
+
+    /// A replica serves that the session is not to read from yet.
+    pub fn is_any_stale(self) -> bool {
+        self.fresh != self.serving
+    }
+}
+
 /// The nodes of one database.
 #[derive(Debug)]
 pub struct Cluster {
@@ -137,29 +157,12 @@ impl Cluster {
         now: Instant,
         random: u64,
     ) -> Option<Choice<'_>> {
-        let mut stale = false;
-        let mut usable = 0u64;
-        for (i, node) in self.nodes.iter().enumerate().take(64) {
-            let serves = node.role() == Role::Replica
-                && node.config.weight > 0
-                && node.is_up()
-                && !tried.contains(node.index)
-                && node.lag().is_none_or(|lag| lag <= self.routing.max_lag);
-            let met = need.is_nothing() || need.is_met(node.index, &node.sample());
-            let fresh = serves && met && !outdated.contains(node.index);
-            stale |= serves && !fresh;
-            usable |= u64::from(fresh) << i;
-        }
+        let found = self.replicas(need, (tried, outdated));
+        let stale = found.is_any_stale();
         if stale {
             self.demand.raise(now);
         }
-        let always = self.routing.primary_reads == PrimaryReads::Always;
-        let with_primary = self.primary().filter(|node| always && node.is_up()).map(|node| usize::from(node.index));
-        let may_pick = |i: usize| usable & (1 << i) != 0 || with_primary == Some(i);
-        let warming = self.warming();
-        let policy = self.routing.load_balancing;
-        let load = |i: usize| if may_pick(i) { self.nodes[i].load(now, warming, policy) } else { Load::default() };
-        if let Some(i) = self.balancer.lock().pick(random, load) {
+        if let Some(i) = self.balancer.lock().pick(random, self.loads(found, now)) {
             let node = &self.nodes[i];
             let why = if node.role() == Role::Primary { Why::PrimaryTurn } else { Why::Read };
             return Some(Choice { node, why, passed_over: stale });
@@ -173,6 +176,44 @@ impl Cluster {
         let refused = self.routing.primary_reads == PrimaryReads::Never && why != Why::Freshness;
         let primary = self.primary().filter(|_| !refused)?;
         Some(Choice { node: primary, why, passed_over: stale })
+    }
+
+    /// Undoes the choice of a replica by [`Cluster::reader`] that comes to nothing: what it is owed is dealt anew.
+    pub fn give_back(&self, node: u16, need: &Need, tried: Tried, now: Instant) {
+        let found = self.replicas(need, (tried, Tried::default()));
+        self.balancer.lock().give_back(usize::from(node), self.loads(found, now));
+    }
+
+    /// The replicas that serve, and those of them that have what a session needs.
+    pub fn replicas(&self, need: &Need, (tried, outdated): (Tried, Tried)) -> Found {
+        let mut found = Found::default();
+        for (i, node) in self.nodes.iter().enumerate().take(64) {
+            let serves = node.role() == Role::Replica
+                && node.config.weight > 0
+                && node.is_up()
+                && !tried.contains(node.index)
+                && node.lag().is_none_or(|lag| lag <= self.routing.max_lag);
+            let met = need.is_nothing() || need.is_met(node.index, &node.sample());
+            let fresh = serves && met && !outdated.contains(node.index);
+            found.serving |= u64::from(serves) << i;
+            found.fresh |= u64::from(fresh) << i;
+        }
+        if self.routing.primary_reads == PrimaryReads::Always
+            && let Some(primary) = self.primary().filter(|node| node.is_up())
+        {
+            found.serving |= 1 << primary.index;
+            found.fresh |= 1 << primary.index;
+        }
+        found
+    }
+
+    /// What the balancer is told of each node.
+    fn loads(&self, found: Found, now: Instant) -> impl Fn(usize) -> Load {
+        let (warming, policy) = (self.warming(), self.routing.load_balancing);
+        move |i| match found.serving & (1 << i) {
+            0 => Load::default(),
+            bit => Load { barred: found.fresh & bit == 0, ..self.nodes[i].load(now, warming, policy) },
+        }
     }
 
     /// For the balancer, which needs no better randomness.
@@ -295,6 +336,40 @@ mod tests {
         cluster.nodes[2].eject("test");
         cluster.nodes[2].admit(later);
         assert_eq!(reader(&cluster), Some((0, Why::Freshness)), "what it had before it was gone");
+    }
+
+    /// Sessions that read, faster than samples come, and some that write: most choices are forced, and by the weights still.
+    #[test]
+    fn reads_spread_by_weight_whatever_sessions_have_seen() {
+        let cluster = cluster(PrimaryReads::Fallback);
+        let start = Instant::now();
+        let mut sessions = [Seen::default(); 8];
+        let mut counts = [0usize; 4];
+        for ms in 1..=20_000u64 {
+            let now = start + Duration::from_millis(ms);
+            // Each replica is sampled each 20 ms, always in the same order.
+            if let Some(node @ 1..=3) = (ms % 20).checked_sub(2).map(|late| late as usize) {
+                let asked = now - Duration::from_micros(500);
+                let sample = Sample { asked: Some(asked), position: Lsn(ms), proven: true, until: Some(asked) };
+                cluster.nodes[node].note_sample(sample, Some(Duration::ZERO));
+            }
+            // At its own pace, from each 7 ms to each 28 ms.
+            for (i, seen) in sessions.iter_mut().enumerate().filter(|(i, _)| ms % (7 + 3 * *i as u64) == 0) {
+                if i >= 6 && ms % 5 == 0 {
+                    seen.on_primary(now);
+                    continue;
+                }
+                let need = Need::new(Freshness::Session, *seen, None);
+                let node = cluster.reader(&need, <(Tried, Tried)>::default(), now, 0).unwrap().node.index;
+                counts[usize::from(node)] += 1;
+                if node == 0 { seen.on_primary(now) } else { seen.on_replica(now, node) }
+            }
+        }
+        let all: usize = counts[1..].iter().sum();
+        assert!(all > 8_000 && counts[0] < all / 10, "{counts:?}");
+        for (count, share) in counts[1..].iter().zip([4, 4, 2]) {
+            assert!(count.abs_diff(all / share) <= 2 * 64, "{counts:?}");
+        }
     }
 
     #[test]

@@ -220,7 +220,8 @@ impl Node {
             LoadBalancing::Latency => self.latency.lock().at(now),
             LoadBalancing::Weighted | LoadBalancing::LeastBusy => Duration::ZERO,
         };
-        Load { part: self.part(now, warming), outstanding: self.outstanding.load(Ordering::Relaxed), latency }
+        let outstanding = self.outstanding.load(Ordering::Relaxed);
+        Load { part: self.part(now, warming), barred: false, outstanding, latency }
     }
 
     pub fn fault(&self) -> Option<String> {

@@ -238,7 +238,10 @@ impl Session {
             let pool = self.pools[usize::from(node)].clone();
             match self.lease(&pool).await? {
                 // Dropped unused, the connection goes back as it is.
-                Ok(lease) if replica && !self.may_read(&lease) => outdated.insert(node),
+                Ok(lease) if replica && !self.may_read(&lease) => {
+                    self.undeal(&next);
+                    outdated.insert(node);
+                }
                 Ok(lease) => {
                     let fenced = !replica && self.fence_before(&batch).await.map_err(End::Fault)?;
                     return self.send(batch, Leased { fenced, ..Leased::new(lease, why, replica) });
@@ -279,12 +282,19 @@ impl Session {
         }
     }
 
+    /// A replica that was chosen is not to be read from after all.
+    pub(super) fn undeal(&self, chosen: &Chosen) {
+        if chosen.why == Why::Read {
+            self.cluster().give_back(chosen.node, &self.need(), self.tried, self.request.mark);
+        }
+    }
+
     fn is_replica(&self, node: u16) -> bool {
         !matches!(self.cluster().primary(), Some(primary) if primary.index == node)
     }
 
     /// What a replica must have for the session's next read.
-    fn need(&self) -> Need {
+    pub(super) fn need(&self) -> Need {
         let settings = &self.parameters;
         let freshness = settings.freshness().unwrap_or(self.cluster().routing.freshness);
         Need::new(freshness, self.seen, settings.token())

@@ -42,12 +42,14 @@ impl Session {
         let deadline = now + WAIT;
         self.cluster().demand.urge(now);
         self.unsettled = Some(deadline + AGAIN);
+        let dealt = chosen.why == Why::Read;
         while let Ok(Ok(())) = tokio::time::timeout_at(deadline.into(), samples.changed()).await {
-            let from_primary = chosen.why != Why::Read;
             self.request.mark = Instant::now();
             // What was tried for naught may have been sampled since.
-            chosen = self.choose(batch, Tried::default()).unwrap_or(chosen);
-            if chosen.why == Why::Read && (from_primary || !chosen.passed_over) {
+            let found = self.cluster().replicas(&self.need(), (self.tried, Tried::default()));
+            if found.is_any_fresh() && !(dealt && found.is_any_stale()) {
+                self.undeal(&chosen);
+                chosen = self.choose(batch, Tried::default()).unwrap_or(chosen);
                 self.unsettled = None;
                 break;
             }

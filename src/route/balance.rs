@@ -9,6 +9,9 @@
 //! assignment problem (Discrete Mathematics 32, 1980), which keeps every node less than one pick from its exact
 //! share after any number of picks.
 //!
+//! A node that serves, and is merely not fresh enough for the session that asks, is owed the pick that it does not get, up to
+//! [`OWED`]: others ask later that may read there.
+//!
 //! # `least-busy`
 //!
 //! The node with the fewest requests under way for its weight; among equals the rotation decides, so that an idle system
@@ -28,14 +31,20 @@ use crate::config::LoadBalancing;
 /// All of a node's weight counts; a node that has just come back has less, to warm up.
 pub const WHOLE: u32 = 16;
 
+/// How many picks a node may be behind or ahead because those that ask may not read everywhere. Made up for at once, so it
+/// is also the longest run that a node gets when it has caught up.
+const OWED: i64 = 64;
+
 /// How long a high latency is remembered: after this long without another one, a third is left of it.
 const MEMORY: Duration = Duration::from_secs(5);
 
 /// What is known of a node at the moment of a pick.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Load {
-    /// How much of its weight counts, of [`WHOLE`]; 0: it is not to be picked.
+    /// How much of its weight counts, of [`WHOLE`]; 0: it takes no part.
     pub part: u32,
+    /// It serves others, and is not to be picked.
+    pub barred: bool,
     /// Requests under way.
     pub outstanding: u32,
     /// As [`Peak::at`] says.
@@ -82,8 +91,10 @@ fn decay(passed: Duration) -> f64 {
 pub struct Balancer {
     policy: LoadBalancing,
     nodes: Vec<Node>,
-    /// The sum of all weights: no credit goes beyond it in either direction.
+    /// The sum of all weights: no credit goes beyond it in either direction, but for what is [`OWED`].
     bound: i64,
+    /// A credit is beyond that.
+    owing: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -102,18 +113,16 @@ impl Balancer {
         let node = |weight| Node { weight: i64::from(weight), credit: 0, counts: 0, load: Load::default() };
         let nodes: Vec<Node> = weights.into_iter().map(node).collect();
         let bound = nodes.iter().map(|node| node.weight * i64::from(WHOLE)).sum();
-        Self { policy, nodes, bound }
+        Self { policy, nodes, bound, owing: false }
     }
 
-    /// The next node among those with a part; `None` if none has one and a weight. `random` is drawn for each pick.
+    /// The next node among those with a part that are not barred; `None` if none has one and a weight. `random` is drawn
+    /// for each pick.
     ///
-    /// `load` is asked once for each node with a weight. A node left out keeps the credit it had, neither more
+    /// `load` is asked once for each node with a weight. A node without a part keeps the credit it had, neither more
     /// nor less, so that it returns to its share and not to a burst.
     pub fn pick(&mut self, random: u64, load: impl Fn(usize) -> Load) -> Option<usize> {
-        for (index, node) in self.nodes.iter_mut().enumerate() {
-            node.load = if node.weight > 0 { load(index) } else { Load::default() };
-            node.counts = node.weight * i64::from(node.load.part.min(WHOLE));
-        }
+        self.weigh(load);
         match self.policy {
             LoadBalancing::Weighted => {}
             LoadBalancing::LeastBusy => self.keep_least_busy(),
@@ -122,15 +131,41 @@ impl Balancer {
         self.rotate()
     }
 
+    /// Undoes a pick of which nothing has come, where `load` is what it was then.
+    pub fn give_back(&mut self, picked: usize, load: impl Fn(usize) -> Load) {
+        self.weigh(load);
+        match self.policy {
+            LoadBalancing::Weighted => {}
+            LoadBalancing::LeastBusy => self.keep_least_busy(),
+            // It was drawn.
+            LoadBalancing::Latency => return,
+        }
+        let mut total = 0;
+        for node in self.nodes.iter_mut().filter(|node| node.counts > 0) {
+            total += node.counts;
+            node.credit -= node.counts;
+        }
+        self.nodes[picked].credit += total;
+        let most = self.bound * (OWED + 1);
+        self.nodes.iter_mut().for_each(|node| node.credit = node.credit.clamp(-most, most));
+        self.owing = self.nodes.iter().any(|node| node.credit.abs() > self.bound);
+    }
+
+    fn weigh(&mut self, load: impl Fn(usize) -> Load) {
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            node.load = if node.weight > 0 { load(index) } else { Load::default() };
+            node.counts = node.weight * i64::from(node.load.part.min(WHOLE));
+        }
+    }
+
     /// Leaves those in the pick that are the least busy for their weight.
     fn keep_least_busy(&mut self) {
         let busier = |a: &Node, b: &Node| {
-            let cross = |a: &Node, b: &Node| i128::from(a.load.outstanding) * i128::from(b.counts);
-            cross(a, b).cmp(&cross(b, a))
+            by_product((i64::from(a.load.outstanding), b.counts), (i64::from(b.load.outstanding), a.counts))
         };
         let Some((_, least)) = self.among_usable(|_| true).min_by(|a, b| busier(a.1, b.1)) else { return };
         let least = least.clone();
-        for node in self.nodes.iter_mut().filter(|node| node.usable() && busier(node, &least) != Ordering::Equal) {
+        for node in self.nodes.iter_mut().filter(|node| node.counts > 0 && busier(node, &least) != Ordering::Equal) {
             node.counts = 0;
         }
     }
@@ -161,39 +196,52 @@ impl Balancer {
     }
 
     fn rotate(&mut self) -> Option<usize> {
-        let mut count = 0;
-        let mut total = 0;
-        for node in self.nodes.iter_mut().filter(|node| node.usable()) {
+        let (mut count, mut total, mut barred) = (0, 0, 0);
+        for node in self.nodes.iter().filter(|node| node.counts > 0) {
             count += 1;
             total += node.counts;
-            node.credit += node.counts;
+            barred += if node.load.barred { node.counts } else { 0 };
         }
         let picked = self.most_urgent(count, total).or_else(|| self.most_owed())?;
-        self.nodes[picked].credit -= total;
-        for node in self.nodes.iter_mut().filter(|node| node.usable()) {
-            // Without effect while the usable nodes stay the same. When they change from pick to pick, it keeps a
-            // node from saving up more than about one pick.
-            node.credit = node.credit.clamp(-self.bound, self.bound);
+        if barred > 0 && !self.may_owe(picked) {
+            total -= barred;
+            self.nodes.iter_mut().filter(|node| node.load.barred).for_each(|node| node.counts = 0);
+        }
+        // Without effect while the usable nodes stay the same. When they change from pick to pick, it keeps a node from
+        // saving up more than about one pick, unless it is owed more.
+        let most = if barred > 0 || self.owing { self.bound * (OWED + 1) } else { self.bound };
+        self.owing = false;
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            if node.counts > 0 {
+                let change = node.counts - if index == picked { total } else { 0 };
+                node.credit = (node.credit + change).clamp(-most, most);
+            }
+            self.owing |= node.credit.abs() > self.bound;
         }
         Some(picked)
     }
 
+    /// Whether those barred may be owed one more pick, which `picked` gets ahead of them.
+    fn may_owe(&self, picked: usize) -> bool {
+        let most = self.bound * OWED;
+        let full = |node: &Node| node.load.barred && node.credit > most;
+        self.nodes[picked].credit > -most && !self.nodes.iter().any(full)
+    }
+
     /// Of the nodes owed at least `total / (2n - 2)`, the one that would first be owed `total * (2n - 3) / (2n - 2)`.
-    fn most_urgent(&self, count: i128, total: i64) -> Option<usize> {
-        let total = i128::from(total);
+    fn most_urgent(&self, count: i64, total: i64) -> Option<usize> {
         let scale = 2 * count - 2;
-        let slack = |node: &Node| total * (scale - 1) - i128::from(node.credit) * scale;
-        let sooner = |a: &Node, b: &Node| -> Ordering {
-            (slack(a) * i128::from(b.counts)).cmp(&(slack(b) * i128::from(a.counts)))
-        };
-        self.among_usable(|node| i128::from(node.credit) * scale >= total)
-            .min_by(|a, b| sooner(a.1, b.1))
+        let owed = |node: &Node| node.credit + node.counts;
+        // Of as many nodes as a cluster has, no number here needs more than 60 bits.
+        let slack = |node: &Node| total * (scale - 1) - owed(node) * scale;
+        self.among_usable(|node| owed(node) * scale >= total)
+            .min_by(|(_, a), (_, b)| by_product((slack(a), b.counts), (slack(b), a.counts)))
             .map(|(index, _)| index)
     }
 
     /// Needed for a single usable node, and after the usable nodes changed, when those left may all be in debt.
     fn most_owed(&self) -> Option<usize> {
-        self.among_usable(|_| true).min_by_key(|(_, node)| -node.credit).map(|(index, _)| index)
+        self.among_usable(|_| true).min_by_key(|(_, node)| -(node.credit + node.counts)).map(|(index, _)| index)
     }
 
     fn among_usable(&self, admit: impl Fn(&Node) -> bool) -> impl Iterator<Item = (usize, &Node)> {
@@ -202,8 +250,17 @@ impl Balancer {
 }
 
 impl Node {
+    /// To be picked.
     fn usable(&self) -> bool {
-        self.counts > 0
+        self.counts > 0 && !self.load.barred
+    }
+}
+
+/// Compares two products, which seldom need more than 64 bits.
+fn by_product((a, b): (i64, i64), (c, d): (i64, i64)) -> Ordering {
+    match (a.checked_mul(b), c.checked_mul(d)) {
+        (Some(left), Some(right)) => left.cmp(&right),
+        _ => (i128::from(a) * i128::from(b)).cmp(&(i128::from(c) * i128::from(d))),
     }
 }
 
@@ -269,6 +326,36 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_was_barred_from_is_made_up_for() {
+        let mut balancer = weighted([1, 1, 2]);
+        let barring = |balancer: &mut Balancer, barred: [bool; 3]| {
+            balancer.pick(0, |node| Load { part: WHOLE, barred: barred[node], ..Load::default() }).unwrap()
+        };
+        let mut sequence: Vec<_> = (0..60).map(|_| barring(&mut balancer, [false, true, true])).collect();
+        assert_eq!(share(&sequence, 0), 60);
+        sequence.extend(picks(&mut balancer, 180, |_| true));
+        assert_eq!([0, 1, 2].map(|node| share(&sequence, node)), [60, 60, 120]);
+        // What is owed has a bound, and so has the run that pays it.
+        (0..10_000).for_each(|_| assert_eq!(barring(&mut balancer, [true, false, true]), 1));
+        let sequence = picks(&mut balancer, 1000, |_| true);
+        assert!(share(&sequence[..500], 1) > 0, "{sequence:?}");
+        let last = share(&sequence[800..], 1);
+        assert!(last.abs_diff(50) <= 1, "{last}");
+        assert_eq!(balancer.pick(0, |_| Load { part: WHOLE, barred: true, ..Load::default() }), None);
+    }
+
+    #[test]
+    fn a_pick_given_back_was_none() {
+        let (mut plain, mut other) = (weighted([3, 1, 2]), weighted([3, 1, 2]));
+        for _ in 0..50 {
+            let load = |_| Load { part: WHOLE, ..Load::default() };
+            let lost = other.pick(0, load).unwrap();
+            other.give_back(lost, load);
+            assert_eq!(plain.pick(0, load), other.pick(0, load));
+        }
+    }
+
+    #[test]
     fn nothing_usable_is_nothing_picked() {
         assert_eq!(pick(&mut weighted([]), |_| true), None);
         assert_eq!(pick(&mut weighted([0, 0]), |_| true), None);
@@ -326,8 +413,12 @@ mod tests {
                 }
                 under_way.retain(|request| request.2 > ms);
                 let outstanding = |node| under_way.iter().filter(|request| request.0 == node).count() as u32;
-                let load =
-                    |node: usize| Load { part: WHOLE, outstanding: outstanding(node), latency: peaks[node].at(at(ms)) };
+                let load = |node: usize| Load {
+                    part: WHOLE,
+                    outstanding: outstanding(node),
+                    latency: peaks[node].at(at(ms)),
+                    ..Load::default()
+                };
                 let node = balancer.pick(draw(), load).unwrap();
                 counts[node] += 1;
                 under_way.push((node, ms, ms + [2, 20][node]));
@@ -342,7 +433,7 @@ mod tests {
     #[test]
     fn by_latency_equal_nodes_share_by_weight() {
         let (mut balancer, mut draw) = (Balancer::new(LoadBalancing::Latency, [1, 1, 2]), draws());
-        let load = |_| Load { part: WHOLE, outstanding: 0, latency: Duration::from_millis(3) };
+        let load = |_| Load { part: WHOLE, outstanding: 0, latency: Duration::from_millis(3), ..Load::default() };
         let sequence: Vec<_> = (0..4000).map(|_| balancer.pick(draw(), load).unwrap()).collect();
         assert!(share(&sequence, 2).abs_diff(2000) < 150, "{}", share(&sequence, 2));
         let only = |node| Load { part: if node == 1 { WHOLE } else { 0 }, ..Load::default() };
