@@ -448,6 +448,52 @@ fn a_write_behind_a_view_is_retried_on_the_primary_and_remembered() {
     }
 }
 
+/// Views that only read until their functions are replaced, elsewhere, by what a standby refuses: an unlogged table (0A000),
+/// the primary's position (55000), a lock (55000).
+const REFUSED: [(&str, &str); 3] = [
+    ("unlogged", "RETURN (SELECT count(*) FROM refused_rows)"),
+    ("position", "RETURN (SELECT pg_current_wal_lsn() IS NOT NULL)::int - 1"),
+    ("locked", "LOCK TABLE refused_kept IN SHARE ROW EXCLUSIVE MODE; RETURN 0"),
+];
+
+#[test]
+fn what_no_standby_can_run_is_retried_on_the_primary_and_remembered() {
+    let psql = |sql: &str| cluster().primary().psql_in(sample::DATABASE, sql).unwrap();
+    psql("SET ROLE app; CREATE UNLOGGED TABLE refused_rows (n int); CREATE TABLE refused_kept (n int)");
+    for (name, _) in REFUSED {
+        psql(&format!(
+            "SET ROLE app; CREATE FUNCTION refused_{name}() RETURNS int STABLE LANGUAGE sql AS 'SELECT 0'; \
+             CREATE VIEW refusing_{name} AS SELECT refused_{name}() AS n"
+        ));
+    }
+    // Its picture of the database stays as it is.
+    let pgweir = Pgweir::builder().cluster(cluster(), &WEIGHTS).set("routing.probe_interval", "1h").start();
+    for (name, body) in REFUSED {
+        psql(&format!(
+            "SET ROLE app; CREATE OR REPLACE FUNCTION refused_{name}() RETURNS int VOLATILE LANGUAGE plpgsql AS \
+             $$ BEGIN {body}; END $$"
+        ));
+    }
+    cluster().wait_replayed(LIMIT).unwrap();
+    block_on(async {
+        for (name, _) in REFUSED {
+            let client = connect(&pgweir.url()).await;
+            for _ in 0..6 {
+                assert_eq!(
+                    value(&client, &format!("SELECT n FROM refusing_{name} /* refused-{name}-end */")).await,
+                    "0"
+                );
+            }
+        }
+    });
+    for (name, _) in REFUSED {
+        let runs = runs(cluster(), &format!("refused-{name}-end"));
+        // A standby that refuses logs the statement twice: as it comes, and with the error.
+        let refused: usize = runs[1..].iter().sum();
+        assert!(runs[0] == 6 && (1..=2).contains(&refused), "{name}: {runs:?}");
+    }
+}
+
 #[test]
 fn sessions_that_a_standby_cannot_serve_use_the_primary() {
     let pgweir = pgweir();

@@ -38,7 +38,7 @@ pub enum Again {
     OnPrimary,
     /// Anywhere: it was refused for a statement that is prepared anew.
     Anew,
-    /// It writes: its like go to the primary from now on.
+    /// No standby can run it, for it writes or the like: on the primary, where its like go from now on.
     Write,
 }
 
@@ -323,7 +323,7 @@ impl Session {
         }
         self.doubt_text(fields.code);
         let untouched = self.request.kept == Kept::Read;
-        let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { again(fields.code) };
+        let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { again(&fields) };
         let again = again.filter(|again| self.may_say_again(*again));
         if let (true, Some(again)) = (untouched, again) {
             return Ok(Some(Relayed::Retry { why: fields.message(), again }));
@@ -554,13 +554,32 @@ fn is_farewell(head: scan::Head, copy: &Copy) -> Result<bool, Malformed> {
 }
 
 /// Errors that a standby gives and the primary may not.
-fn again(code: &[u8]) -> Option<Again> {
-    match code {
+fn again(error: &ErrorFields) -> Option<Again> {
+    match error.code {
         b"25006" => Some(Again::Write),
+        b"55000" | b"0A000" if is_of_statement(error.routine) => Some(Again::Write),
         // Cancelled for what replay needs (also as a deadlock with it), or not serving yet.
         b"40001" | b"40P01" | b"57P03" => Some(Again::Elsewhere),
-        // "recovery is in progress"; serializable transactions.
+        // Serializable transactions, and what is no matter of the standby.
         b"55000" | b"0A000" => Some(Again::OnPrimary),
         _ => None,
     }
+}
+
+/// What raises "cannot access temporary or unlogged relations during recovery", "cannot acquire lock mode … while recovery is
+/// in progress" and "recovery is in progress" (`plancat.c`, `lock.c`, `xlogfuncs.c`): no standby runs such a statement,
+/// whatever the session. Messages may be translated.
+fn is_of_statement(routine: &[u8]) -> bool {
+    const ROUTINES: [&[u8]; 9] = [
+        b"get_relation_info",
+        b"LockAcquireExtended",
+        b"pg_current_wal_lsn",
+        b"pg_current_wal_insert_lsn",
+        b"pg_current_wal_flush_lsn",
+        b"pg_walfile_name",
+        b"pg_walfile_name_offset",
+        b"pg_switch_wal",
+        b"pg_create_restore_point",
+    ];
+    ROUTINES.contains(&routine)
 }
