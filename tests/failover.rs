@@ -14,7 +14,7 @@ use pgweir::demo::cluster::{Cluster, Server, Shutdown};
 use pgweir::demo::sample;
 use serde_json::Value;
 use support::sessions::{block_on, column, connect, sqlstate, try_connect, value, wait_for};
-use support::{Builder, LIMIT, Pgweir, logged, wait_until};
+use support::{Builder, Gate, LIMIT, Mode, Pgweir, logged, wait_until};
 use tokio_postgres::Client;
 
 fn start(replicas: usize) -> Cluster {
@@ -281,6 +281,113 @@ fn a_replica_frozen_from_the_start_holds_nobody_up() {
     load.wait_progress(50);
     load.stop("frozen from the start");
     replica.resume();
+}
+
+/// A network that swallows what is sent: connections old and new hang, and none is refused or closed.
+#[test]
+fn a_replica_behind_a_black_hole_fails_no_read() {
+    let cluster = cluster();
+    let [hidden, other] = cluster.replicas() else { panic!("two replicas") };
+    let gate = Gate::new(hidden.port());
+    let pgweir = Pgweir::builder()
+        .node(cluster.primary().port(), "primary", None)
+        .node(gate.port, "replica", Some(1))
+        .node(other.port(), "replica", Some(1))
+        .set("routing.probe_interval", "100ms")
+        .set("pool.connection_timeout", "500ms")
+        .start();
+    let wait_status = |status: &str| wait_until(LIMIT, status, || pgweir.node_at(gate.port)["status"] == status);
+    let reads = || pgweir.node_at(gate.port)["reads"].as_u64().unwrap();
+    let load = Load::start(&pgweir);
+    wait_until(LIMIT, "the hidden replica to read", || reads() > 0);
+    gate.set(Mode::Silent);
+    wait_status("down");
+    load.wait_progress(50);
+    block_on(async { assert_eq!(value(&connect(&pgweir.url()).await, "SELECT 1").await, "1") });
+    gate.set(Mode::Open);
+    // What was swallowed never comes.
+    gate.cut();
+    wait_status("up");
+    let before = reads();
+    wait_until(LIMIT, "the replica that came back to read", || reads() > before);
+    load.wait_progress(50);
+    load.stop("behind a black hole");
+}
+
+/// A tenth of a second later than the other, and never down.
+#[test]
+fn a_slow_replica_loses_its_share_by_load_and_by_latency() {
+    let cluster = cluster();
+    let [slow, fast] = cluster.replicas() else { panic!("two replicas") };
+    for policy in ["least-busy", "latency"] {
+        let gate = Gate::new(slow.port());
+        gate.set(Mode::Slow(Duration::from_millis(100)));
+        let pgweir = Pgweir::builder()
+            .node(cluster.primary().port(), "primary", None)
+            .node(gate.port, "replica", Some(1))
+            .node(fast.port(), "replica", Some(1))
+            .set("routing.load_balancing", policy)
+            .set("routing.freshness", "eventual")
+            .start();
+        let load = Load::start(&pgweir);
+        load.wait_progress(100);
+        load.stop(policy);
+        let [slow, fast] = [gate.port, fast.port()].map(|port| pgweir.node_at(port));
+        let reads = [&slow, &fast].map(|node| node["reads"].as_u64().unwrap());
+        assert!(reads[0] > 0 && 2 * reads[0] < reads[1], "{policy}: {reads:?}");
+        assert_eq!((&slow["status"], &slow["errors"]), (&"up".into(), &0.into()), "{policy}");
+    }
+}
+
+/// A replica of a replica: when the one between dies it falls behind, and no session misses what it wrote.
+#[test]
+fn a_cascading_replica_serves_and_falls_behind_with_its_upstream() {
+    let cluster = start(2);
+    let [upstream, cascading] = cluster.replicas() else { panic!("two replicas") };
+    let primary = cluster.primary();
+    primary.psql_in(sample::DATABASE, "SET ROLE app; CREATE TABLE cascaded AS SELECT 0 AS n").unwrap();
+    let [from, to] = [primary.port(), upstream.port()].map(|port| format!("port={port}"));
+    let conninfo = cascading.psql("SHOW primary_conninfo").unwrap();
+    assert_eq!(conninfo.matches(&from).count(), 1, "{conninfo}");
+    let conninfo = conninfo.replace(&from, &to).replace('\'', "''");
+    cascading.psql(&format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'")).unwrap();
+    cascading.psql("SELECT pg_reload_conf()").unwrap();
+    let followers = |server: &Server| server.psql("SELECT count(*) FROM pg_stat_replication").unwrap();
+    wait_until(LIMIT, "the cascade", || followers(primary) == "1" && followers(upstream) == "1");
+
+    let pgweir = builder(&cluster).set("routing.max_lag", "1s").start();
+    let reads_on = |what: &str| {
+        let before = logged(cascading, "/* load */");
+        wait_until(LIMIT, what, || logged(cascading, "/* load */") > before);
+    };
+    let write_and_read = |from: i32| {
+        block_on(async {
+            let client = connect(&pgweir.url()).await;
+            for n in from..from + 50 {
+                client.simple_query(&format!("UPDATE cascaded SET n = {n}")).await.unwrap();
+                assert_eq!(value(&client, "SELECT n FROM cascaded").await, n.to_string());
+            }
+        })
+    };
+    let load = Load::start(&pgweir);
+    reads_on("the cascading replica to read");
+    write_and_read(0);
+    upstream.kill9();
+    wait_status(&pgweir, upstream, "down");
+    write_and_read(100);
+    // As long as the upstream is gone, nothing that was written since is there.
+    assert_ne!(cascading.psql_in(sample::DATABASE, "SELECT n FROM cascaded").unwrap(), "149");
+    wait_until(LIMIT, "the lag to be known", || {
+        pgweir.node(cascading)["lag_ms"].as_f64().is_some_and(|ms| ms > 1000.0)
+    });
+    load.wait_progress(50);
+    upstream.start().unwrap();
+    wait_until(LIMIT, "the cascade to catch up", || {
+        cascading.psql_in(sample::DATABASE, "SELECT n FROM cascaded").unwrap() == "149"
+    });
+    write_and_read(200);
+    reads_on("the cascading replica to read again");
+    load.stop("a cascade");
 }
 
 #[test]

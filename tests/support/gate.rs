@@ -1,4 +1,4 @@
-//! A relay in front of a server that can refuse, fall silent, and count who comes.
+//! A relay in front of a server that can refuse, delay, fall silent, and count who comes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 pub enum Mode {
     /// Bytes go through.
     Open,
+    /// Bytes go through, those of the server each so much later.
+    Slow(Duration),
     /// New connections are closed at once.
     Refusing,
     /// Whatever is sent disappears, on connections new and old; nothing is answered and nothing closed.
@@ -110,7 +112,7 @@ impl State {
 
     fn relay(self: Arc<Self>, client: TcpStream) {
         let server = match self.mode() {
-            Mode::Open => match TcpStream::connect(self.upstream) {
+            Mode::Open | Mode::Slow(_) => match TcpStream::connect(self.upstream) {
                 Ok(server) => Some(server),
                 Err(_) => {
                     let _ = client.shutdown(Shutdown::Both);
@@ -133,6 +135,7 @@ impl State {
     /// is over at the server's first ReadyForQuery, or at its refusal.
     fn pump(&self, mut from: TcpStream, to: Option<TcpStream>, mut login: Option<Login>) {
         from.set_read_timeout(Some(LOOK)).unwrap();
+        let of_server = login.is_some();
         let mut chunk = [0; 16 * 1024];
         loop {
             match from.read(&mut chunk) {
@@ -142,7 +145,11 @@ impl State {
                     let refused = || chunk.windows(7).any(|part| part == b"SFATAL\0");
                     login.take_if(|_| chunk.ends_with(b"Z\0\0\0\x05I") || refused());
                     self.goodbyes.fetch_add(usize::from(chunk.ends_with(b"X\0\0\0\x04")), Ordering::SeqCst);
-                    let through = to.as_ref().filter(|_| self.mode() == Mode::Open);
+                    let mode = self.mode();
+                    if let (Mode::Slow(delay), true) = (mode, of_server) {
+                        thread::sleep(delay);
+                    }
+                    let through = to.as_ref().filter(|_| matches!(mode, Mode::Open | Mode::Slow(_)));
                     if through.is_some_and(|mut to| to.write_all(chunk).is_err()) {
                         break;
                     }

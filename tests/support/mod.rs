@@ -173,7 +173,12 @@ impl Pgweir {
 
     /// The entry of a server in `/nodes`.
     pub fn node(&self, server: &Server) -> Value {
-        let name = format!("127.0.0.1:{}", server.port());
+        self.node_at(server.port())
+    }
+
+    /// The entry of what stands at a port of 127.0.0.1.
+    pub fn node_at(&self, port: u16) -> Value {
+        let name = format!("127.0.0.1:{port}");
         let nodes = self.json("/nodes");
         let found = nodes.as_array().unwrap().iter().find(|node| node["name"] == name.as_str());
         found.unwrap_or_else(|| panic!("{name} in {nodes}")).clone()
