@@ -648,6 +648,39 @@ fn a_primary_that_another_has_replaced_is_fenced() {
     assert_eq!(old.psql_in(sample::DATABASE, "SELECT count(*) FROM kept").unwrap(), "1");
 }
 
+/// The network swallows what the old primary says: a write under way there ends once another was promoted, and later ones
+/// run on that one alone.
+#[test]
+fn a_write_in_flight_into_a_black_hole_ends_with_the_promotion() {
+    let cluster = start(1);
+    let (old, new) = (cluster.primary(), &cluster.replicas()[0]);
+    let gate = Gate::new(old.port());
+    let pgweir = Pgweir::builder()
+        .node(gate.port, "auto", Some(1))
+        .node(new.port(), "auto", Some(1))
+        .set("routing.probe_interval", "100ms")
+        .set("pool.connection_timeout", "500ms")
+        .set("pool.acquire_timeout", "30s")
+        .start();
+    block_on(async {
+        let client = connect(&pgweir.url()).await;
+        let writing = tokio::spawn(async move {
+            client.simple_query("INSERT INTO kept SELECT 5 FROM pg_sleep(60) /* swallowed */").await.map(drop)
+        });
+        wait_for("the write to run", async || logged(old, "swallowed") == 1).await;
+        gate.set(Mode::Silent);
+        wait_until(LIMIT, "the old primary to be down", || pgweir.node_at(gate.port)["status"] == "down");
+        new.promote().unwrap();
+        let error = writing.await.unwrap().unwrap_err();
+        assert_eq!(sqlstate(&error), "08006", "{error:?}");
+        let client = connect(&pgweir.url()).await;
+        client.simple_query("INSERT INTO kept VALUES (6) /* past-the-hole */").await.unwrap();
+        assert_eq!(value(&client, "SELECT string_agg(n::text, ' ' ORDER BY n) FROM kept").await, "6");
+    });
+    assert_eq!((logged(old, "swallowed"), logged(new, "swallowed")), (1, 0));
+    assert_eq!((logged(old, "past-the-hole"), logged(new, "past-the-hole")), (0, 1));
+}
+
 #[test]
 fn a_write_waits_until_some_node_says_that_it_is_the_primary() {
     let cluster = cluster();
