@@ -368,7 +368,7 @@ mod tests {
         let all: usize = counts[1..].iter().sum();
         assert!(all > 8_000 && counts[0] < all / 10, "{counts:?}");
         for (count, share) in counts[1..].iter().zip([4, 4, 2]) {
-            assert!(count.abs_diff(all / share) <= 2 * 64, "{counts:?}");
+            assert!(count.abs_diff(all / share) <= 8, "{counts:?}");
         }
     }
 
