@@ -95,6 +95,8 @@ pub struct Cluster {
     changes: watch::Sender<u64>,
     /// Counts the samples of replicas.
     samples: watch::Sender<u64>,
+    /// Until then none of pgweir's own connections is open; in the past mostly.
+    vacant_until: watch::Sender<Instant>,
 }
 
 impl Cluster {
@@ -112,7 +114,18 @@ impl Cluster {
             draws: AtomicU64::new(0),
             changes,
             samples: watch::Sender::new(0),
+            vacant_until: watch::Sender::new(epoch),
         }
+    }
+
+    /// A statement wants the database to itself: what asks nodes on its own leaves it for that time.
+    pub fn vacate(&self, until: Instant) {
+        self.vacant_until.send_replace(until);
+    }
+
+    /// For those that connect on their own: each change tells them to leave at once, and then to [`stay_away`].
+    pub fn vacancies(&self) -> watch::Receiver<Instant> {
+        self.vacant_until.subscribe()
     }
 
     /// Whenever a replica has said how far it is.
@@ -232,6 +245,14 @@ impl Cluster {
     /// Some node can serve: the condition of readiness.
     pub fn can_serve(&self) -> bool {
         self.nodes.iter().any(|node| node.can_serve())
+    }
+}
+
+/// Until the database need not be left any more.
+pub async fn stay_away(vacancies: &mut watch::Receiver<Instant>) {
+    loop {
+        let until = *vacancies.borrow_and_update();
+        let Ok(Ok(())) = tokio::time::timeout_at(until.into(), vacancies.changed()).await else { return };
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::backend::connect::{self, Login};
 use crate::backend::connection::{BackendError, Connection};
-use crate::cluster::Cluster;
 use crate::cluster::node::Node;
+use crate::cluster::{Cluster, stay_away};
 use crate::freshness::{Lsn, Sample};
 use crate::net::tls::Connector;
 
@@ -55,14 +55,25 @@ impl From<String> for Unwell {
 /// Probes one node until its cluster is gone.
 pub async fn watch(cluster: Weak<Cluster>, node: Arc<Node>, prober: Prober) {
     let mut connection = None;
-    let Some(mut pace) = cluster.upgrade().map(|cluster| cluster.demand.pace()) else { return };
+    let started = cluster.upgrade().map(|cluster| (cluster.demand.pace(), cluster.vacancies()));
+    let Some((mut pace, mut vacancies)) = started else { return };
     while let Some(cluster) = cluster.upgrade() {
         round(&cluster, &node, &prober, &mut connection).await;
         let interval = cluster.routing.probe_interval;
         drop(cluster);
-        match node.is_up() && connection.is_some() {
-            true => pace.pause(interval).await,
-            false => tokio::time::sleep(interval).await,
+        let known = node.is_up() && connection.is_some();
+        let pause = async {
+            match known {
+                true => pace.pause(interval).await,
+                false => tokio::time::sleep(interval).await,
+            }
+        };
+        tokio::select! {
+            () = pause => {}
+            _ = vacancies.changed() => {
+                connection = None;
+                stay_away(&mut vacancies).await;
+            }
         }
     }
 }

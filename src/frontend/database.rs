@@ -29,6 +29,9 @@ const STATUSES_KEPT: usize = 1000;
 /// How long a server's word on startup settings holds: an ALTER ROLE … SET counts for logins after that.
 const PROVEN_FOR: Duration = Duration::from_secs(30);
 
+/// How long a statement that wants a database to itself waits for others to go: five seconds (`CountOtherDBBackends`).
+const VACANT_FOR: Duration = Duration::from_secs(6);
+
 #[derive(Debug)]
 pub struct Database {
     /// As clients ask for it.
@@ -87,6 +90,13 @@ impl Database {
             name,
             tls,
         })
+    }
+
+    /// Leaves the database on the servers to a statement that wants it to itself.
+    pub fn vacate(&self) {
+        let until = Instant::now() + VACANT_FOR;
+        self.pools.vacate(until);
+        self.cluster.vacate(until);
     }
 
     /// The pools of one login, by node index.

@@ -214,6 +214,12 @@ impl Pool {
         self.sweep(sweep, home);
     }
 
+    /// A statement wants the database to itself.
+    pub fn vacate(self: &Arc<Self>, until: Instant, home: usize) {
+        let sweep = self.ledger.lock().vacate(Instant::now(), until);
+        self.sweep(sweep, home);
+    }
+
     pub fn pause(self: &Arc<Self>) {
         let idle = self.ledger.lock().pause();
         idle.into_iter().for_each(|c| self.close(c));

@@ -76,6 +76,8 @@ pub struct Ledger<C, W> {
     waiters: VecDeque<Waiter<W>>,
     creating: usize,
     backoff: Backoff,
+    /// Until then none is made for stock.
+    vacant_until: Option<Instant>,
     /// Raised by RECONNECT; a connection of an older one is not used again.
     generation: u64,
     next_id: u64,
@@ -183,6 +185,7 @@ impl<C, W> Ledger<C, W> {
             waiters: VecDeque::new(),
             creating: 0,
             backoff: Backoff::new(limits.create_retry_interval),
+            vacant_until: None,
             generation: 0,
             next_id: 0,
             next_ticket: 0,
@@ -202,7 +205,7 @@ impl<C, W> Ledger<C, W> {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.waiters.push_back(Waiter { ticket, waiter: waiter(), since: now });
-        let create = self.ask(now, self.below_min());
+        let create = self.ask(now, self.below_min(now));
         Checkout::Wait { ticket, create }
     }
 
@@ -244,7 +247,7 @@ impl<C, W> Ledger<C, W> {
         let held = Held { connection, home, life };
         let place =
             if self.is_unwanted(&held.life) { Place::Close(self.forget(held)) } else { self.hand_over(now, held) };
-        let create = self.ask(now, self.below_min());
+        let create = self.ask(now, self.below_min(now));
         Placement { place, create }
     }
 
@@ -259,13 +262,13 @@ impl<C, W> Ledger<C, W> {
 
     /// Asks for the connections that are wanted and allowed now, once the pause after a failure is over.
     pub fn retry(&mut self, now: Instant) -> Creates {
-        self.ask(now, self.below_min())
+        self.ask(now, self.below_min(now))
     }
 
     /// Forgets the failures so far, since their cause is gone; asks as [`retry`](Self::retry) does.
     pub fn forgive(&mut self, now: Instant) -> Creates {
         self.backoff.succeeded();
-        self.ask(now, self.below_min())
+        self.ask(now, self.below_min(now))
     }
 
     /// Takes a connection back into the ledger it came from.
@@ -276,7 +279,7 @@ impl<C, W> Ledger<C, W> {
             || (held.life.is_due(now) && self.has_successor(now));
         if close {
             let place = Place::Close(self.forget(held));
-            let create = self.ask(now, self.below_min());
+            let create = self.ask(now, self.below_min(now));
             return Placement { place, create };
         }
         Placement { place: self.hand_over(now, held), create: Creates::new(0, self.generation) }
@@ -349,8 +352,13 @@ impl<C, W> Ledger<C, W> {
         held.connection
     }
 
-    fn below_min(&self) -> usize {
-        self.limits.min.saturating_sub(self.total())
+    fn below_min(&self, now: Instant) -> usize {
+        self.stock(now).saturating_sub(self.total())
+    }
+
+    /// Connections to keep even if nobody needs them.
+    fn stock(&self, now: Instant) -> usize {
+        if self.vacant_until.is_some_and(|until| now < until) { 0 } else { self.limits.min }
     }
 
     fn active(&self) -> usize {

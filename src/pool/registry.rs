@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -82,6 +83,12 @@ impl Pools {
     pub fn resume(&self) {
         self.paused.store(false, Ordering::Release);
         self.all().iter().for_each(|pool| pool.resume(CONTROL));
+    }
+
+    /// Leaves the database to a statement that wants it to itself.
+    pub fn vacate(&self, until: Instant) {
+        let _entered = self.control.enter();
+        self.all().iter().for_each(|pool| pool.vacate(until, CONTROL));
     }
 
     pub fn reconfigure(&self, config: Arc<config::Pool>) {

@@ -69,6 +69,8 @@ pub struct Facts {
     pub transient: bool,
     /// [`Effect::Unknown`] stands only for functions, operators and types that the catalog may know to be harmless.
     pub unknown_by_name: bool,
+    /// CREATE, ALTER or DROP DATABASE: some of these fail while others are connected to a database that they name.
+    pub of_databases: bool,
     /// A plain string holds a backslash: where standard_conforming_strings is off, nothing here holds.
     pub backslash: bool,
 }

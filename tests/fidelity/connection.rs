@@ -1,5 +1,6 @@
 //! Connections that others see: idle ones in the way of a DROP DATABASE, those that are ended, COPY out cut short.
 
+use pgweir::demo::cluster::SUPERUSER;
 use pgweir::demo::sample;
 
 use crate::support::wire::{Frames, Login, Wire};
@@ -34,7 +35,45 @@ fn held(database: &str) -> usize {
 /// pgweir's own: one probes the node, one reads the definitions.
 const OWN: usize = 2;
 
-/// What is above `min` goes after `idle_timeout`, though its client stays. pgweir's own are left: DROP DATABASE needs FORCE.
+/// What wants a database to itself, through pgweir: idle connections, those kept for stock, one under reset and pgweir's own
+/// are gone before Postgres has waited for them in vain, which it does for five seconds.
+#[test]
+fn a_database_is_left_to_what_copies_renames_and_drops_it() {
+    let primary = cluster().primary();
+    for mode in ["transaction", "session"] {
+        let (first, second) = (format!("vacated_{mode}"), format!("copied_{mode}"));
+        primary.psql(&format!("CREATE DATABASE {first}")).unwrap();
+        let any = format!(
+            "[[databases]]\nname = \"*\"\ntls = \"disable\"\n[[databases.nodes]]\nhost = \"127.0.0.1\"\n\
+             port = {}\nrole = \"primary\"\n",
+            primary.port()
+        );
+        let builder = Pgweir::builder().cluster(cluster(), &[]).set("pool.mode", mode).set("pool.min", 2);
+        let pgweir = builder.more(&any).start();
+        let ask = |database: &str, sql: &str| {
+            let url = pgweir.url_of(SUPERUSER, primary.password(), database);
+            pgweir.psql_output(&["-c", sql, &url])
+        };
+        // The statement, and which of the two is there before it.
+        for (statement, there) in [
+            (format!("CREATE DATABASE {second} TEMPLATE {first}"), [true, false]),
+            (format!("ALTER DATABASE {first} RENAME TO {first}_2; "), [true, true]),
+            (format!("DROP DATABASE {second}"), [false, true]),
+        ] {
+            for (database, there) in [&first, &second].into_iter().zip(there) {
+                let output = ask(database, "SELECT 1; SELECT pg_advisory_lock(1)");
+                assert_eq!(output.status.success(), there, "{database} before {statement}");
+            }
+            let output = ask(sample::DATABASE, &statement);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{mode}: {statement}: {said}");
+        }
+        primary.psql(&format!("DROP DATABASE {first}_2")).unwrap();
+    }
+}
+
+/// What is above `min` goes after `idle_timeout`, though its client stays. pgweir's own are left: past pgweir, DROP DATABASE
+/// needs FORCE.
 #[test]
 fn idle_connections_leave_a_database_that_is_to_be_dropped() {
     let pgweir = database("soon_gone", "min = 0\nidle_timeout = \"100ms\"\nreap_interval = \"100ms\"").start();

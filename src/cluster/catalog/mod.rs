@@ -18,9 +18,9 @@ use tokio::sync::Notify;
 use crate::backend::connect;
 use crate::backend::connection::{Connection, Row};
 use crate::catalog::{Catalog, Size};
-use crate::cluster::Cluster;
 use crate::cluster::node::Node;
 use crate::cluster::probe::Prober;
+use crate::cluster::{Cluster, stay_away};
 
 /// Of the time between two checks, the checks themselves take this part at most.
 const CHECK_SHARE: u32 = 50;
@@ -135,6 +135,7 @@ pub async fn read_once(cluster: &Cluster, prober: Prober) -> Result<(), String> 
 /// Keeps the definitions of a cluster's database until it is gone.
 pub async fn follow(cluster: Weak<Cluster>, prober: Prober) {
     let mut reader = Reader::new(prober);
+    let Some(mut vacancies) = cluster.upgrade().map(|cluster| cluster.vacancies()) else { return };
     while let Some(found) = cluster.upgrade() {
         let outcome = reader.round(&found).await;
         if outcome.is_err() {
@@ -147,6 +148,10 @@ pub async fn follow(cluster: Weak<Cluster>, prober: Prober) {
         tokio::select! {
             () = definitions.wake.notified() => {}
             () = tokio::time::sleep(pause) => {}
+            _ = vacancies.changed() => {
+                reader.forget();
+                stay_away(&mut vacancies).await;
+            }
         }
     }
 }

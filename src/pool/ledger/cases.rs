@@ -345,6 +345,26 @@ fn a_dead_idle_connection_is_removed_and_replaced() {
 }
 
 #[test]
+fn a_vacated_pool_serves_those_who_wait_and_keeps_no_stock() {
+    let mut pool = Pool::new(2, 2);
+    pool.reap();
+    let busy = pool.idle(0);
+    let until = pool.now + 6 * SECOND;
+    let sweep = pool.ledger.vacate(pool.now, until);
+    assert_eq!((sweep.close.len(), sweep.create.len()), (1, 0));
+    assert!(matches!(pool.give_back(busy), Place::Close(_)));
+    pool.reap();
+    assert!(pool.ledger.is_empty());
+    let (_, create) = pool.wait("a");
+    let [place] = <[_; 1]>::try_from(pool.make(create)).unwrap();
+    let (_, late) = handed(place);
+    pool.now = until;
+    pool.reap();
+    pool.give_back(late);
+    assert_eq!(pool.figures(), (0, 2, 0, 0));
+}
+
+#[test]
 fn trim_leaves_min() {
     let mut pool = Pool::new(5, 5);
     pool.reap();

@@ -42,7 +42,7 @@ impl<C, W> Ledger<C, W> {
             remove
         }));
 
-        let wanted = self.limits.min.max(self.active());
+        let wanted = self.stock(now).max(self.active());
         let missing = wanted.saturating_sub(self.staying(now) + self.creating);
         let create = self.ask(now, missing);
         Sweep { close, create }
@@ -51,7 +51,7 @@ impl<C, W> Ledger<C, W> {
     /// Removes the idle connections that `dead` recognises: the server closed them, or their node is gone.
     pub fn lost(&mut self, now: Instant, mut dead: impl FnMut(&mut C) -> bool) -> Sweep<C> {
         let close = self.remove_idle(|idle| dead(&mut idle.held.connection));
-        let create = self.ask(now, self.below_min());
+        let create = self.ask(now, self.below_min(now));
         Sweep { close, create }
     }
 
@@ -67,7 +67,7 @@ impl<C, W> Ledger<C, W> {
         self.backoff.set_interval(limits.create_retry_interval);
         let mut surplus = self.total().saturating_sub(limits.max);
         let close = self.remove_coldest(&mut surplus);
-        let create = self.ask(now, self.below_min());
+        let create = self.ask(now, self.below_min(now));
         Sweep { close, create }
     }
 
@@ -75,6 +75,12 @@ impl<C, W> Ledger<C, W> {
     pub fn reconnect(&mut self, now: Instant) -> Sweep<C> {
         self.generation += 1;
         self.lost(now, |_| true)
+    }
+
+    /// Somebody wants the database to himself: as RECONNECT, and until `until` only those who wait get connections.
+    pub fn vacate(&mut self, now: Instant, until: Instant) -> Sweep<C> {
+        self.vacant_until = Some(until);
+        self.reconnect(now)
     }
 
     /// PAUSE: nothing is handed out and nothing is made; connections given back are closed; waiters wait.
@@ -92,7 +98,7 @@ impl<C, W> Ledger<C, W> {
         if self.state == State::Paused {
             self.state = State::Open;
         }
-        self.ask(now, self.below_min())
+        self.ask(now, self.below_min(now))
     }
 
     /// Ends the pool for good. Connections in use are closed when they are given back.
