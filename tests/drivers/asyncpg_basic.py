@@ -77,6 +77,8 @@ async def prepared(connection):
 
 async def schema_changes(connection):
     other = await connect()
+    # On a replica it would be promised nothing of what the first client writes.
+    await other.execute("SET pgweir.route = 'primary'")
     await connection.execute(f"INSERT INTO {TABLE} VALUES (1, 'one')")
     for number in range(3):
         query = f"SELECT * FROM {TABLE} WHERE id = $1"
