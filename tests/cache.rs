@@ -119,6 +119,7 @@ fn a_kept_answer_is_what_the_server_would_send_however_it_is_asked_for() {
         let mut direct = Wire::connect(cluster().primary().port());
         let expected: Vec<_> = ways(&sql).iter().map(|way| frames(&mut direct, way)).collect();
         let mut client = Wire::connect(pgweir.port());
+        warm(&pgweir, &mut client, &sql);
         // In each order of two, so that each fills what the other then asks for.
         for first in 0..expected.len() {
             for second in 0..expected.len() {

@@ -243,6 +243,8 @@ fn the_unix_socket_serves_and_goes_with_the_process() {
     let role = |sql: &str| support::cluster().primary().psql(sql).unwrap();
     role("ALTER ROLE through PASSWORD 'another-word'");
     role("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'through'");
+    let connected = || role("SELECT count(*) FROM pg_stat_activity WHERE usename = 'through'");
+    wait_until(LIMIT, "their end", || connected() == "0");
     let mut late = at_socket("through", "through-word").unwrap();
     assert_eq!(fields(&late.query("BEGIN")[0].1)[&'C'], "28P01");
     assert_eq!(at_socket("through", "through-word").map(|_| ()).unwrap_err()[&'C'], "28P01");
