@@ -15,7 +15,7 @@ const WARM_UP: usize = 100;
 
 /// Resident bytes for each of `clients` idle connections.
 pub fn bytes_per_client(target: &Target, clients: usize) -> Result<Option<f64>, Box<dyn Error>> {
-    let [pid] = target.pids[..] else { return Ok(None) };
+    let Some(pid) = target.only_process() else { return Ok(None) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let _warm = open(target.address, WARM_UP).await?;

@@ -114,7 +114,9 @@ fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
         .collect();
     count_calls(&loads, &all, &cluster, &mut report)?;
     if options.idle > 0 {
-        for target in all.iter().filter(|target| target.pools_idle_clients()) {
+        let weighed =
+            |target: &&&Target| target.only_process().is_some() && target.name != targets::FLOOR && !target.caches();
+        for target in all.iter().filter(weighed) {
             eprintln!("{} idle clients of {}", options.idle, target.name);
             if let Some(bytes) = idle::bytes_per_client(target, options.idle)? {
                 report.idle_bytes.insert(target.name.clone(), bytes);
@@ -173,8 +175,7 @@ fn count_calls(
     }
     for load in loads.iter().filter(|load| load.traced) {
         for target in targets.iter().filter(|target| load.suits(target)) {
-            // A family of processes is not traced.
-            let [pid] = target.pids[..] else { continue };
+            let Some(pid) = target.only_process() else { continue };
             eprintln!("system calls: {} on {}", load.name, target.name);
             let transactions = if load.clients < 10 { TRACED / 10 } else { TRACED };
             let strace = Strace::attach(pid, cluster.scratch().path())?;

@@ -73,9 +73,12 @@ impl Target {
         [PGWEIR_CACHE, PGPOOL_CACHE].contains(&self.name.as_str())
     }
 
-    /// Whether its idle clients are to be weighed: those of Pgpool-II have a process each.
-    pub fn pools_idle_clients(&self) -> bool {
-        self.pids.len() == 1 && self.name != FLOOR && !self.name.starts_with(PGPOOL) && !self.caches()
+    /// The process that does all its work: Pgpool-II has one for each client.
+    pub fn only_process(&self) -> Option<u32> {
+        match self.pids[..] {
+            [pid] if !self.name.starts_with(PGPOOL) => Some(pid),
+            _ => None,
+        }
     }
 
     pub fn cpu(&self) -> Cpu {

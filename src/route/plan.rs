@@ -1,10 +1,13 @@
 //! What is known of each statement text, worked out once: facts, fingerprint, statistics record.
 //!
-//! Looked up by text first, by fingerprint second; parsed last.
+//! Looked up by text first, by fingerprint second; parsed last. A text is kept from the second time on: most that have
+//! literals in them never come again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use quick_cache::DefaultHashBuilder;
 use quick_cache::sync::Cache;
 
 use crate::catalog::judge::{self, Verdict};
@@ -16,6 +19,9 @@ use crate::stats::{Stats, bounded_text};
 
 /// Plans kept by text and by fingerprint; the least used go first.
 const KEPT: usize = 10_000;
+
+/// Slots for the texts that have come once: 64 KiB.
+const SIGHTED: usize = 1 << 14;
 
 /// Texts longer than this are classified each time rather than kept.
 const MAX_KEPT_TEXT: usize = 16 * 1024;
@@ -162,12 +168,36 @@ fn names_objects(facts: &Facts) -> bool {
 /// What texts of one fingerprint have in common: their facts, and what was learned of one of them.
 type Known = (Arc<Facts>, Arc<Learned>);
 
+/// Texts that have come, as long as none of the same slot has come since.
+#[derive(Debug)]
+struct Sighted {
+    hasher: DefaultHashBuilder,
+    tags: Box<[AtomicU32]>,
+}
+
+impl Default for Sighted {
+    fn default() -> Sighted {
+        Sighted { hasher: DefaultHashBuilder::default(), tags: (0..SIGHTED).map(|_| AtomicU32::new(0)).collect() }
+    }
+}
+
+impl Sighted {
+    /// Notes the text; whether it has come before, or another of the same hash.
+    fn again(&self, text: &str) -> bool {
+        let hash = self.hasher.hash_one(text);
+        // 0 stands for none.
+        let (slot, tag) = (hash as usize % SIGHTED, (hash >> 32) as u32 | 1);
+        self.tags[slot].swap(tag, Ordering::Relaxed) == tag
+    }
+}
+
 /// The plans of one database.
 #[derive(Debug)]
 pub struct Plans {
     database: Arc<str>,
     stats: Arc<Stats>,
     by_text: Cache<Arc<str>, Arc<Plan>>,
+    sighted: Sighted,
     by_fingerprint: Cache<Fingerprint, Known>,
     /// For texts that cannot be read: primary, and the session's state unknown. Made at first use, as it takes a
     /// record.
@@ -176,7 +206,8 @@ pub struct Plans {
 
 impl Plans {
     pub fn new(database: Arc<str>, stats: Arc<Stats>) -> Plans {
-        Plans { database, stats, by_text: Cache::new(KEPT), by_fingerprint: Cache::new(KEPT), opaque: OnceLock::new() }
+        let (by_text, by_fingerprint) = (Cache::new(KEPT), Cache::new(KEPT));
+        Plans { database, stats, by_text, sighted: Sighted::default(), by_fingerprint, opaque: OnceLock::new() }
     }
 
     /// The plan of a statement's text as the client sent it.
@@ -186,7 +217,7 @@ impl Plans {
             return plan;
         }
         let plan = Arc::new(self.work_out(text));
-        if text.len() <= MAX_KEPT_TEXT {
+        if text.len() <= MAX_KEPT_TEXT && self.sighted.again(text) {
             self.by_text.insert(plan.text.clone(), plan.clone());
         }
         plan
@@ -253,9 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn the_same_text_is_worked_out_once() {
+    fn a_text_that_comes_again_is_worked_out_no_more() {
         let plans = plans();
-        assert!(Arc::ptr_eq(&plans.plan(b"select 1"), &plans.plan(b"select 1")));
+        let [first, second, third] = [(); 3].map(|()| plans.plan(b"select 1"));
+        assert!(!Arc::ptr_eq(&first, &second) && Arc::ptr_eq(&second, &third));
+        // With others in between, too.
+        (0..100).for_each(|n| drop(plans.plan(format!("select {n} from t").as_bytes())));
+        assert!(Arc::ptr_eq(&third, &plans.plan(b"select 1")));
+        assert_eq!(plans.by_text.len(), 1);
     }
 
     #[test]
