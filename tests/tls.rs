@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use certificates::{Authority, Directory, Pair};
 use pgweir::demo::cluster::Cluster;
 use pgweir::demo::sample;
+use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use support::newcomer::Newcomer;
 use support::{Builder, LIMIT, Pgweir, wait_until};
@@ -168,6 +169,18 @@ type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
 /// Begins with the handshake at once, as libpq 17's `sslnegotiation=direct` does.
 fn direct_tls(pgweir: &Pgweir, files: &Files, names_the_protocol: bool) -> Newcomer<Tls> {
+    direct_tls_by(pgweir, &client_config(files, names_the_protocol))
+}
+
+/// A client that knows what earlier connections by the same settings have left.
+fn direct_tls_by(pgweir: &Pgweir, config: &Arc<rustls::ClientConfig>) -> Newcomer<Tls> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = rustls::ClientConnection::new(config.clone(), name).unwrap();
+    let socket = Newcomer::connect(pgweir.port()).stream;
+    Newcomer { stream: rustls::StreamOwned::new(connection, socket), end_point: None }
+}
+
+fn client_config(files: &Files, names_the_protocol: bool) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(files.path("ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -179,10 +192,30 @@ fn direct_tls(pgweir: &Pgweir, files: &Files, names_the_protocol: bool) -> Newco
     if names_the_protocol {
         config.alpn_protocols = vec![b"postgresql".to_vec()];
     }
-    let name = ServerName::try_from("localhost").unwrap();
-    let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-    let socket = Newcomer::connect(pgweir.port()).stream;
-    Newcomer { stream: rustls::StreamOwned::new(connection, socket), end_point: None }
+    Arc::new(config)
+}
+
+/// A second connection takes up the first one's session, until a reload.
+#[test]
+fn a_client_may_resume_its_tls_session_until_a_reload() {
+    let files = Files::new();
+    let builder = files.listening("require");
+    let pgweir = builder.start();
+    let config = client_config(&files, true);
+    let kind = || {
+        let mut client = direct_tls_by(&pgweir, &config);
+        client.startup(0, &[("user", sample::USER), ("database", sample::DATABASE)]);
+        client.authenticate(sample::USER, sample::PASSWORD).unwrap();
+        assert_eq!(client.value("SELECT current_user"), sample::USER);
+        client.stream.conn.handshake_kind()
+    };
+    assert_eq!(kind(), Some(HandshakeKind::Full));
+    assert_eq!(kind(), Some(HandshakeKind::Resumed));
+    assert_eq!(kind(), Some(HandshakeKind::Resumed));
+    pgweir.reload(&builder);
+    wait_until(LIMIT, "the reload", || pgweir.stderr().contains("configuration reloaded"));
+    assert_eq!(kind(), Some(HandshakeKind::Full));
+    assert_eq!(kind(), Some(HandshakeKind::Resumed));
 }
 
 #[test]

@@ -81,8 +81,10 @@ impl Acceptor {
         };
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Postgres's clients do not resume sessions
-        config.send_tls13_tickets = 0;
+        // libpq never resumes a session; drivers on other libraries do. The tickets end with these settings: after a
+        // reload each client shows what it has anew.
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(settings_error)?;
+        config.send_tls13_tickets = 1;
         Ok(Acceptor { mode, offer: Some((Arc::new(config), end_point)) })
     }
 
