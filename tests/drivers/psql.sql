@@ -9,7 +9,8 @@ SELECT * FROM no_such_table;
 SELECT id, name FROM users ORDER BY id LIMIT 3;
 \d users
 \d+ evaluations
-\dt
+\dt users
+\dt evaluations
 \df pg_catalog.upper
 \dn public
 \l app
