@@ -93,8 +93,6 @@ pub struct Balancer {
     nodes: Vec<Node>,
     /// The sum of all weights: no credit goes beyond it in either direction, but for what is [`OWED`].
     bound: i64,
-    /// A credit is beyond that.
-    owing: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -113,7 +111,7 @@ impl Balancer {
         let node = |weight| Node { weight: i64::from(weight), credit: 0, counts: 0, load: Load::default() };
         let nodes: Vec<Node> = weights.into_iter().map(node).collect();
         let bound = nodes.iter().map(|node| node.weight * i64::from(WHOLE)).sum();
-        Self { policy, nodes, bound, owing: false }
+        Self { policy, nodes, bound }
     }
 
     /// The next node among those with a part that are not barred; `None` if none has one and a weight. `random` is drawn
@@ -124,22 +122,18 @@ impl Balancer {
     pub fn pick(&mut self, random: u64, load: impl Fn(usize) -> Load) -> Option<usize> {
         self.weigh(load);
         match self.policy {
-            LoadBalancing::Weighted => {}
-            LoadBalancing::LeastBusy => self.keep_least_busy(),
-            LoadBalancing::Latency => return self.cheaper_of_two(random),
+            LoadBalancing::Weighted | LoadBalancing::LeastBusy => self.rotate(),
+            LoadBalancing::Latency => self.cheaper_of_two(random),
         }
-        self.rotate()
     }
 
     /// Undoes a pick of which nothing has come, where `load` is what it was then.
     pub fn give_back(&mut self, picked: usize, load: impl Fn(usize) -> Load) {
-        self.weigh(load);
-        match self.policy {
-            LoadBalancing::Weighted => {}
-            LoadBalancing::LeastBusy => self.keep_least_busy(),
+        if self.policy == LoadBalancing::Latency {
             // It was drawn.
-            LoadBalancing::Latency => return,
+            return;
         }
+        self.weigh(load);
         let mut total = 0;
         for node in self.nodes.iter_mut().filter(|node| node.counts > 0) {
             total += node.counts;
@@ -148,13 +142,16 @@ impl Balancer {
         self.nodes[picked].credit += total;
         let most = self.bound * (OWED + 1);
         self.nodes.iter_mut().for_each(|node| node.credit = node.credit.clamp(-most, most));
-        self.owing = self.nodes.iter().any(|node| node.credit.abs() > self.bound);
     }
 
+    /// What counts of each node, and for `least-busy` of the least busy alone.
     fn weigh(&mut self, load: impl Fn(usize) -> Load) {
         for (index, node) in self.nodes.iter_mut().enumerate() {
             node.load = if node.weight > 0 { load(index) } else { Load::default() };
             node.counts = node.weight * i64::from(node.load.part.min(WHOLE));
+        }
+        if self.policy == LoadBalancing::LeastBusy {
+            self.keep_least_busy();
         }
     }
 
@@ -209,14 +206,13 @@ impl Balancer {
         }
         // Without effect while the usable nodes stay the same. When they change from pick to pick, it keeps a node from
         // saving up more than about one pick, unless it is owed more.
-        let most = if barred > 0 || self.owing { self.bound * (OWED + 1) } else { self.bound };
-        self.owing = false;
+        let owing = barred > 0 || self.nodes.iter().any(|node| node.credit.abs() > self.bound);
+        let most = if owing { self.bound * (OWED + 1) } else { self.bound };
         for (index, node) in self.nodes.iter_mut().enumerate() {
             if node.counts > 0 {
                 let change = node.counts - if index == picked { total } else { 0 };
                 node.credit = (node.credit + change).clamp(-most, most);
             }
-            self.owing |= node.credit.abs() > self.bound;
         }
         Some(picked)
     }
