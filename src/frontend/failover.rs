@@ -13,7 +13,7 @@ use crate::error::{Fault, sqlstate};
 use crate::frontend::batch::Batch;
 use crate::frontend::client::{Activity, Clients, Stop};
 use crate::frontend::database::Database;
-use crate::frontend::replies::Again;
+use crate::frontend::retry::Again;
 use crate::frontend::serve::{End, stop_fault};
 use crate::frontend::session::{Kept, Session};
 use crate::pool::registry::CONTROL;
@@ -64,16 +64,6 @@ impl Session {
     /// `routing.failover`: a failure is hidden where another node can make it good.
     pub fn fails_over(&self) -> bool {
         self.cluster().routing.failover
-    }
-
-    /// A read that failed on one node may be tried on another.
-    pub fn may_say_again(&self, again: Again) -> bool {
-        match again {
-            Again::Elsewhere => self.fails_over(),
-            // Where no read may, the server's own error says more than that nobody serves it.
-            Again::OnPrimary => self.cluster().routing.primary_reads != PrimaryReads::Never,
-            Again::Write | Again::Anew => true,
-        }
     }
 
     /// No connection of this node need be waited for: it is down, and others serve, or writes have another primary.

@@ -21,6 +21,7 @@ pub mod refusal;
 pub mod replies;
 pub mod replication;
 pub mod requests;
+pub mod retry;
 pub mod sequences;
 pub mod serve;
 pub mod session;

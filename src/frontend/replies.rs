@@ -9,6 +9,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use crate::cluster::Tried;
 use crate::error::{Fault, Malformed};
 use crate::frontend::requests::emit;
+use crate::frontend::retry::Again;
 use crate::frontend::session::{Kept, Session};
 use crate::session::pipeline::{Expect, Failed, Step};
 use crate::session::prepared::as_client_says;
@@ -27,19 +28,6 @@ pub enum Relayed {
     Fatal,
     /// pgweir's own statement ahead of the client's has failed: the session's state cannot be had here.
     ReplayFailed(String),
-}
-
-/// Where a read is said again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
-    /// On any other node that may answer.
-    Elsewhere,
-    /// No standby can serve it as the session is.
-    OnPrimary,
-    /// Anywhere: it was refused for a statement that is prepared anew.
-    Anew,
-    /// No standby can run it, for it writes or the like: on the primary, where its like go from now on.
-    Write,
 }
 
 /// A frame's place in the inbox, and the state of the copy to the client.
@@ -323,7 +311,7 @@ impl Session {
         }
         self.doubt_text(fields.code);
         let untouched = self.request.kept == Kept::Read;
-        let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { again(&fields) };
+        let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { Again::after(&fields) };
         let again = again.filter(|again| self.may_say_again(*again));
         if let (true, Some(again)) = (untouched, again) {
             return Ok(Some(Relayed::Retry { why: fields.message(), again }));
@@ -551,35 +539,4 @@ impl Session {
 fn is_farewell(head: scan::Head, copy: &Copy) -> Result<bool, Malformed> {
     let fields = ErrorFields::read(&copy.inbox[copy.at + scan::HEADER..copy.at + head.total])?;
     Ok(matches!(fields.code, b"57P01" | b"57P02"))
-}
-
-/// Errors that a standby gives and the primary may not.
-fn again(error: &ErrorFields) -> Option<Again> {
-    match error.code {
-        b"25006" => Some(Again::Write),
-        b"55000" | b"0A000" if is_of_statement(error.routine) => Some(Again::Write),
-        // Cancelled for what replay needs (also as a deadlock with it), or not serving yet.
-        b"40001" | b"40P01" | b"57P03" => Some(Again::Elsewhere),
-        // Serializable transactions, and what is no matter of the standby.
-        b"55000" | b"0A000" => Some(Again::OnPrimary),
-        _ => None,
-    }
-}
-
-/// What raises "cannot access temporary or unlogged relations during recovery", "cannot acquire lock mode … while recovery is
-/// in progress" and "recovery is in progress" (`plancat.c`, `lock.c`, `xlogfuncs.c`): no standby runs such a statement,
-/// whatever the session. Messages may be translated.
-fn is_of_statement(routine: &[u8]) -> bool {
-    const ROUTINES: [&[u8]; 9] = [
-        b"get_relation_info",
-        b"LockAcquireExtended",
-        b"pg_current_wal_lsn",
-        b"pg_current_wal_insert_lsn",
-        b"pg_current_wal_flush_lsn",
-        b"pg_walfile_name",
-        b"pg_walfile_name_offset",
-        b"pg_switch_wal",
-        b"pg_create_restore_point",
-    ];
-    ROUTINES.contains(&routine)
 }

@@ -14,14 +14,14 @@ use crate::frontend::batch::{Batch, Head};
 use crate::frontend::cached::Answer;
 use crate::frontend::client::{Activity, Stop};
 use crate::frontend::io::{self, Event, Wait};
-use crate::frontend::replies::{Again, Relayed};
+use crate::frontend::replies::Relayed;
 use crate::frontend::requests::Forwarded;
+use crate::frontend::retry::Again;
 use crate::frontend::session::{Kept, Leased, Request, Scanned, Session};
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::{self, Target, Why};
 use crate::session::pins::Pin;
-use crate::session::pipeline::Expect;
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
 use bytes::Buf;
@@ -407,32 +407,6 @@ impl Session {
         self.drop_lease();
         let fault = Fault::fatal(sqlstate::CONNECTION_FAILURE, "server closed the connection unexpectedly");
         Some(End::Fault(fault.with_detail(why.to_owned())))
-    }
-
-    /// A request of which nothing has reached the client is said again, a read elsewhere, silently: its bytes are still
-    /// at the head of the inbox.
-    pub(super) fn retry(&mut self, why: &str, again: Again) -> Option<End> {
-        let Some(leased) = &self.leased else { return None };
-        let node = &leased.lease.pool.node;
-        tracing::info!(node = %node.name, why, "a read is tried elsewhere");
-        match again {
-            Again::Elsewhere => self.tried.insert(node.index),
-            Again::OnPrimary | Again::Write => self.tried = Tried::all(),
-            Again::Anew => {}
-        }
-        let statement = self.pipeline.front().and_then(Expect::statement);
-        if let (Again::Write, Some((plan, _))) = (again, statement) {
-            plan.note_refusal(self.scope());
-        }
-        // Names that the batch has bound or closed are bound and closed again.
-        self.pipeline.abandon();
-        for undo in std::mem::take(&mut self.request.undo).into_iter().rev() {
-            self.restore_name(undo);
-        }
-        self.drop_lease();
-        self.failed = false;
-        (self.request.kept, self.request.sent, self.request.end) = (Kept::No, 0, None);
-        None
     }
 
     /// Gives the connection back once nothing more is owed on it and nothing holds the session to it. `Some` where

@@ -1,0 +1,92 @@
+//! Requests that are said again: after which errors, where, and how.
+
+use crate::cluster::Tried;
+use crate::config::PrimaryReads;
+use crate::frontend::serve::End;
+use crate::frontend::session::{Kept, Session};
+use crate::session::pipeline::Expect;
+use crate::wire::read::ErrorFields;
+
+/// Where a read is said again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// On any other node that may answer.
+    Elsewhere,
+    /// No standby can serve it as the session is.
+    OnPrimary,
+    /// Anywhere: it was refused for a statement that is prepared anew.
+    Anew,
+    /// No standby can run it, for it writes or the like: on the primary, where its like go from now on.
+    Write,
+}
+
+impl Again {
+    /// For the errors that a standby gives and the primary may not.
+    pub fn after(error: &ErrorFields) -> Option<Again> {
+        match error.code {
+            b"25006" => Some(Again::Write),
+            b"55000" | b"0A000" if is_of_statement(error.routine) => Some(Again::Write),
+            // Cancelled for what replay needs (also as a deadlock with it), or not serving yet.
+            b"40001" | b"40P01" | b"57P03" => Some(Again::Elsewhere),
+            // Serializable transactions, and what is no matter of the standby.
+            b"55000" | b"0A000" => Some(Again::OnPrimary),
+            _ => None,
+        }
+    }
+}
+
+/// What raises "cannot access temporary or unlogged relations during recovery", "cannot acquire lock mode … while recovery is
+/// in progress" and "recovery is in progress" (`plancat.c`, `lock.c`, `xlogfuncs.c`): no standby runs such a statement,
+/// whatever the session. Messages may be translated.
+fn is_of_statement(routine: &[u8]) -> bool {
+    const ROUTINES: [&[u8]; 9] = [
+        b"get_relation_info",
+        b"LockAcquireExtended",
+        b"pg_current_wal_lsn",
+        b"pg_current_wal_insert_lsn",
+        b"pg_current_wal_flush_lsn",
+        b"pg_walfile_name",
+        b"pg_walfile_name_offset",
+        b"pg_switch_wal",
+        b"pg_create_restore_point",
+    ];
+    ROUTINES.contains(&routine)
+}
+
+impl Session {
+    /// A read that failed on one node may be tried on another.
+    pub fn may_say_again(&self, again: Again) -> bool {
+        match again {
+            Again::Elsewhere => self.fails_over(),
+            // Where no read may, the server's own error says more than that nobody serves it.
+            Again::OnPrimary => self.cluster().routing.primary_reads != PrimaryReads::Never,
+            Again::Write | Again::Anew => true,
+        }
+    }
+
+    /// A request of which nothing has reached the client is said again, a read elsewhere, silently: its bytes are still
+    /// at the head of the inbox.
+    pub(super) fn retry(&mut self, why: &str, again: Again) -> Option<End> {
+        let Some(leased) = &self.leased else { return None };
+        let node = &leased.lease.pool.node;
+        tracing::info!(node = %node.name, why, "a read is tried elsewhere");
+        match again {
+            Again::Elsewhere => self.tried.insert(node.index),
+            Again::OnPrimary | Again::Write => self.tried = Tried::all(),
+            Again::Anew => {}
+        }
+        let statement = self.pipeline.front().and_then(Expect::statement);
+        if let (Again::Write, Some((plan, _))) = (again, statement) {
+            plan.note_refusal(self.scope());
+        }
+        // Names that the batch has bound or closed are bound and closed again.
+        self.pipeline.abandon();
+        for undo in std::mem::take(&mut self.request.undo).into_iter().rev() {
+            self.restore_name(undo);
+        }
+        self.drop_lease();
+        self.failed = false;
+        (self.request.kept, self.request.sent, self.request.end) = (Kept::No, 0, None);
+        None
+    }
+}
