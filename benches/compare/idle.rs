@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio_postgres::{Config, NoTls};
 
 use crate::process;
-use crate::targets::{NAME, Target};
+use crate::targets::NAME;
 
 /// Logins under way at a time.
 const AT_ONCE: usize = 50;
@@ -14,15 +14,14 @@ const AT_ONCE: usize = 50;
 const WARM_UP: usize = 100;
 
 /// Resident bytes for each of `clients` idle connections.
-pub fn bytes_per_client(target: &Target, clients: usize) -> Result<Option<f64>, Box<dyn Error>> {
-    let Some(pid) = target.only_process() else { return Ok(None) };
+pub fn bytes_per_client(address: SocketAddr, pid: u32, clients: usize) -> Result<f64, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let _warm = open(target.address, WARM_UP).await?;
+        let _warm = open(address, WARM_UP).await?;
         let before = process::resident(pid);
-        let _idle = open(target.address, clients).await?;
+        let _idle = open(address, clients).await?;
         let after = process::resident(pid);
-        Ok(Some(after.saturating_sub(before) as f64 / clients as f64))
+        Ok(after.saturating_sub(before) as f64 / clients as f64)
     })
 }
 

@@ -37,14 +37,6 @@ const fn load(name: &'static str, clients: usize, arguments: &'static [&'static 
     Load { name, clients, arguments, prepares: false, traced: false, cached: false, tls: false, script: None }
 }
 
-const REPEATED_PREPARED: Load = Load {
-    traced: true,
-    prepares: true,
-    cached: true,
-    script: Some(REPEATED),
-    ..load("repeated reads, prepared", 32, &["-M", "prepared"])
-};
-
 pub const LOADS: [Load; 12] = [
     Load { traced: true, ..load("simple", 32, &["-S", "-M", "simple"]) },
     Load { traced: true, prepares: true, ..load("prepared", 32, &["-S", "-M", "prepared"]) },
@@ -56,7 +48,13 @@ pub const LOADS: [Load; 12] = [
         script: Some(REPEATED),
         ..load("repeated reads, simple", 32, &["-M", "simple"])
     },
-    REPEATED_PREPARED,
+    Load {
+        traced: true,
+        prepares: true,
+        cached: true,
+        script: Some(REPEATED),
+        ..load("repeated reads, prepared", 32, &["-M", "prepared"])
+    },
     Load { tls: true, ..load("simple, TLS", 32, &["-S", "-M", "simple"]) },
     load("simple, 1 client", 1, &["-S", "-M", "simple"]),
     Load { prepares: true, ..load("prepared, 1 client", 1, &["-S", "-M", "prepared"]) },

@@ -114,13 +114,11 @@ fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
         .collect();
     count_calls(&loads, &all, &cluster, &mut report)?;
     if options.idle > 0 {
-        let weighed =
-            |target: &&&Target| target.only_process().is_some() && target.name != targets::FLOOR && !target.caches();
-        for target in all.iter().filter(weighed) {
+        for target in all.iter().filter(|target| target.name != targets::FLOOR && !target.caches()) {
+            let Some(pid) = target.only_process() else { continue };
             eprintln!("{} idle clients of {}", options.idle, target.name);
-            if let Some(bytes) = idle::bytes_per_client(target, options.idle)? {
-                report.idle_bytes.insert(target.name.clone(), bytes);
-            }
+            let bytes = idle::bytes_per_client(target.address, pid, options.idle)?;
+            report.idle_bytes.insert(target.name.clone(), bytes);
         }
     }
     run_rounds(options, began, &loads, &all, &cluster, &mut report)?;
