@@ -38,11 +38,12 @@ fn cluster() -> MutexGuard<'static, Cluster> {
 }
 
 /// Quick to notice, so that tests are quick.
+fn quick() -> Builder {
+    Pgweir::builder().set("routing.probe_interval", "100ms").set("pool.connection_timeout", "500ms")
+}
+
 fn builder(cluster: &Cluster) -> Builder {
-    Pgweir::builder()
-        .cluster(cluster, &[1, 1])
-        .set("routing.probe_interval", "100ms")
-        .set("pool.connection_timeout", "500ms")
+    quick().cluster(cluster, &[1, 1])
 }
 
 fn wait_status(pgweir: &Pgweir, server: &Server, status: &str) {
@@ -290,12 +291,10 @@ fn a_replica_behind_a_black_hole_fails_no_read() {
     let cluster = cluster();
     let [hidden, other] = cluster.replicas() else { panic!("two replicas") };
     let gate = Gate::new(hidden.port());
-    let pgweir = Pgweir::builder()
+    let pgweir = quick()
         .node(cluster.primary().port(), "primary", None)
         .node(gate.port, "replica", Some(1))
         .node(other.port(), "replica", Some(1))
-        .set("routing.probe_interval", "100ms")
-        .set("pool.connection_timeout", "500ms")
         .start();
     let wait_status = |status: &str| wait_until(LIMIT, status, || pgweir.node_at(gate.port)["status"] == status);
     let reads = || pgweir.node_at(gate.port)["reads"].as_u64().unwrap();
@@ -566,8 +565,7 @@ fn pgweir_starts_without_the_primary() {
 
 /// All nodes `auto`: each says itself what it is.
 fn auto(cluster: &Cluster) -> Builder {
-    let builder = Pgweir::builder().set("routing.probe_interval", "100ms").set("pool.connection_timeout", "500ms");
-    cluster.servers().fold(builder, |builder, server| builder.node(server.port(), "auto", Some(1)))
+    cluster.servers().fold(quick(), |builder, server| builder.node(server.port(), "auto", Some(1)))
 }
 
 #[test]
@@ -656,11 +654,9 @@ fn a_write_in_flight_into_a_black_hole_ends_with_the_promotion() {
     let cluster = start(1);
     let (old, new) = (cluster.primary(), &cluster.replicas()[0]);
     let gate = Gate::new(old.port());
-    let pgweir = Pgweir::builder()
+    let pgweir = quick()
         .node(gate.port, "auto", Some(1))
         .node(new.port(), "auto", Some(1))
-        .set("routing.probe_interval", "100ms")
-        .set("pool.connection_timeout", "500ms")
         .set("pool.acquire_timeout", "30s")
         .start();
     block_on(async {

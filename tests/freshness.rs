@@ -88,7 +88,7 @@ struct Counts {
     broken: AtomicUsize,
     /// Versions seen and then not seen before they were acknowledged.
     early: AtomicUsize,
-    /// Of each key the version that some writer has been told of.
+    /// As [`Told`].
     told: [AtomicI64; KEYS as usize + 1],
 }
 
