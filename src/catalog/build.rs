@@ -118,6 +118,7 @@ impl Refs {
         self.relations.extend(other.relations);
         self.types.extend(other.types);
         self.reason = self.reason.or(other.reason);
+        self.transient |= other.transient;
         // of several the one that says something against it
         if self.text.as_ref().is_none_or(|text| text.primary.is_none()) && other.text.is_some() {
             self.text = other.text;
@@ -142,7 +143,11 @@ impl Catalog {
     fn know_own_functions(&mut self, own: &[(Oid, Box<str>, Volatility)]) {
         let mut volatile = HashSet::new();
         for (oid, name, volatility) in own {
-            let reason = match functions::class(name) {
+            let class = functions::class(name);
+            if !class.map_or(*volatility == Volatility::Immutable, functions::Class::is_cacheable) {
+                self.transient.insert(*oid);
+            }
+            let reason = match class {
                 Some(class) => reason_of(class),
                 None if *volatility != Volatility::Volatile => None,
                 None => Some(Reason::UnknownFunction),

@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 
 use super::path::Path;
-use super::{Body, Catalog, FIRST_USER_OID, Oid, Persistence, Refs, RelationKind, Volatility};
+use super::sources::Elusive;
+use super::{Body, Catalog, FIRST_USER_OID, Function, Oid, Persistence, Refs, RelationKind, Volatility};
 use crate::sql::functions::{self, Class};
 use crate::sql::{Effect, Facts, Name, Reason};
 
@@ -65,26 +66,33 @@ struct Step {
     from: Option<usize>,
 }
 
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     catalog: &'a Catalog,
     /// The session's, then those of functions that set their own.
     paths: Vec<Path>,
     seen: HashSet<(Object, usize)>,
     steps: Vec<Step>,
+    /// The result follows from more than tables.
+    pub(super) elusive: Option<Elusive>,
 }
 
 /// What decided, and where: the step, or a name that leads nowhere.
-struct Found {
-    reason: Reason,
+pub(super) struct Found {
+    pub(super) reason: Reason,
     at: Option<usize>,
     name: Option<String>,
 }
 
-type Looked = Result<(), Found>;
+pub(super) type Looked = Result<(), Found>;
 
 impl<'a> Walk<'a> {
+    pub(super) fn new(catalog: &'a Catalog, path: &Path) -> Walk<'a> {
+        let (seen, steps) = (HashSet::new(), Vec::new());
+        Walk { catalog, paths: vec![path.clone()], seen, steps, elusive: None }
+    }
+
     fn over(catalog: &'a Catalog, path: &Path, facts: &Facts) -> (Verdict, Trail) {
-        let mut walk = Walk { catalog, paths: vec![path.clone()], seen: HashSet::new(), steps: Vec::new() };
+        let mut walk = Walk::new(catalog, path);
         match walk.run(facts) {
             Ok(()) => (Verdict { primary: None, opaque: false }, Vec::new()),
             Err(found) => {
@@ -94,7 +102,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn run(&mut self, facts: &Facts) -> Looked {
+    pub(super) fn run(&mut self, facts: &Facts) -> Looked {
         self.facts(facts, 0, None)?;
         self.anywhere()?;
         let mut at = 0;
@@ -111,6 +119,26 @@ impl<'a> Walk<'a> {
     fn push(&mut self, object: Object, path: usize, from: Option<usize>) {
         if self.seen.insert((object, path)) {
             self.steps.push(Step { object, path, from });
+        }
+    }
+
+    /// Those that were looked at.
+    pub(super) fn relations(&self) -> impl Iterator<Item = Oid> {
+        self.steps.iter().filter_map(|step| match step.object {
+            Object::Relation(oid) => Some(oid),
+            _ => None,
+        })
+    }
+
+    fn eludes(&mut self, why: Elusive) {
+        self.elusive = self.elusive.max(Some(why));
+    }
+
+    /// A function that is called, and not merely behind an operator, a cast or a type: those of C that are stable there
+    /// look at settings.
+    fn calls(&mut self, function: &Function) {
+        if matches!(function.body, Body::Trusted) && function.volatility != Volatility::Immutable {
+            self.eludes(Elusive::Transient);
         }
     }
 
@@ -163,13 +191,17 @@ impl<'a> Walk<'a> {
         let mut known = false;
         for oid in catalog.functions_named(name, &place) {
             known = true;
-            self.push(Object::Function(oid), path, from);
+            self.call(oid, path, from);
         }
         if name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog") {
             match functions::class(&name.name) {
                 // where it counts, the text has sent the statement to the primary
                 Some(_) => return Ok(()),
-                None => known |= catalog.harmless.contains(name.name.as_str()),
+                None if catalog.harmless.contains(name.name.as_str()) => {
+                    known = true;
+                    self.eludes(Elusive::Transient);
+                }
+                None => {}
             }
         }
         if known {
@@ -180,6 +212,13 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         Err(Found { reason: Reason::UnknownFunction, at: from, name: Some(shown(name)) })
+    }
+
+    fn call(&mut self, oid: Oid, path: usize, from: Option<usize>) {
+        if let Some(function) = self.catalog.functions.get(&oid) {
+            self.calls(function);
+        }
+        self.push(Object::Function(oid), path, from);
     }
 
     /// `row.name` may call a function that takes a row.
@@ -195,7 +234,7 @@ impl<'a> Walk<'a> {
                 function.required <= 1 && (row || any)
             });
             if takes_row {
-                self.push(Object::Function(oid), path, from);
+                self.call(oid, path, from);
             }
         }
     }
@@ -248,6 +287,7 @@ impl<'a> Walk<'a> {
 
     fn relation(&mut self, name: &Name, facts: &Facts, path: usize, from: Option<usize>) -> Looked {
         if name.schema.as_deref().is_some_and(is_built_in_schema) {
+            self.eludes(Elusive::Relation);
             return Ok(());
         }
         let catalog = self.catalog;
@@ -257,8 +297,12 @@ impl<'a> Walk<'a> {
             known = true;
             self.push(Object::Relation(oid), path, from);
         }
+        let own = name.schema.is_none() && name.name.starts_with("pg_");
+        if own && !known {
+            self.eludes(Elusive::Relation);
+        }
         // one of the server's own, or the name of a common table
-        if known || (name.schema.is_none() && (name.name.starts_with("pg_") || !facts.relations_exact)) {
+        if known || own || (name.schema.is_none() && !facts.relations_exact) {
             return Ok(());
         }
         Err(Found { reason: Reason::Catalog, at: from, name: Some(shown(name)) })
@@ -268,8 +312,14 @@ impl<'a> Walk<'a> {
         if let Some(reason) = refs.reason {
             return Err(Found { reason, at: from, name: None });
         }
+        if refs.transient {
+            self.eludes(Elusive::Transient);
+        }
         for &oid in &refs.functions {
             self.function(oid, path, from)?;
+            if let Some(function) = self.catalog.functions.get(&oid) {
+                self.calls(function);
+            }
         }
         for &oid in &refs.operators {
             self.push(Object::Operator(oid), path, from);
@@ -295,6 +345,9 @@ impl<'a> Walk<'a> {
     /// A function by OID: the server's own is judged at once.
     fn function(&mut self, oid: Oid, path: usize, from: Option<usize>) -> Looked {
         if oid < FIRST_USER_OID {
+            if self.catalog.transient.contains(&oid) {
+                self.eludes(Elusive::Transient);
+            }
             return match self.catalog.hazards.get(&oid) {
                 Some((name, reason)) => Err(Found { reason: *reason, at: from, name: Some(name.to_string()) }),
                 None => Ok(()),
@@ -337,12 +390,18 @@ impl<'a> Walk<'a> {
         if function.volatility == Volatility::Volatile && !harmless {
             return Err(gone(Reason::UnknownFunction, at));
         }
+        if function.volatility == Volatility::Volatile {
+            self.eludes(Elusive::Transient);
+        }
         match &function.body {
             Body::Trusted => Ok(()),
             Body::Opaque => Err(gone(Reason::UnknownFunction, at)),
             Body::Text(facts) => {
                 if let Some(reason) = of_text(facts) {
                     return Err(gone(reason, at));
+                }
+                if facts.transient {
+                    self.eludes(Elusive::Transient);
                 }
                 self.facts(facts, path, Some(at))
             }
@@ -353,6 +412,7 @@ impl<'a> Walk<'a> {
 
     fn look_at_relation(&mut self, oid: Oid, path: usize, at: usize) -> Looked {
         if oid < FIRST_USER_OID {
+            self.eludes(Elusive::Relation);
             return match self.catalog.node_local.contains(&oid) {
                 true => Err(gone(Reason::NodeLocal, at)),
                 false => Ok(()),
@@ -367,6 +427,7 @@ impl<'a> Walk<'a> {
         }
         match relation.kind {
             RelationKind::Table | RelationKind::Composite => {}
+            RelationKind::Materialized => self.eludes(Elusive::Relation),
             RelationKind::Sequence => return Err(gone(Reason::Sequence, at)),
             RelationKind::Foreign => return Err(gone(Reason::Foreign, at)),
             RelationKind::View => match &relation.rule {
@@ -375,6 +436,7 @@ impl<'a> Walk<'a> {
             },
         }
         if relation.secured {
+            self.eludes(Elusive::Relation);
             self.refs(&relation.policies, path, Some(at))?;
         }
         for oid in &relation.children {

@@ -11,6 +11,7 @@
 pub mod build;
 pub mod judge;
 pub mod path;
+pub mod sources;
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,6 +20,10 @@ use crate::sql::{Facts, Name, Reason};
 
 /// An object identifier of the server.
 pub type Oid = u32;
+
+/// A relation that holds rows, by its OID in its database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Table(pub Oid);
 
 /// `FirstNormalObjectId`: lower ones are the server's own.
 pub const FIRST_USER_OID: Oid = 16384;
@@ -32,6 +37,8 @@ pub struct Refs {
     pub types: Vec<Oid>,
     /// It locks rows or changes them.
     pub reason: Option<Reason>,
+    /// It looks at the clock or the session by a keyword, or at a sample of rows.
+    pub transient: bool,
     /// Its text, where that says more than its references: the parameter that current_setting asks for.
     pub text: Option<Box<Facts>>,
 }
@@ -115,8 +122,10 @@ pub struct Type {
 /// `pg_class.relkind`, of what can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelationKind {
-    /// Also partitioned, and materialised views, which are read as tables are.
+    /// Also partitioned.
     Table,
+    /// Read as a table is; what changes its rows is no write to it.
+    Materialized,
     View,
     Sequence,
     Foreign,
@@ -190,6 +199,8 @@ pub struct Catalog {
     node_local: HashSet<Oid>,
     /// Names of the server's own functions of which none is hazardous.
     harmless: HashSet<Box<str>>,
+    /// Functions of the server's own whose results do not follow from their arguments and settings alone, by OID.
+    transient: HashSet<Oid>,
     /// search_path as roles, databases and the server set it.
     defaults: Vec<path::Default>,
     scopes: Scopes,

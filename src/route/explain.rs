@@ -28,7 +28,7 @@ pub fn explain(text: &str, scope: Option<&Scope>) -> Explanation {
 }
 
 fn reasons(facts: &Facts, scope: Option<&Scope>) -> (Option<Reason>, Vec<String>) {
-    if !super::plan::is_open(facts) {
+    if !facts.is_open() {
         return (facts.primary, Vec::new());
     }
     match scope {

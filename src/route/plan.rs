@@ -7,11 +7,14 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use quick_cache::DefaultHashBuilder;
 use quick_cache::sync::Cache;
 
+use crate::catalog::Table;
 use crate::catalog::judge::{self, Verdict};
 use crate::catalog::path::Scope;
+use crate::catalog::sources::{self, Elusive};
 use crate::sql::fingerprint::{self, Fingerprinted};
 use crate::sql::{Effect, Facts, Fingerprint, Reason, classify};
 use crate::stats::statements::Statement;
@@ -50,7 +53,12 @@ struct Learned {
     refuted: AtomicU64,
     /// The last verdicts, each with the scope that it holds in.
     verdicts: [AtomicU64; SCOPES],
+    /// The last answer of [`Plan::sources`], with the scope that it holds in.
+    sources: ArcSwapOption<(u64, Sources)>,
 }
+
+/// The tables from whose rows a result follows, or why there is more to it.
+pub type Sources = Result<Arc<[Table]>, Elusive>;
 
 const FOREVER: u64 = u64::MAX;
 
@@ -90,7 +98,7 @@ impl Plan {
     pub fn verdict(&self, scope: Option<&Scope>) -> Verdict {
         let facts = &*self.facts;
         let unknown = facts.effects.contains(&Effect::Unknown);
-        if !is_open(facts) {
+        if !facts.is_open() {
             return Verdict { primary: facts.primary, opaque: unknown };
         }
         if self.is_refuted(scope) {
@@ -100,6 +108,20 @@ impl Plan {
             Some(scope) => self.learned.verdict(scope, facts),
             None => Verdict { primary: without_catalog(facts), opaque: unknown },
         }
+    }
+
+    /// What the result of a read follows from.
+    pub fn sources(&self, scope: Option<&Scope>) -> Sources {
+        let scope = scope.filter(|scope| scope.id != 0).ok_or(Elusive::Unknown)?;
+        if self.verdict(Some(scope)).primary.is_some() {
+            return Err(Elusive::Unknown);
+        }
+        if let Some(known) = self.learned.sources.load().as_ref().filter(|known| known.0 == scope.id) {
+            return known.1.clone();
+        }
+        let sources = sources::sources(&scope.catalog, &scope.path, &self.facts).map(Arc::from);
+        self.learned.sources.store(Some(Arc::new((scope.id, sources.clone()))));
+        sources
     }
 
     /// A standby has found that it writes, by these definitions.
@@ -143,12 +165,6 @@ fn decoded(code: u8) -> Verdict {
     let at = usize::from(code & !OPAQUE_BIT);
     let primary = at.checked_sub(1).and_then(|at| Reason::ALL.get(at)).copied();
     Verdict { primary, opaque: code & OPAQUE_BIT != 0 }
-}
-
-/// The text leaves it to the catalog.
-pub(super) fn is_open(facts: &Facts) -> bool {
-    matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator))
-        && (facts.unknown_by_name || !facts.effects.contains(&Effect::Unknown))
 }
 
 /// Why a statement that the text leaves to the catalog runs on the primary while there is none.
@@ -221,6 +237,11 @@ impl Plans {
             self.by_text.insert(plan.text.clone(), plan.clone());
         }
         plan
+    }
+
+    /// Texts whose plan is kept.
+    pub fn kept(&self) -> usize {
+        self.by_text.len()
     }
 
     /// The plan of what is not looked at: too large to hold, or in an encoding that lexes otherwise.

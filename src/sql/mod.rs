@@ -76,6 +76,12 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Where it may run is left to the catalog.
+    pub fn is_open(&self) -> bool {
+        matches!(self.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator))
+            && (self.unknown_by_name || !self.effects.contains(&Effect::Unknown))
+    }
+
     /// It calls currval or lastval: what the session itself has drawn.
     pub fn asks_sequences(&self) -> bool {
         self.functions.iter().any(|function| matches!(function.name.as_str(), "currval" | "lastval"))

@@ -16,13 +16,17 @@ pub(super) const SETTLE: &str = "SET search_path TO ''; SET client_encoding TO '
 pub(super) const MOMENT: &str = "SELECT txid_current_snapshot()::text";
 
 /// A sum over what identifies the rows of the catalogs: it changes with every row made, changed or dropped, and with
-/// nothing else. Temporary tables are left out.
+/// nothing else. Names of columns and rights are of no concern to a node, but to results that are kept. Temporary tables
+/// are left out.
 pub(super) const DIGEST: &str = "\
     SELECT sum(hashtextextended(kind || id || '.' || xmin::text, 0)), count(*) FROM (\
     SELECT 'f' AS kind, oid::text AS id, xmin FROM pg_proc WHERE oid >= 16384 \
     UNION ALL SELECT 'r', oid::text, xmin FROM pg_class \
         WHERE oid >= 16384 AND relpersistence <> 't' AND relkind IN ('r', 'v', 'm', 'f', 'p', 'S', 'c') \
-    UNION ALL SELECT 'k', attrelid::text || '.' || attnum, xmin FROM pg_attribute WHERE atttypid >= 16384 \
+    UNION ALL SELECT 'k', attrelid::text || '.' || attnum, a.xmin FROM pg_attribute AS a \
+        JOIN pg_class AS r ON r.oid = attrelid \
+        WHERE attrelid >= 16384 AND attnum > 0 AND relpersistence <> 't' AND relkind IN ('r', 'v', 'm', 'f', 'p', 'c') \
+    UNION ALL SELECT 'm', roleid::text || '.' || member, xmin FROM pg_auth_members \
     UNION ALL SELECT 'i', inhrelid::text || '.' || inhparent, xmin FROM pg_inherits \
     UNION ALL SELECT 'w', oid::text, xmin FROM pg_rewrite WHERE oid >= 16384 AND ev_type = '1' \
     UNION ALL SELECT 'p', oid::text, xmin FROM pg_policy \
@@ -36,8 +40,8 @@ pub(super) const DIGEST: &str = "\
     UNION ALL SELECT 's', setdatabase::text || '.' || setrole, xmin FROM pg_db_role_setting) AS rows";
 
 /// The keys of node trees behind which an OID stands that matters, and flags.
-const KEYS: &str = ":(funcid|aggfnoid|winfnoid|opno|opnos|eqop|sortop|relid|resulttype|seqid|hasForUpdate|commandType) \
-                    (?:\\(o )?([0-9 ]*[0-9]|true)";
+const KEYS: &str = "[:{](funcid|aggfnoid|winfnoid|opno|opnos|eqop|sortop|relid|resulttype|seqid|hasForUpdate|commandType|\
+                    SQLVALUEFUNCTION|TABLESAMPLECLAUSE) (?:\\(o |:op |:tsmhandler )?([0-9 ]*[0-9]|true)";
 
 /// current_setting: the parameter's name decides, which stands in the tree as bytes.
 const ASKS_SETTING: &str = ":funcid (2077|3294) ";

@@ -122,7 +122,8 @@ impl Columns<'_> {
 
     fn relation(&self) -> Option<Relation> {
         let kind = match self.text(4)? {
-            "r" | "p" | "m" => RelationKind::Table,
+            "r" | "p" => RelationKind::Table,
+            "m" => RelationKind::Materialized,
             "v" => RelationKind::View,
             "S" => RelationKind::Sequence,
             "f" => RelationKind::Foreign,
@@ -159,6 +160,7 @@ impl Columns<'_> {
                 "relid" => refs.relations.extend(oids),
                 "resulttype" => refs.types.extend(oids),
                 "hasForUpdate" if value == "true" => refs.reason = Some(Reason::Locking),
+                "SQLVALUEFUNCTION" | "TABLESAMPLECLAUSE" => refs.transient = true,
                 "seqid" => refs.reason = Some(Reason::Sequence),
                 // CMD_SELECT is 1; all that follow change something
                 "commandType" if value != "1" => refs.reason = Some(Reason::Write),
@@ -191,6 +193,8 @@ mod tests {
         let of = |text: &str| Columns(&vec![Some(text.to_owned())]).refs(0).reason;
         assert_eq!(of("relid 5,hasForUpdate true"), Some(Reason::Locking));
         assert_eq!((of("commandType 3"), of("")), (Some(Reason::Write), None));
+        let transient = |text: &str| Columns(&vec![Some(text.to_owned())]).refs(0).transient;
+        assert!(transient("relid 5,SQLVALUEFUNCTION 0") && !transient("relid 5,funcid 6"));
     }
 
     #[test]

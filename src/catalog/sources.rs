@@ -1,0 +1,78 @@
+//! The tables from whose rows a read's result follows, where it follows from nothing else.
+
+use super::judge::Walk;
+use super::path::Path;
+use super::{Catalog, Oid, RelationKind, Table};
+use crate::sql::{Facts, Name, Reason};
+
+/// Why a result does not follow from rows of tables, of whose changes one can be told, and from settings alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Elusive {
+    /// Something is not known, or has to run on the primary.
+    Unknown,
+    /// The clock, the session or chance have a part in it.
+    Transient,
+    /// A relation of a kind that no change is told of, or whose rows depend on who asks.
+    Relation,
+}
+
+/// All tables behind what a read names, through views and functions, down to partitions.
+///
+/// # Errors
+/// There is more to it than tables.
+pub fn sources(catalog: &Catalog, path: &Path, facts: &Facts) -> Result<Vec<Table>, Elusive> {
+    let mut walk = Walk::new(catalog, path);
+    let looked = walk.run(facts);
+    if let Some(why) = walk.elusive {
+        return Err(why);
+    }
+    looked.map_err(|found| match found.reason {
+        Reason::Unlogged | Reason::Foreign | Reason::NodeLocal | Reason::Sequence => Elusive::Relation,
+        _ => Elusive::Unknown,
+    })?;
+    let holds_rows = |oid: &Oid| catalog.relations.get(oid).is_some_and(|found| found.kind == RelationKind::Table);
+    let mut tables: Vec<_> = walk.relations().filter(holds_rows).map(Table).collect();
+    tables.sort_unstable();
+    tables.dedup();
+    Ok(tables)
+}
+
+impl Catalog {
+    /// The table of this name, with its schema.
+    pub fn table(&self, name: &Name) -> Option<Table> {
+        let schema = self.schema(name.schema.as_deref()?)?;
+        let named = self.relations_by_name.get(name.name.as_str())?;
+        named.iter().find(|oid| self.relations.get(oid).is_some_and(|found| found.schema == schema)).copied().map(Table)
+    }
+
+    /// The tables of `schema.name`, or of a name in any schema, with their partitions and heirs; of a view all behind it.
+    pub fn tables_named(&self, name: &str) -> Vec<Table> {
+        let (schema, name) = match name.split_once('.') {
+            Some((schema, name)) => (Some(schema), name),
+            None => (None, name),
+        };
+        let of_schema = |oid: &Oid| match (schema, self.relations.get(oid)) {
+            (Some(schema), Some(found)) => self.schema(schema) == Some(found.schema),
+            (None, found) => found.is_some(),
+            _ => false,
+        };
+        let mut found: Vec<Oid> =
+            self.relations_by_name.get(name).into_iter().flatten().copied().filter(of_schema).collect();
+        let mut at = 0;
+        while let Some(oid) = found.get(at) {
+            let relation = self.relations.get(oid);
+            let rules = relation.and_then(|relation| relation.rule.as_ref());
+            let behind = rules.map_or(&[][..], |rule| &rule.relations).iter();
+            let behind = behind.chain(relation.map_or(&[][..], |relation| &relation.children));
+            let new: Vec<Oid> = behind.filter(|oid| !found.contains(oid)).copied().collect();
+            found.extend(new);
+            at += 1;
+        }
+        found.into_iter().map(Table).collect()
+    }
+
+    /// Whether the table is one of these definitions.
+    pub fn has_table(&self, table: Table) -> bool {
+        self.relations.contains_key(&table.0)
+    }
+}
