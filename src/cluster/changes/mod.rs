@@ -6,7 +6,9 @@
 //! A commit is streamed as soon as its record is flushed, which is *before* other sessions see it: its backend has yet to
 //! leave the list of running transactions, and waits for synchronous standbys first (`RecordTransactionCommit`). A read
 //! that begins after the commit was told may therefore still miss it. So the running transactions of the primary
-//! are asked for after each commit ([`visible`]), and [`Event::Visible`] says from when on no read can miss it.
+//! are asked for after each commit ([`visible`]), and [`Event::Visible`] says from when on no read can miss it. The same question
+//! tells where the primary's WAL ends, so that it is known up to when everything has been told ([`Event::Told`]), four times a
+//! second at least, and at once where someone waits for it ([`Urge`]).
 //!
 //! Changes of definitions are not streamed. A transaction that changes nothing but catalogs shows as an empty one, and is
 //! told as [`Commit::empty`]; one that changes rows too shows its rows alone. Whoever relies on definitions looks at the
@@ -19,9 +21,10 @@ mod text;
 mod visible;
 
 use std::fmt;
+use std::time::Instant;
 
 pub use crate::freshness::Lsn;
-pub use task::{Follow, follow};
+pub use task::{Follow, Urge, follow};
 
 use crate::sql::Name;
 
@@ -78,9 +81,9 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Trying again soon may help without anybody doing something about it.
+    /// It may end soon without anybody doing something about it.
     pub fn passes(&self) -> bool {
-        !matches!(self, Cause::WalLevel | Cause::Refused(_))
+        !matches!(self, Cause::WalLevel | Cause::Refused(_) | Cause::Exhausted(_))
     }
 }
 
@@ -108,6 +111,8 @@ pub enum Event {
     Reached(Lsn),
     /// No statement that begins on the primary after this can miss a commit that ends at or before this position.
     Visible(Lsn),
+    /// Every commit of which anybody was told before this instant has been told here, and is visible.
+    Told(Instant),
     /// Commits may be missed from here on, until the next [`Event::Whole`].
     Lost(Cause),
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::{Buf, BufMut};
 use tokio::io::AsyncReadExt;
 
-use crate::backend::connect::{self, ConnectFailure};
+use crate::backend::connect::{self, ConnectFailure, Login};
 use crate::backend::connection::{BackendError, Connection, ServerError};
 use crate::cluster::changes::task::Follow;
 use crate::cluster::changes::{Cause, Lsn, Relation, binary, text};
@@ -73,9 +73,9 @@ impl ChangeStream {
     ///
     /// # Errors
     /// The server will not, for the reason given.
-    pub async fn open(node: &config::Node, how: &Follow) -> Result<(ChangeStream, Lsn), Cause> {
+    pub async fn open(node: &config::Node, how: &Follow, login: &Login) -> Result<(ChangeStream, Lsn), Cause> {
         let more = [("replication", "database"), ("application_name", "pgweir changes")];
-        let connecting = connect::connect_with(node, &how.tls, &how.login, how.timeout, &more);
+        let connecting = connect::connect_with(node, &how.tls, login, how.timeout, &more);
         let made = tokio::time::timeout(how.timeout * 2, connecting).await;
         let mut connection = made.unwrap_or(Err(ConnectFailure::Timeout)).map_err(cause_of_failure)?;
         let slot = slot_name()?;
@@ -219,6 +219,8 @@ pub fn cause(error: BackendError) -> Cause {
         "55000" if error.message.contains("wal_level") => Cause::WalLevel,
         "53400" | sqlstate::TOO_MANY_CONNECTIONS => Cause::Exhausted(text),
         sqlstate::INSUFFICIENT_PRIVILEGE => Cause::Refused(text),
+        // No file of the plugin's name is installed.
+        "58P01" => Cause::Refused(text),
         code if code.starts_with("28") => Cause::Refused(text),
         _ => Cause::Failed(text),
     }

@@ -1,9 +1,10 @@
 //! Follows the changes of a database for as long as it lives: from its primary, and after a promotion from the next.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use crate::backend::connect::{self, ConnectFailure, Login};
@@ -20,29 +21,50 @@ use crate::wire::tag::backend;
 use crate::wire::write;
 
 /// How often the server is told where we are, and asked where it is.
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(250);
 
 /// Asked each [`TICK`] and silent for so long, the stream is given up.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Running transactions are asked for so often at most.
+/// Running transactions and the WAL's end are asked for so often at most.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Pauses between attempts, doubled up to the longest; where somebody must do something first, the longest at once.
+/// Pauses between attempts, doubled up to the longest.
 const PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// The pause where somebody must do something first: each attempt is a line in the server's log.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-const ASK: &str = "SELECT pg_catalog.pg_current_snapshot()";
+const ASK: &str = "SELECT pg_catalog.pg_current_snapshot(), pg_catalog.pg_current_wal_insert_lsn()";
+
+/// Ends of the WAL that the stream has yet to reach; while there are more, no new ones are noted.
+const MAX_AWAITED: usize = 64;
+
+/// Where a page of the WAL begins behind its header (`XLogBytePosToRecPtr`): the end of a record there is the page's start.
+const PAGE: u64 = 8192;
+const HEADERS: [u64; 2] = [24, 40];
+
+/// Someone waits for [`Event::Told`].
+#[derive(Debug, Clone, Default)]
+pub struct Urge(Arc<Notify>);
+
+impl Urge {
+    pub fn now(&self) {
+        self.0.notify_one();
+    }
+}
 
 /// Who follows, and how.
 #[derive(Debug, Clone)]
 pub struct Follow {
-    pub login: Login,
+    /// Each is tried: not all need have the right to.
+    pub logins: Vec<Login>,
     pub tls: Connector,
     /// For a connect.
     pub timeout: Duration,
     /// `None`: decoded by test_decoding, which shows all relations; else by pgoutput, which shows this publication's.
     pub publication: Option<String>,
+    pub urge: Urge,
 }
 
 /// Tells what changes until the cluster is gone. The same cause of a loss is told once.
@@ -59,14 +81,14 @@ pub async fn follow(cluster: Weak<Cluster>, how: Follow, tell: impl Fn(Event) + 
                     was_whole |= matches!(event, Event::Whole { .. });
                     tell(event);
                 };
-                one(&cluster, &node, &how, whole).await
+                any(&cluster, &node, &how, whole).await
             }
             None => Cause::NoPrimary,
         };
         if was_whole {
             (pause, last) = (PAUSE, None);
         }
-        let wait = if cause.passes() { pause } else { MAX_PAUSE };
+        let wait = if cause.passes() { pause } else { PATIENCE };
         if last.as_ref() != Some(&cause) {
             tell(Event::Lost(cause.clone()));
             last = Some(cause);
@@ -77,11 +99,27 @@ pub async fn follow(cluster: Weak<Cluster>, how: Follow, tell: impl Fn(Event) + 
     }
 }
 
-/// One stream from one node, to its end.
-async fn one(cluster: &Weak<Cluster>, node: &Arc<Node>, how: &Follow, mut tell: impl FnMut(Event)) -> Cause {
+/// One stream from one node by the first login that it lets, to its end.
+async fn any(cluster: &Weak<Cluster>, node: &Arc<Node>, how: &Follow, mut tell: impl FnMut(Event)) -> Cause {
+    let mut refused = Cause::Refused("no user of the configuration can log in".to_owned());
+    for login in &how.logins {
+        match one(cluster, node, (how, login), &mut tell).await {
+            Cause::Refused(why) => refused = Cause::Refused(why),
+            cause => return cause,
+        }
+    }
+    refused
+}
+
+async fn one(
+    cluster: &Weak<Cluster>,
+    node: &Arc<Node>,
+    (how, login): (&Follow, &Login),
+    mut tell: impl FnMut(Event),
+) -> Cause {
     let opening = async {
-        let observer = Observer::open(node, how).await?;
-        let (stream, from) = ChangeStream::open(&node.config, how).await?;
+        let observer = Observer::open(node, how, login).await?;
+        let (stream, from) = ChangeStream::open(&node.config, how, login).await?;
         Ok((observer, stream, from))
     };
     let opened = tokio::select! {
@@ -92,7 +130,7 @@ async fn one(cluster: &Weak<Cluster>, node: &Arc<Node>, how: &Follow, mut tell: 
         Ok(opened) => opened,
         Err(cause) => return cause,
     };
-    let mut following = Following::new(observer, stream, from);
+    let mut following = Following::new(observer, stream, from, how.urge.clone());
     if let Err(error) = following.begin().await {
         return cause(error);
     }
@@ -125,15 +163,15 @@ struct Observer {
     connection: Connection,
     /// Since when an answer is owed.
     asked: Option<Instant>,
-    answer: Option<Snapshot>,
+    answer: Option<Answer>,
     /// Not before.
     again: Instant,
 }
 
 impl Observer {
-    async fn open(node: &Node, how: &Follow) -> Result<Observer, Cause> {
+    async fn open(node: &Node, how: &Follow, login: &Login) -> Result<Observer, Cause> {
         let more = [("application_name", "pgweir changes")];
-        let connecting = connect::connect_with(&node.config, &how.tls, &how.login, how.timeout, &more);
+        let connecting = connect::connect_with(&node.config, &how.tls, login, how.timeout, &more);
         let made = tokio::time::timeout(how.timeout * 2, connecting).await;
         let connection = made.unwrap_or(Err(ConnectFailure::Timeout)).map_err(cause_of_failure)?;
         Ok(Observer { connection, asked: None, answer: None, again: Instant::now() })
@@ -146,10 +184,10 @@ impl Observer {
     }
 
     /// The answer, once it is all there. Nothing is lost when the future is dropped.
-    async fn answer(&mut self) -> Result<Snapshot, BackendError> {
+    async fn answer(&mut self) -> Result<Answer, BackendError> {
         loop {
             match self.connection.receive().await? {
-                (backend::DATA_ROW, body) => self.answer = Some(snapshot(&body)?),
+                (backend::DATA_ROW, body) => self.answer = Some(answer(&body, self.asked)?),
                 (backend::ERROR, body) => return Err(BackendError::Server(ServerError::read(&body)?)),
                 (backend::READY, _) => {
                     self.asked = None;
@@ -162,12 +200,31 @@ impl Observer {
     }
 }
 
-fn snapshot(row: &[u8]) -> Result<Snapshot, Malformed> {
+/// What the primary says of itself.
+#[derive(Debug)]
+struct Answer {
+    asked: Instant,
+    running: Snapshot,
+    /// All that was committed when it was asked ends here, or before.
+    end: Lsn,
+}
+
+fn answer(row: &[u8], asked: Option<Instant>) -> Result<Answer, Malformed> {
+    const BAD: Malformed = Malformed("running transactions and the end of the WAL");
     let mut r = Reader::new(row);
     r.i16()?;
-    let length = usize::try_from(r.i32()?).unwrap_or(0);
-    let text = std::str::from_utf8(r.bytes(length)?).ok();
-    text.and_then(|text| text.parse().ok()).ok_or(Malformed("running transactions"))
+    let mut text = || {
+        let length = usize::try_from(r.i32()?).unwrap_or(0);
+        std::str::from_utf8(r.bytes(length)?).map_err(|_| BAD)
+    };
+    let (running, end) = (text()?.parse().map_err(|()| BAD)?, text()?.parse().map_err(|()| BAD)?);
+    Ok(Answer { asked: asked.ok_or(BAD)?, running, end: end_of_record(end) })
+}
+
+/// The insert position names where the next record will begin, which behind a page's end is past the next page's header.
+fn end_of_record(insert: Lsn) -> Lsn {
+    let within = insert.0 % PAGE;
+    if HEADERS.contains(&within) { Lsn(insert.0 - within) } else { insert }
 }
 
 struct Following {
@@ -181,10 +238,14 @@ struct Following {
     /// All up to here has been told.
     reached: Lsn,
     heard: Instant,
+    /// Ends of the WAL with the instants at which they were asked for, oldest first.
+    awaited: VecDeque<(Lsn, Instant)>,
+    urge: Urge,
+    urged: bool,
 }
 
 impl Following {
-    fn new(observer: Observer, stream: ChangeStream, from: Lsn) -> Following {
+    fn new(observer: Observer, stream: ChangeStream, from: Lsn, urge: Urge) -> Following {
         Following {
             observer,
             stream,
@@ -194,14 +255,17 @@ impl Following {
             too_many: false,
             reached: from,
             heard: Instant::now(),
+            awaited: VecDeque::new(),
+            urge,
+            urged: false,
         }
     }
 
     /// Commits from before the stream may not be visible yet, and the stream does not tell which those are.
     async fn begin(&mut self) -> Result<(), BackendError> {
         self.observer.ask().await?;
-        let snapshot = self.observer.answer().await?;
-        self.unseen.add_all_of(self.reached, &snapshot);
+        let answer = self.observer.answer().await?;
+        self.unseen.add_all_of(self.reached, &answer.running);
         Ok(())
     }
 
@@ -209,22 +273,29 @@ impl Following {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let ask = !self.unseen.is_empty() && self.observer.asked.is_none();
+            let ask = (self.urged || !self.unseen.is_empty()) && self.observer.asked.is_none();
             let again = self.observer.again;
+            let urge = self.urge.clone();
             let done = tokio::select! {
                 received = self.stream.next() => match received {
                     Ok(received) => self.take(received, &mut tell).await,
                     Err(error) => Err(error),
                 },
-                answer = self.observer.answer(), if self.observer.asked.is_some() => answer.map(|snapshot| {
-                    self.unseen.settle(&snapshot).map(Event::Visible).into_iter().for_each(&mut tell);
-                }),
-                () = sleep_until(again), if ask => self.observer.ask().await,
+                answer = self.observer.answer(), if self.observer.asked.is_some() => match answer {
+                    Ok(answer) => self.answered(&answer, &mut tell).await,
+                    Err(error) => Err(error),
+                },
+                () = urge.0.notified(), if !self.urged => {
+                    self.urged = true;
+                    Ok(())
+                }
+                () = sleep_until(again), if ask => self.ask().await,
                 _ = tick.tick() => self.tick().await,
             };
             if let Err(error) = done {
                 return error;
             }
+            self.settle(&mut tell);
         }
     }
 
@@ -233,7 +304,30 @@ impl Following {
         if self.heard.elapsed().max(asked) > SILENCE {
             return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the primary is silent").into());
         }
+        self.urged = true;
         self.stream.report(self.reached, true).await
+    }
+
+    async fn ask(&mut self) -> Result<(), BackendError> {
+        self.urged = false;
+        self.observer.ask().await
+    }
+
+    async fn answered(&mut self, answer: &Answer, tell: &mut impl FnMut(Event)) -> Result<(), BackendError> {
+        self.unseen.settle(&answer.running).map(Event::Visible).into_iter().for_each(tell);
+        if self.awaited.len() < MAX_AWAITED {
+            self.awaited.push_back((answer.end, answer.asked));
+        }
+        // What is no commit is not told of unless it is asked for.
+        if answer.end > self.reached { self.stream.report(self.reached, true).await } else { Ok(()) }
+    }
+
+    /// Up to when all is told and visible.
+    fn settle(&mut self, tell: &mut impl FnMut(Event)) {
+        let is_told = |end: Lsn| end <= self.reached && !self.unseen.reaches_into(end);
+        let count = self.awaited.iter().take_while(|(end, _)| is_told(*end)).count();
+        let told = self.awaited.drain(..count).next_back().map(|(_, asked)| asked);
+        told.into_iter().for_each(|asked| tell(Event::Told(asked.into_std())));
     }
 
     async fn take(&mut self, received: Received, tell: &mut impl FnMut(Event)) -> Result<(), BackendError> {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::freshness::Lsn;
 
 /// Commits looked at one by one; later ones are taken together.
-const MAX_APART: usize = 1_024;
+const MAX_APART: usize = 16_384;
 
 /// A snapshot of the primary (`pg_current_snapshot`), of each number the low half, as in the WAL.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -66,6 +66,11 @@ pub struct Unseen {
 impl Unseen {
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// Some of what ends at or before `end` may not be visible.
+    pub fn reaches_into(&self, end: Lsn) -> bool {
+        self.pending.front().is_some_and(|first| first.end <= end || first.several)
     }
 
     /// Whatever ended at or before `end` is visible once all transactions have ended that the snapshot shows as running.
@@ -143,12 +148,13 @@ mod tests {
     #[test]
     fn a_burst_is_bounded_and_settles_when_all_of_it_has() {
         let mut unseen = Unseen::default();
-        for n in 0..5_000u32 {
-            unseen.add(Lsn(u64::from(n)), 10_000 - n);
+        let burst = MAX_APART as u32 + 5_000;
+        for n in 0..burst {
+            unseen.add(Lsn(u64::from(n)), 100_000 - n);
         }
         assert_eq!(unseen.pending.len(), MAX_APART);
-        assert_eq!(unseen.settle(&snapshot("8000:20000:8000")), Some(Lsn(MAX_APART as u64 - 2)));
-        assert_eq!(unseen.settle(&snapshot("9000:20000:")), Some(Lsn(4_999)));
+        assert_eq!(unseen.settle(&snapshot("80000:200000:80000")), Some(Lsn(MAX_APART as u64 - 2)));
+        assert_eq!(unseen.settle(&snapshot("90000:200000:")), Some(Lsn(u64::from(burst) - 1)));
     }
 
     #[test]
