@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cache::changes::Reads;
-use crate::sql::{Facts, Name};
+use crate::sql::{Effect, Facts, Name};
 
 /// Why a read goes past the cache, or its result is not kept: the closed list of SHOW CACHE and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,10 +28,12 @@ pub enum Refusal {
     Changed,
     /// The replica that answered may have lacked the last change.
     Lagging,
+    /// Changes may go unseen.
+    Closed,
 }
 
 /// All of them, in the order of SHOW CACHE.
-pub const REFUSALS: [(Refusal, &str); 10] = [
+pub const REFUSALS: [(Refusal, &str); 11] = [
     (Refusal::Asked, "asked"),
     (Refusal::Transient, "transient"),
     (Refusal::Unnamed, "unnamed"),
@@ -42,6 +44,7 @@ pub const REFUSALS: [(Refusal, &str); 10] = [
     (Refusal::Incomplete, "incomplete"),
     (Refusal::Changed, "changed"),
     (Refusal::Lagging, "lagging"),
+    (Refusal::Closed, "closed"),
 ];
 
 /// Whether reads are kept that nobody has named.
@@ -68,7 +71,7 @@ pub fn admit(
     facts: &Facts,
     choice: Choice,
     ttl: Duration,
-    resolve: impl FnOnce(&Facts) -> Result<Reads, Refusal>,
+    resolve: impl FnOnce() -> Result<Reads, Refusal>,
 ) -> Result<Admitted, Refusal> {
     if facts.hints.no_cache {
         return Err(Refusal::Asked);
@@ -79,8 +82,11 @@ pub fn admit(
     if facts.relations.iter().any(is_system) {
         return Err(Refusal::Relation);
     }
-    let plain = facts.statements == 1 && facts.primary.is_none() && facts.control.is_empty();
-    if !plain || !facts.effects.is_empty() {
+    let harmless = match choice {
+        Choice::Known => facts.is_open() && facts.effects.iter().all(|effect| *effect == Effect::Unknown),
+        Choice::Named => facts.primary.is_none() && facts.effects.is_empty(),
+    };
+    if facts.statements != 1 || !facts.control.is_empty() || !harmless {
         return Err(Refusal::Shape);
     }
     let named = facts.hints.cache_ttl_ms.map(Duration::from_millis);
@@ -88,7 +94,12 @@ pub fn admit(
         (Choice::Named, None) => return Err(Refusal::Unnamed),
         // The operator answers for what it reads; any write may be one of it.
         (Choice::Named, Some(_)) => Reads::Anything,
-        (Choice::Known, _) => resolve(facts)?,
+        (Choice::Known, None) => resolve()?,
+        // By its time to live, where it is not known what changes it. What changes by itself is not kept even so.
+        (Choice::Known, Some(_)) => match resolve() {
+            Err(Refusal::Relation) => Reads::Anything,
+            resolved => resolved?,
+        },
     };
     // No longer than the bound of all.
     Ok(Admitted { reads, ttl: named.map_or(ttl, |named| named.min(ttl)) })
@@ -108,7 +119,7 @@ mod tests {
     use crate::sql::classify::classify;
 
     fn judged(sql: &str, choice: Choice) -> Result<Admitted, Refusal> {
-        admit(&classify(sql), choice, Duration::from_secs(300), |_| Err(Refusal::Unresolved))
+        admit(&classify(sql), choice, Duration::from_secs(300), || Err(Refusal::Unresolved))
     }
 
     #[test]
@@ -128,7 +139,6 @@ mod tests {
             ("SELECT has_table_privilege('t', 'select')", Refusal::Transient),
             ("SELECT 1; SELECT 2", Refusal::Shape),
             ("SELECT nextval('s')", Refusal::Transient),
-            ("SELECT f(1)", Refusal::Shape),
             ("SELECT * FROM t FOR UPDATE", Refusal::Shape),
             ("INSERT INTO t VALUES (1)", Refusal::Shape),
             ("WITH w AS (DELETE FROM t RETURNING *) SELECT * FROM w", Refusal::Shape),
@@ -156,7 +166,9 @@ mod tests {
     #[test]
     fn what_the_catalog_does_not_know_is_refused() {
         assert_eq!(judged("SELECT a FROM t", Choice::Known), Err(Refusal::Unresolved));
-        let known = |_: &Facts| Ok(Reads::Tables([crate::cache::Table(7)].into()));
+        assert_eq!(judged("SELECT f(1)", Choice::Known), Err(Refusal::Unresolved));
+        assert_eq!(judged("SELECT f(1)", Choice::Named), Err(Refusal::Shape));
+        let known = || Ok(Reads::Tables([crate::cache::Table(7)].into()));
         let kept = admit(&classify("SELECT a FROM t"), Choice::Known, Duration::from_secs(3), known);
         assert_eq!(kept.map(|kept| kept.ttl), Ok(Duration::from_secs(3)));
     }

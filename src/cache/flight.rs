@@ -2,17 +2,27 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::cache::changes::Mark;
 use crate::cache::entry::{Entry, Needs};
+use crate::freshness::Lsn;
+
+/// What was known when a read began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Began {
+    pub at: Instant,
+    /// The last change.
+    pub number: u64,
+    /// No statement misses what ends here in the WAL, or before.
+    pub visible: Lsn,
+}
 
 /// A read under way, for those that wait for it.
 #[derive(Debug)]
 pub struct Flight {
-    /// The last change known when it began.
-    pub(super) began: Mark,
+    pub(super) began: Began,
     /// Which descriptions its reply will have.
     pub(super) brings: Needs,
     state: Mutex<State>,
@@ -26,7 +36,7 @@ enum State {
 }
 
 impl Flight {
-    pub(super) fn new(began: Mark, brings: Needs) -> Flight {
+    pub(super) fn new(began: Began, brings: Needs) -> Flight {
         Flight { began, brings, state: Mutex::new(State::Flying(Vec::new())) }
     }
 

@@ -55,4 +55,4 @@ mod store;
 mod model;
 
 pub use changes::{Change, Reads, Table};
-pub use results::{Asked, Counts, DatabaseId, Fill, Invalidation, Limits, Results, Wanted};
+pub use results::{Asked, Counts, DatabaseId, Fill, INVALIDATIONS, Invalidation, Limits, MOST_BEHIND, Results, Wanted};

@@ -118,7 +118,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Ask { key, describes } => match results.ask(&wanted(database, &[key], describes), world.now) {
-                    Asked::Hit(entry) => {
+                    Asked::Hit(entry, _) => {
                         prop_assert!(world.open && world.is_current(key, &entry));
                         prop_assert!(world.now < stored_at[&key] + TTL);
                         let needs = Needs { rows: describes, ..Needs::default() };
@@ -166,7 +166,7 @@ proptest! {
                 }
                 Step::Shrink { bytes } => {
                     results.shrink_to(bytes);
-                    prop_assert!(results.counts().bytes <= bytes);
+                    prop_assert!(results.bytes() <= bytes);
                 }
             }
             results.check();
@@ -176,5 +176,5 @@ proptest! {
 
 fn wanted(database: DatabaseId, key: &[u8], describes: bool) -> Wanted<'_> {
     let needs = Needs { rows: describes, ..Needs::default() };
-    Wanted { database, key, needs, brings: needs, reads: reads(key[0]), ttl: TTL }
+    Wanted { database, key, needs, brings: needs, reads: reads(key[0]), ttl: TTL, after: None }
 }

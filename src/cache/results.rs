@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use crate::cache::admit::{REFUSALS, Refusal};
 use crate::cache::changes::{Change, Changes, Mark, Reads};
 use crate::cache::entry::{Entry, Needs};
-use crate::cache::flight::Flight;
-use crate::cache::store::{Store, Stored};
+use crate::cache::flight::{Began, Flight};
+use crate::cache::store::{Share, Store, Stored};
+use crate::freshness::{Lsn, Sample};
 
 /// A database that has a place in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,17 +36,20 @@ pub struct Wanted<'a> {
     pub brings: Needs,
     pub reads: Reads,
     pub ttl: Duration,
+    /// The answer must have all that was committed by then, whether or not the change stream has told of it yet.
+    pub after: Option<Instant>,
 }
 
 /// What the cache has for a read.
 #[derive(Debug)]
 pub enum Asked {
-    Hit(Arc<Entry>),
+    /// Kept, and read by this instant.
+    Hit(Arc<Entry>, Instant),
     /// The same read runs already.
     Wait(Arc<Flight>),
     /// It is to run, and to bring its result.
     Fill(Fill),
-    /// The database's cache is closed.
+    /// Changes may go unseen now.
     Closed,
 }
 
@@ -73,19 +77,16 @@ pub const INVALIDATIONS: [(Invalidation, &str); 5] = [
     (Invalidation::Closed, "closed"),
 ];
 
-/// What has been counted since the start.
+/// What has been counted of one database since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    pub entries: u64,
-    /// With all overhead.
-    pub bytes: u64,
+    pub share: Share,
+    /// Those shared among them.
     pub hits: u64,
     pub misses: u64,
     /// Answered by the run of another.
     pub shared: u64,
     pub stored: u64,
-    pub evicted: u64,
-    pub expired: u64,
     /// Entries, in the order of [`INVALIDATIONS`].
     pub invalidated: [u64; INVALIDATIONS.len()],
     /// In the order of [`REFUSALS`].
@@ -106,7 +107,6 @@ struct Counters {
 #[derive(Debug)]
 pub struct Results {
     inner: Mutex<Inner>,
-    counters: Counters,
     max_entry_bytes: AtomicU64,
 }
 
@@ -124,7 +124,38 @@ struct Inner {
 struct Standing {
     changes: Changes,
     open: bool,
+    stream: Option<Told>,
+    counters: Arc<Counters>,
 }
+
+/// How far a change stream has told.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    /// No statement that begins now misses what ends here, or before.
+    visible: Lsn,
+    /// Everything that was committed by then.
+    by: Instant,
+}
+
+impl Standing {
+    /// Answers may be given, and kept.
+    fn is_sound(&self, now: Instant) -> bool {
+        let behind = self.stream.is_some_and(|told| now.saturating_duration_since(told.by) > MOST_BEHIND);
+        self.open && !behind
+    }
+
+    fn visible(&self) -> Lsn {
+        self.stream.map_or(Lsn::MAX, |told| told.visible)
+    }
+
+    /// What is kept may lack something that was committed by then.
+    fn may_lack(&self, after: Option<Instant>) -> bool {
+        after.is_some_and(|after| self.stream.is_some_and(|told| told.by <= after))
+    }
+}
+
+/// A change stream that is further behind, or silent for longer, is not relied on: the oldest that an answer can be.
+pub const MOST_BEHIND: Duration = Duration::from_secs(1);
 
 impl Results {
     pub fn new(limits: Limits) -> Results {
@@ -135,7 +166,6 @@ impl Results {
                 flights: HashMap::new(),
                 number: 0,
             }),
-            counters: Counters::default(),
             max_entry_bytes: AtomicU64::new(limits.max_entry_bytes),
         }
     }
@@ -155,19 +185,35 @@ impl Results {
     pub fn add_database(&self, now: Instant) -> DatabaseId {
         let mut inner = self.inner.lock();
         let id = DatabaseId(inner.databases.len() as u32);
-        let mark = inner.mark(now);
-        inner.databases.push(Standing { changes: Changes::new(mark), open: false });
+        let mark = Mark { number: inner.next(), at: now, end: Lsn(0) };
+        inner.databases.push(Standing {
+            changes: Changes::new(mark),
+            open: false,
+            stream: None,
+            counters: Arc::default(),
+        });
         id
     }
 
-    /// From now on, each change in this database becomes known.
+    /// From now on, each change in this database that passes through becomes known.
     pub fn open(&self, database: DatabaseId, now: Instant) {
+        self.reopen(database, Lsn(0), None, now);
+    }
+
+    /// From now on, a change stream tells of each change that ends behind `end`: it has told of everything that was
+    /// committed `by` then, and up to `visible` no statement that begins on the primary misses anything.
+    pub fn open_stream(&self, database: DatabaseId, end: Lsn, visible: Lsn, by: Instant) {
+        self.reopen(database, end, Some(Told { visible, by }), Instant::now());
+    }
+
+    fn reopen(&self, database: DatabaseId, end: Lsn, stream: Option<Told>, now: Instant) {
+        self.change(database, Change::All, Invalidation::Closed, now);
         let mut inner = self.inner.lock();
-        let mark = inner.mark(now);
-        if let Some(standing) = inner.databases.get_mut(database.0 as usize) {
-            standing.changes.note(Change::All, mark);
-            standing.open = true;
-        }
+        let number = inner.next();
+        let Some(standing) = inner.databases.get_mut(database.0 as usize) else { return };
+        standing.changes = Changes::new(Mark { number, at: now, end });
+        standing.stream = stream;
+        standing.open = true;
     }
 
     /// Changes may go unseen: nothing is answered, and nothing kept that was asked for before.
@@ -178,24 +224,54 @@ impl Results {
         }
     }
 
+    /// The change stream tells of a commit that ends at `end`.
+    pub fn commit(&self, database: DatabaseId, change: Change<'_>, end: Lsn) {
+        let mut inner = self.inner.lock();
+        let number = inner.next();
+        let Some(standing) = inner.databases.get_mut(database.0 as usize) else { return };
+        let at = standing.changes.floor();
+        standing.changes.note(change, Mark { number, at, end });
+        self.purge(&mut inner, database, change, Invalidation::Stream);
+    }
+
+    /// The change stream tells that no statement which begins now misses what ends at `end`, or before.
+    pub fn note_visible(&self, database: DatabaseId, end: Lsn) {
+        self.tell(database, |told| told.visible = told.visible.max(end));
+    }
+
+    /// The change stream has told of everything that was committed by then.
+    pub fn note_told(&self, database: DatabaseId, by: Instant) {
+        self.tell(database, |told| told.by = told.by.max(by));
+    }
+
+    fn tell(&self, database: DatabaseId, tell: impl FnOnce(&mut Told)) {
+        let mut inner = self.inner.lock();
+        inner.databases.get_mut(database.0 as usize).and_then(|standing| standing.stream.as_mut()).map(tell);
+    }
+
     /// The answer for a read, or what is to be done for one. Who is to fill is the only one until that is dropped.
     pub fn ask(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Asked {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let Some(standing) = inner.databases.get(wanted.database.0 as usize).filter(|standing| standing.open) else {
-            return Asked::Closed;
-        };
-        if let Some(entry) = inner.store.find(wanted.key, now).filter(|entry| entry.has(wanted.needs)) {
-            self.counters.hits.fetch_add(1, Ordering::Relaxed);
-            return Asked::Hit(entry);
-        }
+        let standing = inner.databases.get(wanted.database.0 as usize).filter(|standing| standing.is_sound(now));
+        let Some(standing) = standing else { return Asked::Closed };
         let last = standing.changes.last(&wanted.reads);
-        let flight = inner.flights.get(wanted.key).filter(|flight| flight.began.number >= last.number);
-        if let Some(flight) = flight.filter(|flight| flight.will_have(wanted.needs)) {
-            return Asked::Wait(flight.clone());
+        let visible = standing.visible();
+        if !standing.may_lack(wanted.after) {
+            let found = inner.store.find(wanted.key, now);
+            if let Some((entry, read)) = found.filter(|(entry, _)| entry.has(wanted.needs)) {
+                standing.counters.hits.fetch_add(1, Ordering::Relaxed);
+                return Asked::Hit(entry, read);
+            }
+            // Who asks is sure to see what is visible by now; the one under way must be as sure.
+            let sure = |began: &Began| began.number >= last.number && began.visible >= last.end.min(visible);
+            let flight = inner.flights.get(wanted.key).filter(|flight| sure(&flight.began));
+            if let Some(flight) = flight.filter(|flight| flight.will_have(wanted.needs)) {
+                return Asked::Wait(flight.clone());
+            }
         }
-        self.counters.misses.fetch_add(1, Ordering::Relaxed);
-        let began = Mark { number: inner.number, at: now };
+        standing.counters.misses.fetch_add(1, Ordering::Relaxed);
+        let began = Began { at: now, number: inner.number, visible };
         let flight = Arc::new(Flight::new(began, wanted.brings));
         let key: Arc<[u8]> = wanted.key.into();
         inner.flights.insert(key.clone(), flight.clone());
@@ -206,29 +282,42 @@ impl Results {
             database: wanted.database,
             reads: wanted.reads.clone(),
             ttl: wanted.ttl,
-            changed: last.at,
+            changed: last,
         })
     }
 
     /// A read has been answered by the run of another.
-    pub fn note_shared(&self) {
-        self.counters.shared.fetch_add(1, Ordering::Relaxed);
-        self.counters.hits.fetch_add(1, Ordering::Relaxed);
+    pub fn note_shared(&self, database: DatabaseId) {
+        let Some(counters) = self.counters(database) else { return };
+        counters.shared.fetch_add(1, Ordering::Relaxed);
+        counters.hits.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn note_refusal(&self, why: Refusal) {
-        self.counters.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    pub fn note_refusal(&self, database: DatabaseId, why: Refusal) {
+        let Some(counters) = self.counters(database) else { return };
+        counters.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counters(&self, database: DatabaseId) -> Option<Arc<Counters>> {
+        Some(self.inner.lock().databases.get(database.0 as usize)?.counters.clone())
     }
 
     /// Something has changed. To be called once the change is committed, and before anyone is told of it.
     pub fn change(&self, database: DatabaseId, change: Change<'_>, by: Invalidation, now: Instant) {
         let mut inner = self.inner.lock();
-        let mark = inner.mark(now);
+        let number = inner.next();
         let Some(standing) = inner.databases.get_mut(database.0 as usize) else { return };
-        standing.changes.note(change, mark);
+        // Definitions are as new as what has been told so far, at least.
+        let end = if change == Change::All { standing.changes.any().end } else { Lsn(0) };
+        standing.changes.note(change, Mark { number, at: now, end });
+        self.purge(&mut inner, database, change, by);
+    }
+
+    fn purge(&self, inner: &mut Inner, database: DatabaseId, change: Change<'_>, by: Invalidation) {
         let gone = inner.store.purge(database, change);
-        drop(inner);
-        self.counters.invalidated[by as usize].fetch_add(gone as u64, Ordering::Relaxed);
+        if let Some(standing) = inner.databases.get(database.0 as usize) {
+            standing.counters.invalidated[by as usize].fetch_add(gone as u64, Ordering::Relaxed);
+        }
     }
 
     /// Gives memory back, down to so many bytes.
@@ -236,23 +325,26 @@ impl Results {
         self.inner.lock().store.shrink_to(bytes);
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self, database: DatabaseId) -> Counts {
         let inner = self.inner.lock();
-        let (entries, bytes, gone) = (inner.store.len() as u64, inner.store.bytes(), inner.store.gone);
+        let share = inner.store.share(database);
         drop(inner);
+        let Some(counters) = self.counters(database) else { return Counts::default() };
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
-            entries,
-            bytes,
-            hits: load(&self.counters.hits),
-            misses: load(&self.counters.misses),
-            shared: load(&self.counters.shared),
-            stored: load(&self.counters.stored),
-            evicted: gone.evicted,
-            expired: gone.expired,
-            invalidated: self.counters.invalidated.each_ref().map(load),
-            refused: self.counters.refused.each_ref().map(load),
+            share,
+            hits: load(&counters.hits),
+            misses: load(&counters.misses),
+            shared: load(&counters.shared),
+            stored: load(&counters.stored),
+            invalidated: counters.invalidated.each_ref().map(load),
+            refused: counters.refused.each_ref().map(load),
         }
+    }
+
+    /// Of all databases.
+    pub fn bytes(&self) -> u64 {
+        self.inner.lock().store.bytes()
     }
 
     #[cfg(test)]
@@ -263,9 +355,9 @@ impl Results {
 
 impl Inner {
     /// The next change's number.
-    fn mark(&mut self, at: Instant) -> Mark {
+    fn next(&mut self) -> u64 {
         self.number += 1;
-        Mark { number: self.number, at }
+        self.number
     }
 }
 
@@ -278,13 +370,13 @@ pub struct Fill {
     database: DatabaseId,
     reads: Reads,
     ttl: Duration,
-    changed: Instant,
+    changed: Mark,
 }
 
 impl Fill {
-    /// When what it reads last changed: a replica's answer is of use only if it has replayed all up to then.
-    pub fn changed(&self) -> Instant {
-        self.changed
+    /// Whether a replica's answer is of use: it has replayed the last change of what is read.
+    pub fn may_come_from(&self, sample: &Sample) -> bool {
+        self.changed.is_replayed(sample)
     }
 
     /// The result has come. It is given to those that wait, and kept unless something that it reads has changed since
@@ -293,6 +385,7 @@ impl Fill {
     /// # Errors
     /// Why it is not kept.
     pub fn land(self, entry: Entry) -> Result<(), Refusal> {
+        let now = Instant::now();
         let mut inner = self.results.inner.lock();
         let inner = &mut *inner;
         if entry.len() as u64 > self.results.max_entry_bytes.load(Ordering::Relaxed) {
@@ -301,7 +394,10 @@ impl Fill {
         let began = self.flight.began;
         let standing = inner.databases.get(self.database.0 as usize).filter(|standing| standing.open);
         // Whoever waits asked before that change was known.
-        let kept = standing.is_some_and(|standing| standing.changes.last(&self.reads).number <= began.number);
+        let kept = standing.is_some_and(|standing| {
+            let last = standing.changes.last(&self.reads);
+            last.number <= began.number && last.end <= began.visible
+        });
         let before = if kept { inner.store.peek(&self.key) } else { None };
         let entry = Arc::new(match before {
             Some(before) => entry.completed_by(&before),
@@ -318,11 +414,14 @@ impl Fill {
             reads: self.reads.clone(),
             // It is as old as the snapshot that it was read with.
             expires: began.at + self.ttl,
+            read: now,
         };
         if !inner.store.insert(stored) {
             return Err(Refusal::TooLarge);
         }
-        self.results.counters.stored.fetch_add(1, Ordering::Relaxed);
+        if let Some(standing) = inner.databases.get(self.database.0 as usize) {
+            standing.counters.stored.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 }
@@ -361,6 +460,7 @@ mod tests {
             brings: Needs::default(),
             reads: Reads::Tables([Table(7)].into()),
             ttl: Duration::from_secs(10),
+            after: None,
         }
     }
 
@@ -388,7 +488,7 @@ mod tests {
 
     fn hit(results: &Arc<Results>, wanted: &Wanted<'_>) -> Option<Arc<Entry>> {
         match results.ask(wanted, Instant::now()) {
-            Asked::Hit(entry) => Some(entry),
+            Asked::Hit(entry, _) => Some(entry),
             _ => None,
         }
     }
@@ -409,7 +509,7 @@ mod tests {
         assert!(hit(&results, &wanted).is_some());
         results.change(database, Change::All, Invalidation::Definitions, Instant::now());
         assert_eq!(hit(&results, &wanted), None);
-        let counts = results.counts();
+        let counts = results.counts(database);
         assert_eq!((counts.hits, counts.stored, counts.invalidated[..2].to_vec()), (2, 1, vec![0, 1]));
     }
 
@@ -491,7 +591,7 @@ mod tests {
         assert_eq!(under_way.land(entry(1)), Err(Refusal::Changed));
         results.open(database, Instant::now());
         assert_eq!(hit(&results, &wanted), None);
-        assert_eq!(results.counts().invalidated[Invalidation::Closed as usize], 1);
+        assert_eq!(results.counts(database).invalidated[Invalidation::Closed as usize], 1);
     }
 
     #[test]
@@ -502,7 +602,7 @@ mod tests {
         let Asked::Fill(fill) = results.ask(&wanted, began) else { panic!() };
         fill.land(entry(1)).unwrap();
         let at = |seconds| results.ask(&wanted, began + Duration::from_secs(seconds));
-        assert!(matches!(at(9), Asked::Hit(_)));
+        assert!(matches!(at(9), Asked::Hit(..)));
         assert!(matches!(at(10), Asked::Fill(_)));
     }
 
@@ -512,7 +612,7 @@ mod tests {
         let wanted = wanted(database, b"a");
         let large = Entry::new(&[], &[], &[0; 1025], 0);
         assert_eq!(fill(&results, &wanted).land(large), Err(Refusal::TooLarge));
-        assert_eq!((results.counts().entries, results.inner.lock().flights.len()), (0, 0));
+        assert_eq!((results.counts(database).share.entries, results.inner.lock().flights.len()), (0, 0));
     }
 
     #[test]

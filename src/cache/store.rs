@@ -23,6 +23,8 @@ pub struct Stored {
     pub database: DatabaseId,
     pub reads: Reads,
     pub expires: Instant,
+    /// By when it was read.
+    pub read: Instant,
 }
 
 #[derive(Debug)]
@@ -55,10 +57,15 @@ enum Scope {
     Table(DatabaseId, Table),
 }
 
-/// Why entries have gone, in entries.
+/// One database's part of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Gone {
+pub struct Share {
+    pub entries: u64,
+    /// With all overhead.
+    pub bytes: u64,
+    /// Entries gone since the start, for want of room.
     pub evicted: u64,
+    /// The same, for their age.
     pub expired: u64,
 }
 
@@ -74,7 +81,8 @@ pub struct Store {
     bytes: u64,
     scopes: HashMap<Scope, HashSet<Index>>,
     ghosts: Ghosts,
-    pub gone: Gone,
+    /// By the database's id.
+    shares: Vec<Share>,
 }
 
 impl Store {
@@ -90,7 +98,7 @@ impl Store {
             bytes: 0,
             scopes: HashMap::new(),
             ghosts: Ghosts::default(),
-            gone: Gone::default(),
+            shares: Vec::new(),
         }
     }
 
@@ -103,17 +111,30 @@ impl Store {
         self.bytes
     }
 
-    /// The entry of this key; one that has expired is gone.
-    pub fn find(&mut self, key: &[u8], now: Instant) -> Option<Arc<Entry>> {
+    pub fn share(&self, database: DatabaseId) -> Share {
+        self.shares.get(database.0 as usize).copied().unwrap_or_default()
+    }
+
+    fn share_mut(&mut self, database: DatabaseId) -> &mut Share {
+        let at = database.0 as usize;
+        if self.shares.len() <= at {
+            self.shares.resize(at + 1, Share::default());
+        }
+        &mut self.shares[at]
+    }
+
+    /// The entry of this key, and by when it was read; one that has expired is gone.
+    pub fn find(&mut self, key: &[u8], now: Instant) -> Option<(Arc<Entry>, Instant)> {
         let index = *self.index.get(key)?;
         let slot = self.slots.value_mut(index)?;
         if slot.stored.expires <= now {
-            self.gone.expired += 1;
+            let database = slot.stored.database;
             self.remove(index);
+            self.share_mut(database).expired += 1;
             return None;
         }
         slot.visits = (slot.visits + 1).min(MOST_VISITS);
-        Some(slot.stored.entry.clone())
+        Some((slot.stored.entry.clone(), slot.stored.read))
     }
 
     /// The entry of this key without its being asked for.
@@ -140,6 +161,8 @@ impl Store {
         self.make_room(1, cost);
         let scopes = scopes(&stored);
         let key = stored.key.clone();
+        let share = self.share_mut(stored.database);
+        (share.entries, share.bytes) = (share.entries + 1, share.bytes + cost);
         let slot = Slot { stored, cost, visits, main };
         let queue = if main { &mut self.main } else { &mut self.small };
         let index = self.slots.push(queue, slot);
@@ -196,8 +219,9 @@ impl Store {
             let Some(index) = oldest else { return false };
             let Some(slot) = self.slots.value_mut(index) else { return false };
             if slot.visits == 0 {
+                let database = slot.stored.database;
                 let forgotten = self.remove(index);
-                self.gone.evicted += 1;
+                self.share_mut(database).evicted += 1;
                 if let Some(slot) = forgotten.filter(|slot| !slot.main) {
                     self.ghosts.add(&slot.stored.key, self.index.len());
                 }
@@ -219,6 +243,8 @@ impl Store {
         let slot = self.slots.remove(if main { &mut self.main } else { &mut self.small }, index)?;
         self.index.remove(&slot.stored.key);
         self.bytes -= slot.cost;
+        let share = self.share_mut(slot.stored.database);
+        (share.entries, share.bytes) = (share.entries - 1, share.bytes - slot.cost);
         self.small_bytes -= if main { 0 } else { slot.cost };
         for scope in scopes(&slot.stored) {
             if let Place::Occupied(mut set) = self.scopes.entry(scope) {
@@ -296,6 +322,7 @@ mod tests {
             database: DATABASE,
             reads: Reads::Tables(tables.iter().map(|oid| Table(*oid)).collect()),
             expires,
+            read: Instant::now(),
         }
     }
 
@@ -314,6 +341,8 @@ mod tests {
             let listed: usize = self.scopes.values().map(HashSet::len).sum();
             assert_eq!(listed, slots.iter().map(|slot| scopes(&slot.stored).len()).sum::<usize>());
             assert!(self.scopes.values().all(|set| !set.is_empty()));
+            let share = |of: fn(&Share) -> u64| self.shares.iter().map(of).sum::<u64>();
+            assert_eq!((share(|s| s.entries), share(|s| s.bytes)), (slots.len() as u64, self.bytes));
             assert!(self.ghosts.known.len() <= self.ghosts.order.len());
         }
     }
@@ -362,7 +391,7 @@ mod tests {
         store.insert(stored("a", &[1], 1, now + Duration::from_secs(5)));
         assert!(store.find(b"a", now + Duration::from_millis(4999)).is_some());
         assert!(store.find(b"a", now + Duration::from_secs(5)).is_none());
-        assert_eq!((store.len(), store.gone.expired), (0, 1));
+        assert_eq!((store.len(), store.share(DatabaseId(0)).expired), (0, 1));
         store.check();
     }
 

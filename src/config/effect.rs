@@ -11,9 +11,6 @@ use super::file::{Walk, dotted};
 /// The feature that makes a key work deletes its row.
 pub const NOT_IN_EFFECT: &[&str] = &[
     "alerts",
-    "cache.invalidation=auto",
-    "cache.invalidation=wal",
-    "cache.invalidation=writes",
     "cache.publication",
     "memory.limit",
     "memory.threshold",

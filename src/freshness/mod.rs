@@ -73,6 +73,13 @@ impl Seen {
         self.home.is_some()
     }
 
+    /// It has been given what another read by `at`.
+    pub fn kept(&mut self, at: Instant) {
+        if self.until.is_none_or(|until| until < at) {
+            *self = Seen { until: Some(at), home: None };
+        }
+    }
+
     /// It has read on a replica.
     pub fn on_replica(&mut self, now: Instant, node: u16) {
         *self = Seen { until: Some(now), home: Some(node) };

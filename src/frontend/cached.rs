@@ -14,10 +14,12 @@ use crate::cache::entry::Entry;
 use crate::cache::flight::Flight;
 use crate::cache::key::{self, Formats, Read};
 use crate::cache::request::{Request, Source};
-use crate::cache::{Asked, Change, DatabaseId, Fill, Invalidation, Results, Wanted};
+use crate::cache::{Asked, Fill, Reads, Wanted};
+use crate::catalog::sources::Elusive;
 use crate::cluster::Tried;
 use crate::frontend::batch::Batch;
 use crate::frontend::client::Stop;
+use crate::frontend::invalidation::Cached;
 use crate::frontend::io::MAX_WAITING;
 use crate::frontend::serve::{End, stop_fault};
 use crate::frontend::session::{Leased, Scanned, Session};
@@ -33,15 +35,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Longer keys are not looked up.
 const MAX_KEY: usize = 64 * 1024;
 
-/// A database's part in the cache.
-#[derive(Debug)]
-pub struct Cached {
-    pub results: Arc<Results>,
-    pub id: DatabaseId,
-    pub choice: Choice,
-    pub ttl: Duration,
-}
-
 /// A reply on its way that is to be kept.
 #[derive(Debug)]
 pub struct Filling {
@@ -55,6 +48,8 @@ pub struct Filling {
 #[derive(Debug, Default)]
 pub struct Asker {
     of: Option<Settings>,
+    /// The scope by which the sources of reads are known; 0: they are not.
+    scope: u64,
     key: Box<[u8]>,
 }
 
@@ -95,24 +90,24 @@ impl Session {
         let (sought, asked) = match looked {
             Ok(looked) => looked,
             Err(why) => {
-                cached.results.note_refusal(why);
+                cached.results.note_refusal(cached.id, why);
                 return Answer::Run;
             }
         };
         self.request.cache = CacheUse::Miss;
         match asked {
-            Asked::Hit(entry) if self.give(batch.end, &sought, &entry) => Answer::Given,
+            Asked::Hit(entry, read) if self.give(batch.end, &sought, &entry, read) => Answer::Given,
             Asked::Wait(flight) => Answer::Wait(sought, flight),
-            Asked::Hit(_) | Asked::Fill(_) | Asked::Closed => Answer::Run,
+            Asked::Hit(..) | Asked::Fill(_) | Asked::Closed => Answer::Run,
         }
     }
 
     /// Waits for the run of another that asks the same; true where that has answered the batch.
     pub(super) async fn share(&mut self, batch: &Batch, sought: Sought, flight: Arc<Flight>) -> Result<bool, End> {
         let Some(entry) = self.wait_for_flight(&flight).await? else { return Ok(false) };
-        let given = self.give(batch.end, &sought, &entry);
+        let given = self.give(batch.end, &sought, &entry, Instant::now());
         if let (true, Some(cached)) = (given, &self.database.cached) {
-            cached.results.note_shared();
+            cached.results.note_shared(cached.id);
         }
         Ok(given)
     }
@@ -123,11 +118,18 @@ impl Session {
         if self.parameters.current().value("pgweir.cache").is_some_and(|value| value.keyword() == "off") {
             return Err(Refusal::Asked);
         }
-        let admitted = admit::admit(&sought.plan.facts, cached.choice, cached.ttl, |_| Err(Refusal::Unresolved))?;
+        let choice = cached.mode().choice().ok_or(Refusal::Closed)?;
+        let sources = || match sought.plan.sources(self.scope()) {
+            Ok(tables) => Ok(Reads::Tables(tables)),
+            Err(Elusive::Unknown) => Err(Refusal::Unresolved),
+            Err(Elusive::Transient) => Err(Refusal::Transient),
+            Err(Elusive::Relation) => Err(Refusal::Relation),
+        };
+        let admitted = admit::admit(&sought.plan.facts, choice, cached.ttl, sources)?;
         if request.moves {
             return Err(Refusal::Transient);
         }
-        self.renew_asker();
+        self.renew_asker(choice);
         let (text, types) = match (&request.source, &sought.statement) {
             (Source::Query(text), _) => (*text, &[][..]),
             (_, Some(statement)) => (&*statement.text, &*statement.types),
@@ -144,6 +146,7 @@ impl Session {
             brings: request.brings(),
             reads: admitted.reads,
             ttl: admitted.ttl,
+            after: self.wrote,
         };
         let asked = cached.results.ask(&wanted, self.request.started);
         if let Asked::Fill(fill) = asked {
@@ -154,6 +157,9 @@ impl Session {
             };
             let capture = Capture::new(cached.results.max_entry_bytes());
             self.filling = Some(Box::new(Filling { fill, capture, formats }));
+            if self.wrote.is_some() {
+                cached.urge.now();
+            }
             return Ok((sought, Asked::Closed));
         }
         Ok((sought, asked))
@@ -177,12 +183,15 @@ impl Session {
         same.then(|| Sought { plan: statement.plan.clone(), statement: Some(statement.clone()) })
     }
 
-    fn renew_asker(&mut self) {
+    fn renew_asker(&mut self, choice: Choice) {
         let settings = self.parameters.current();
-        if self.asker.of.as_ref() != Some(settings) {
+        // What names mean is another with other definitions.
+        let scope = if choice == Choice::Known { self.scope().map_or(0, |scope| scope.id) } else { 0 };
+        if self.asker.of.as_ref() != Some(settings) || self.asker.scope != scope {
             let reported = self.greeting.iter().map(|(name, value)| (&**name, &**value));
-            self.asker.key = key::environment(&self.database.name, &self.login.user, settings, reported);
-            self.asker.of = Some(settings.clone());
+            let key = key::environment(&self.database.name, &self.login.user, settings, reported);
+            self.asker.key = [&key, &scope.to_be_bytes()[..]].concat().into();
+            (self.asker.of, self.asker.scope) = (Some(settings.clone()), scope);
         }
     }
 
@@ -206,8 +215,8 @@ impl Session {
         .await
     }
 
-    /// Answers the batch; false where the entry lacks what this way of asking needs.
-    fn give(&mut self, end: usize, sought: &Sought, entry: &Entry) -> bool {
+    /// Answers the batch with what was read by `read`; false where the entry lacks what this way of asking needs.
+    fn give(&mut self, end: usize, sought: &Sought, entry: &Entry, read: Instant) -> bool {
         let inbox = std::mem::take(&mut self.inbox);
         let request = Request::read(&inbox[..end]).filter(|request| entry.has(request.needs));
         if let Some(request) = &request {
@@ -229,6 +238,8 @@ impl Session {
         if given {
             self.inbox.advance(end);
             self.worker.buffers.give_back(&mut self.inbox);
+            // A replica that has less would be a step back.
+            self.seen.kept(read);
             self.request.rows = entry.rows();
             self.request.cache = CacheUse::Hit;
             self.record(&sought.plan);
@@ -243,10 +254,11 @@ impl Session {
         let sample = leased.lease.pool.node.sample();
         // A server process that has started anew since it was looked at may have fallen back.
         let sampled = sample.asked.is_some_and(|asked| leased.lease.created <= asked);
-        if leased.replica && !(sampled && sample.has(filling.fill.changed())) {
+        if leased.replica && !(sampled && filling.fill.may_come_from(&sample)) {
             self.filling = None;
+            self.cluster().demand.urge(self.request.mark);
             if let Some(cached) = &self.database.cached {
-                cached.results.note_refusal(Refusal::Lagging);
+                cached.results.note_refusal(cached.id, Refusal::Lagging);
             }
         }
     }
@@ -272,15 +284,15 @@ impl Session {
         let Filling { fill, capture, formats } = *filling;
         let landed = capture.finish(Formats::read(&formats)).and_then(|entry| fill.land(entry));
         if let (Err(why), Some(cached)) = (landed, &self.database.cached) {
-            cached.results.note_refusal(why);
+            cached.results.note_refusal(cached.id, why);
         }
     }
 
-    /// Something that this session wrote is committed, perhaps: no answer from before it is given any more. What it was,
-    /// triggers and views included, is not known here.
-    pub(super) fn invalidate(&self) {
+    /// Something that this session wrote is committed, perhaps: it is given no answer from before it any more.
+    pub(super) fn invalidate(&mut self) {
         if let Some(cached) = &self.database.cached {
-            cached.results.change(cached.id, Change::All, Invalidation::Write, Instant::now());
+            cached.note_write();
+            self.wrote = Some(Instant::now());
         }
     }
 }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache;
 
 use crate::backend::connect::Login;
+use crate::cache::Change;
 use crate::cluster::Cluster;
 use crate::config;
-use crate::frontend::cached::Cached;
+use crate::frontend::invalidation::Cached;
 use crate::net::tls::{Connector, TlsError};
 use crate::notify::hub::{Hub, Reach};
 use crate::pool::checkout::Pool;
@@ -97,6 +98,22 @@ impl Database {
         let until = Instant::now() + VACANT_FOR;
         self.pools.vacate(until);
         self.cluster.vacate(until);
+    }
+
+    /// Forgets the results that are kept, or those that read a table: `schema.name`, or a name in any schema.
+    ///
+    /// # Errors
+    /// The definitions are not known.
+    pub fn evict(&self, table: Option<&str>) -> Result<(), String> {
+        let Some(cached) = &self.cached else { return Ok(()) };
+        let Some(name) = table else {
+            cached.evict(Change::All);
+            return Ok(());
+        };
+        let catalog = self.cluster.definitions.snapshot();
+        let catalog = catalog.ok_or_else(|| format!("the definitions of \"{}\" are not known now", self.name))?;
+        cached.evict(Change::Tables(&catalog.tables_named(name)));
+        Ok(())
     }
 
     /// The pools of one login, by node index.

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod batch;
 pub mod cached;
+pub mod invalidation;
 pub mod client;
 pub mod console;
 pub mod database;

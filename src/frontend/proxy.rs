@@ -12,15 +12,15 @@ use parking_lot::Mutex;
 use crate::admin::Admin;
 use crate::auth::{Credentials, Method, Secret, Verifier};
 use crate::backend::connect::{Login, ServerCredentials};
-use crate::cache::admit::Choice;
 use crate::cache::{Limits, Results};
 use crate::cluster::catalog;
+use crate::cluster::changes::{self, Follow};
 use crate::cluster::probe::{self, Prober};
 use crate::config::{self, Config, PinPolicy, PoolMode};
-use crate::frontend::cached::Cached;
 use crate::frontend::client::Clients;
 use crate::frontend::database::Database;
 use crate::frontend::failover;
+use crate::frontend::invalidation::{Cached, Keeper};
 use crate::net::tls::{Acceptor, TlsError};
 use crate::stats::Stats;
 
@@ -241,20 +241,22 @@ impl Proxy {
         Ok(database)
     }
 
-    /// A database's part in the cache, by the mode in force.
+    /// A database's part in the cache.
     fn cached(&self) -> Option<Arc<Cached>> {
         let config = &self.config.load().cache;
-        if !config.enabled {
-            return None;
+        config.enabled.then(|| Arc::new(Cached::new(self.results.clone(), config)))
+    }
+
+    /// Follows what changes in a database, where its results rely on that.
+    fn follow_changes(&self, database: &Arc<Database>, logins: Vec<Login>, timeout: Duration) {
+        let Some(cached) = database.cached.as_ref().filter(|cached| cached.wants_stream()) else { return };
+        let keeper = Keeper::new(database.name.clone(), cached.clone(), database.cluster.definitions.clone());
+        if logins.is_empty() {
+            return keeper.give_up();
         }
-        if config.invalidation != config::Invalidation::Ttl {
-            tracing::info!("no results are cached: this version invalidates them by \"ttl\" alone");
-            return None;
-        }
-        let (results, now) = (self.results.clone(), Instant::now());
-        let id = results.add_database(now);
-        results.open(id, now);
-        Some(Arc::new(Cached { results, id, choice: Choice::Named, ttl: config.ttl }))
+        let publication = self.config.load().cache.publication.clone();
+        let how = Follow { logins, tls: database.tls.clone(), timeout, publication, urge: cached.urge.clone() };
+        self.control.spawn(changes::follow(Arc::downgrade(&database.cluster), how, move |event| keeper.take(event)));
     }
 
     /// Starts the probes of a database's nodes, and warms the pools of the users that can log in on their own.
@@ -280,6 +282,8 @@ impl Proxy {
         } else {
             database.cluster.definitions.give_up();
         }
+        let logins = known.iter().chain(&learning).map(|user| login(user)).collect();
+        self.follow_changes(database, logins, timeout);
         for user in &known {
             database.pools_of(&login(user));
         }

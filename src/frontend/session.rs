@@ -260,6 +260,8 @@ pub struct Session {
     /// Something of it may have read.
     pub reading: bool,
     pub seen: Seen,
+    /// When it last wrote something, perhaps; known where results are cached.
+    pub wrote: Option<Instant>,
     /// Its reads have gone to the primary for want of a replica known to be fresh enough; when it is to wait for a sample.
     pub unsettled: Option<Instant>,
     /// The ParameterStatus values that the client began with: those to which RESET returns.

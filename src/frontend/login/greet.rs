@@ -244,6 +244,7 @@ impl Parts {
             had_temporary: false,
             writing: false,
             reading: false,
+            wrote: None,
             seen: Seen::default(),
             unsettled: None,
             readable: is_readable(&statuses),

@@ -1,0 +1,224 @@
+//! How a database's part in the result cache is kept true: by its change stream, or by what passes through.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::cache::admit::Choice;
+use crate::cache::{Change, DatabaseId, Invalidation, Results, Table};
+use crate::catalog::Catalog;
+use crate::cluster::catalog::Definitions;
+use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, Relation, Urge};
+use crate::config;
+
+/// What is in force for a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing is kept: changes may go unseen.
+    Closed,
+    /// What the operator has named, until its time is over or something is written here.
+    Ttl,
+    /// Everything of which the sources are known, until something is written here.
+    Writes,
+    /// The same, until the change stream tells of a change.
+    Wal,
+}
+
+impl Mode {
+    const ALL: [(Mode, &str); 4] =
+        [(Mode::Closed, "closed"), (Mode::Ttl, "ttl"), (Mode::Writes, "writes"), (Mode::Wal, "wal")];
+
+    pub fn as_str(self) -> &'static str {
+        Mode::ALL[self as usize].1
+    }
+
+    /// Which reads are kept; `None`: none.
+    pub fn choice(self) -> Option<Choice> {
+        match self {
+            Mode::Closed => None,
+            Mode::Ttl => Some(Choice::Named),
+            Mode::Writes | Mode::Wal => Some(Choice::Known),
+        }
+    }
+}
+
+/// A database's part in the cache.
+#[derive(Debug)]
+pub struct Cached {
+    pub results: Arc<Results>,
+    pub id: DatabaseId,
+    pub ttl: Duration,
+    /// For a session that waits to be told of its own write.
+    pub urge: Urge,
+    wanted: config::Invalidation,
+    mode: AtomicU8,
+    /// Why it is that mode, where another is wanted.
+    why: Mutex<Option<String>>,
+}
+
+impl Cached {
+    pub fn new(results: Arc<Results>, config: &config::Cache) -> Cached {
+        let id = results.add_database(Instant::now());
+        let cached = Cached {
+            results,
+            id,
+            ttl: config.ttl,
+            urge: Urge::default(),
+            wanted: config.invalidation,
+            mode: AtomicU8::new(Mode::Closed as u8),
+            why: Mutex::new(None),
+        };
+        match config.invalidation {
+            config::Invalidation::Ttl => cached.open(Mode::Ttl),
+            config::Invalidation::Writes => cached.open(Mode::Writes),
+            config::Invalidation::Auto | config::Invalidation::Wal => {
+                *cached.why.lock() = Some("the change stream has not begun".to_owned());
+            }
+        }
+        cached
+    }
+
+    pub fn mode(&self) -> Mode {
+        Mode::ALL[usize::from(self.mode.load(Ordering::Relaxed))].0
+    }
+
+    /// Why what is in force is not what the configuration would rather have.
+    pub fn why(&self) -> Option<String> {
+        self.why.lock().clone()
+    }
+
+    /// Relies on a change stream where there is one.
+    pub fn wants_stream(&self) -> bool {
+        matches!(self.wanted, config::Invalidation::Auto | config::Invalidation::Wal)
+    }
+
+    /// Something that a session wrote is committed, perhaps. What it was, triggers and views included, is not known here:
+    /// the change stream tells, and until it has, the session reads past the cache.
+    pub fn note_write(&self) {
+        if self.mode() != Mode::Wal {
+            self.results.change(self.id, Change::All, Invalidation::Write, Instant::now());
+        }
+    }
+
+    /// By an operator's command.
+    pub fn evict(&self, change: Change<'_>) {
+        self.results.change(self.id, change, Invalidation::Command, Instant::now());
+    }
+
+    fn open(&self, mode: Mode) {
+        self.results.open(self.id, Instant::now());
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    fn close(&self) {
+        self.mode.store(Mode::Closed as u8, Ordering::Relaxed);
+        self.results.close(self.id, Instant::now());
+    }
+}
+
+/// Applies what a change stream tells.
+#[derive(Debug)]
+pub struct Keeper {
+    database: Arc<str>,
+    cached: Arc<Cached>,
+    definitions: Arc<Definitions>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The stream is whole.
+    whole: bool,
+    /// Where the last commit ends that was told; at first where the stream begins.
+    told: Lsn,
+    visible: Lsn,
+    /// Of the definitions by which the last names were read.
+    version: u64,
+}
+
+impl Keeper {
+    pub fn new(database: Arc<str>, cached: Arc<Cached>, definitions: Arc<Definitions>) -> Keeper {
+        Keeper { database, cached, definitions, state: Mutex::default() }
+    }
+
+    /// The database's definitions cannot be read, nor its changes followed, for nobody can log in.
+    pub fn give_up(&self) {
+        self.lose(&Cause::Refused("no user of the configuration can log in".to_owned()));
+    }
+
+    pub fn take(&self, event: Event) {
+        let state = &mut *self.state.lock();
+        match event {
+            Event::Whole { from } => *state = State { whole: true, told: from, visible: from, version: state.version },
+            Event::Commit(commit) => self.commit(state, &commit),
+            Event::Reached(_) => {}
+            Event::Visible(end) => {
+                state.visible = state.visible.max(end);
+                self.cached.results.note_visible(self.cached.id, end);
+            }
+            Event::Told(by) => self.told(state, by),
+            Event::Lost(cause) => {
+                state.whole = false;
+                self.lose(&cause);
+            }
+        }
+        // Names and sources may mean others now.
+        let version = self.definitions.version();
+        if std::mem::replace(&mut state.version, version) != version && self.cached.mode() == Mode::Wal {
+            self.cached.results.change(self.cached.id, Change::All, Invalidation::Definitions, Instant::now());
+        }
+    }
+
+    fn commit(&self, state: &mut State, commit: &Commit) {
+        state.told = commit.end;
+        let (results, id) = (&self.cached.results, self.cached.id);
+        let Some(tables) = tables(&commit.changed, self.definitions.snapshot().as_deref()) else {
+            return results.commit(id, Change::All, commit.end);
+        };
+        results.commit(id, Change::Tables(&tables), commit.end);
+    }
+
+    fn told(&self, state: &State, by: Instant) {
+        let Cached { results, id, .. } = &*self.cached;
+        if self.cached.mode() == Mode::Wal {
+            return results.note_told(*id, by);
+        }
+        if state.whole {
+            results.open_stream(*id, state.told, state.visible, by);
+            self.cached.mode.store(Mode::Wal as u8, Ordering::Relaxed);
+            *self.cached.why.lock() = None;
+            tracing::info!(database = &*self.database, "results are cached, and invalidated by the change stream");
+        }
+    }
+
+    fn lose(&self, cause: &Cause) {
+        self.cached.close();
+        let why = cause.to_string();
+        let database = &*self.database;
+        // Not by the writes that pass through here: there may be others, and who is alone says so.
+        if self.cached.wanted == config::Invalidation::Auto && !cause.passes() {
+            self.cached.open(Mode::Ttl);
+            tracing::warn!(database, why, "no change stream: only results that a hint or a rule names are cached");
+        } else {
+            tracing::warn!(database, why, "no change stream: no results are cached until it is whole again");
+        }
+        *self.cached.why.lock() = Some(why);
+    }
+}
+
+/// The tables of a commit; `None` where one of them is not known.
+fn tables(changed: &Changed, catalog: Option<&Catalog>) -> Option<Vec<Table>> {
+    let Changed::These(relations) = changed else { return None };
+    if relations.is_empty() {
+        // Definitions, or nothing that is kept. Definitions are watched in the catalog.
+        return Some(Vec::new());
+    }
+    let catalog = catalog?;
+    let table = |relation: &Relation| match relation {
+        Relation::Named(name) => catalog.table(name),
+        Relation::Oid(oid) => Some(Table(*oid)).filter(|table| catalog.has_table(*table)),
+    };
+    relations.iter().map(table).collect()
+}
