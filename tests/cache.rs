@@ -8,7 +8,7 @@ use support::{LIMIT, Pgweir, cluster, wait_until};
 
 /// Named reads are kept.
 fn pgweir() -> Pgweir {
-    Pgweir::builder().cluster(cluster(), &[]).set("cache.invalidation", "ttl").start()
+    Pgweir::builder().cluster(cluster(), &[]).set("cache.enabled", true).set("cache.invalidation", "ttl").start()
 }
 
 /// A table of one row for one test.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use pgweir::auth::{Credentials, Password};
 use pgweir::backend::connect::{Login, ServerCredentials};
 use pgweir::cluster::Cluster;
-use pgweir::cluster::changes::{Cause, Changed, Commit, Event, Follow, Lsn, Relation, follow};
+use pgweir::cluster::changes::{Cause, Changed, Commit, Event, Follow, Lsn, Relation, Urge, follow};
 use pgweir::config::{Freshness, LoadBalancing, Node, NodeRole, PrimaryReads, Routing, TlsMode};
 use pgweir::demo::cluster::{self as servers, SUPERUSER, Server, Shutdown};
 use pgweir::net::tls::Connector;
@@ -50,14 +50,15 @@ impl Stream<'_> {
         cluster.nodes[0].note_role(false);
         let password = if self.user == SUPERUSER { self.servers[0].password() } else { self.user };
         let how = Follow {
-            login: Login {
+            logins: vec![Login {
                 user: self.user.into(),
                 database: "postgres".into(),
                 credentials: ServerCredentials::new(Credentials::Plain(Password::new(password))),
-            },
+            }],
             tls: Connector::new(TlsMode::Disable, None).unwrap(),
             timeout: LIMIT,
             publication: self.publication.map(Into::into),
+            urge: Urge::default(),
         };
         let (sender, events) = channel();
         // Nobody listens any more when the test is over.

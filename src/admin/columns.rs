@@ -70,6 +70,11 @@ pub(super) const STATEMENTS: &str = "\
     fingerprint database calls/q errors/q rows/q bytes/q cache_hits/q slow/q \
     total_time/n mean/n p50/n p95/n p99/n max/n wait_mean/n wait_p95/n nodes statement";
 
+/// Counts by cause and by reason: `name=count`, without those of none.
+pub(super) const CACHE: &str = "\
+    database mode reason entries/q bytes/q max_entries/q max_bytes/q hits/q misses/q hit_rate/n \
+    shared/q stored/q evicted/q expired/q invalidated refused definitions/q definitions_bytes/q plans/q";
+
 pub(super) const SLOW: &str = "\
     ts database user application_name client fingerprint duration_ms/n wait_ms/n \
     execute_ms/n rows/q bytes/q node role cached route_reason transaction error \

@@ -243,7 +243,7 @@ async fn errors_say_what_is_known_or_not_built() {
         assert_eq!(state, "42601", "{sql}");
         assert!(message.contains("POOLS") && message.contains("KILL_CLIENT"), "{message}");
     }
-    assert_eq!(sqlstate("SHOW CACHE").await.0, "0A000");
+    assert_eq!(sqlstate("SHOW ALERTS").await.0, "0A000");
     assert_eq!(sqlstate("SHOW 'unterminated").await.0, "42601");
     let start = Instant::now();
     let bare = fixture::admin_of(start, crate::admin::Sources::none());

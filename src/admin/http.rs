@@ -193,7 +193,8 @@ fn get<B>(admin: &Admin, path: &str, request: &Request<B>) -> Option<Reply> {
                 json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "reason": reason}))
             }
         },
-        "/cache" | "/alerts" | "/scaling" | "/advice" | "/events" => error(StatusCode::NOT_FOUND, "not built yet"),
+        "/cache" => json_reply(StatusCode::OK, &(admin.sources.cache)()),
+        "/alerts" | "/scaling" | "/advice" | "/events" => error(StatusCode::NOT_FOUND, "not built yet"),
         _ => return None,
     })
 }

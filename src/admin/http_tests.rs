@@ -202,7 +202,7 @@ async fn unknown_paths_and_wrong_methods() {
     let server = server().await;
     let got = server.get("/nonsense").await;
     assert!(got.status == 404 && got.json()["error"].as_str().unwrap().contains("/nonsense"));
-    for later in ["/cache", "/alerts", "/scaling", "/advice", "/events"] {
+    for later in ["/alerts", "/scaling", "/advice", "/events"] {
         let got = server.get(later).await;
         assert_eq!((got.status, got.json()), (404, serde_json::json!({"error": "not built yet"})));
     }

@@ -28,7 +28,7 @@ use crate::stats::Stats;
 use command::{Command, CommandError};
 use documents::StatsDocument;
 use history::History;
-use rows::{ConfigRow, DatabaseRow, DefinitionsRow, Lists, NodeRow, PoolRow, SocketRow, State, UserRow};
+use rows::{CacheRow, ConfigRow, DatabaseRow, DefinitionsRow, Lists, NodeRow, PoolRow, SocketRow, State, UserRow};
 
 /// Hands out rows, as they are at the moment of asking.
 pub type Source<T> = Box<dyn Fn() -> T + Send + Sync>;
@@ -49,6 +49,7 @@ pub struct Sources {
     pub users: Source<Vec<UserRow>>,
     pub lists: Source<Lists>,
     pub definitions: Source<Vec<DefinitionsRow>>,
+    pub cache: Source<Vec<CacheRow>>,
     /// Database, reason, how many batches.
     pub routed: Source<Vec<(String, &'static str, u64)>>,
     pub config: Source<Vec<ConfigRow>>,
@@ -73,6 +74,7 @@ impl Sources {
             users: Box::new(Vec::new),
             lists: Box::new(Lists::default),
             definitions: Box::new(Vec::new),
+            cache: Box::new(Vec::new),
             routed: Box::new(Vec::new),
             config: Box::new(Vec::new),
             state: Box::new(State::default),

@@ -2,6 +2,7 @@
 //!
 //! Fields are PgBouncer's columns; what pgweir adds stands at the end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -233,6 +234,40 @@ pub struct DefinitionsRow {
     pub bytes: usize,
     /// Since they were last known to hold; `None`: there are none.
     pub age: Option<Duration>,
+}
+
+/// The result cache of one database, with the caches beside it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CacheRow {
+    pub database: String,
+    /// What invalidates: `wal`, `writes`, `ttl`; `closed`: nothing is kept.
+    pub mode: &'static str,
+    /// Why it is not what the configuration asks for.
+    pub reason: Option<String>,
+    pub entries: u64,
+    /// With all overhead.
+    pub bytes: u64,
+    /// Of all databases together.
+    pub max_entries: u64,
+    pub max_bytes: u64,
+    pub hits: u64,
+    pub misses: u64,
+    /// Percent.
+    pub hit_rate: f64,
+    /// Of the hits: answered by the run of another at the same time.
+    pub shared: u64,
+    pub stored: u64,
+    pub evicted: u64,
+    pub expired: u64,
+    /// Entries by cause.
+    pub invalidated: BTreeMap<&'static str, u64>,
+    /// Reads by reason.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// The catalog's snapshot.
+    pub definitions: u64,
+    pub definitions_bytes: u64,
+    /// Texts whose plan is kept.
+    pub plans: u64,
 }
 
 /// How many of each there are.

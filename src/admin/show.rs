@@ -23,6 +23,7 @@ pub(super) struct Table {
 /// What SHOW knows, for HELP and error messages.
 pub(super) const SHOWS: &[&str] = &[
     "ACTIVE_SOCKETS",
+    "CACHE",
     "CLIENTS",
     "CONFIG",
     "DATABASES",
@@ -50,7 +51,7 @@ pub(super) const SHOWS: &[&str] = &[
 ];
 
 /// What SHOW will know.
-pub(super) const LATER: &[&str] = &["CACHE", "FRESHNESS", "ALERTS", "SCALING", "ADVICE"];
+pub(super) const LATER: &[&str] = &["FRESHNESS", "ALERTS", "SCALING", "ADVICE"];
 
 /// Statements and slow ones shown on the console.
 pub(super) const LISTED: usize = 100;
@@ -87,6 +88,7 @@ pub(super) fn table(admin: &Admin, name: &str, now: Instant) -> Option<Table> {
         "peers" => empty(columns::PEERS),
         "peer_pools" => empty(columns::PEER_POOLS),
         "nodes" => of(documents::nodes(admin), &[columns::NODES], |node| show_own::node(node.node, node.share)),
+        "cache" => of((sources.cache)(), &[columns::CACHE], show_own::cache),
         "statements" => show_own::statements(admin),
         "slow" => of(admin.stats.slow.last(LISTED), &[columns::SLOW], |entry| show_own::slow(&entry)),
         _ => return None,

@@ -1,6 +1,8 @@
 //! The tables of SHOW that are pgweir's own: nodes, statements, slow statements.
 
-use super::rows::{NodeRow, role_name};
+use std::collections::BTreeMap;
+
+use super::rows::{CacheRow, NodeRow, role_name};
 use super::show::{LISTED, Row, Table, cell, of};
 use super::{Admin, columns, documents};
 use crate::stats::latency::Summary;
@@ -25,6 +27,34 @@ pub(super) fn node(row: NodeRow, share: f64) -> Row {
         cell(row.errors),
         row.probe.map(ms),
         row.reason,
+    ]
+}
+
+pub(super) fn cache(row: CacheRow) -> Row {
+    let counted = |counts: BTreeMap<&str, u64>| {
+        let some = counts.into_iter().filter(|(_, count)| *count > 0);
+        cell(some.map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" "))
+    };
+    vec![
+        Some(row.database),
+        cell(row.mode),
+        row.reason,
+        cell(row.entries),
+        cell(row.bytes),
+        cell(row.max_entries),
+        cell(row.max_bytes),
+        cell(row.hits),
+        cell(row.misses),
+        cell(row.hit_rate),
+        cell(row.shared),
+        cell(row.stored),
+        cell(row.evicted),
+        cell(row.expired),
+        counted(row.invalidated),
+        counted(row.refused),
+        cell(row.definitions),
+        cell(row.definitions_bytes),
+        cell(row.plans),
     ]
 }
 

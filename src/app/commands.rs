@@ -63,6 +63,11 @@ fn act(proxy: &Arc<Proxy>, orders: &mpsc::UnboundedSender<Order>, command: &Comm
             let found = all.iter().find(|c| c.id == *id);
             kill(found.ok_or_else(|| unknown(format!("no client has the id {id}")))?);
         }
+        Command::EvictCache(table) => {
+            for database in chosen(proxy, None)? {
+                database.evict(table.as_deref()).map_err(unknown)?;
+            }
+        }
         Command::Reload => order(Order::Reload)?,
         Command::Drain => order(Order::Drain)?,
         Command::Quit | Command::Shutdown(Shutdown::WaitForClients) => order(Order::DrainWithoutEnd)?,

@@ -10,9 +10,12 @@ use tokio::sync::mpsc;
 
 use super::{Order, commands};
 use crate::admin::rows::{
-    ConfigRow, DatabaseRow, DefinitionsRow, Lists, NodeRow, NodeStatus, PoolRow, Side, SocketRow, State, UserRow,
+    CacheRow, ConfigRow, DatabaseRow, DefinitionsRow, Lists, NodeRow, NodeStatus, PoolRow, Side, SocketRow, State,
+    UserRow,
 };
 use crate::admin::{ExplainRoute, Sources};
+use crate::cache::INVALIDATIONS;
+use crate::cache::admit::REFUSALS;
 use crate::catalog::path::Setting;
 use crate::cluster::node::{Node, Role};
 use crate::config::{NodeRole, PoolMode};
@@ -40,6 +43,7 @@ pub(super) fn sources(proxy: &Arc<Proxy>, orders: mpsc::UnboundedSender<Order>) 
         command: commands::commands(proxy, orders),
         explain_route: explain_route(proxy),
         definitions: of(proxy, definitions),
+        cache: of(proxy, cache),
         routed: of(proxy, routed),
     }
 }
@@ -78,6 +82,38 @@ fn definitions(proxy: &Proxy) -> Vec<DefinitionsRow> {
         }
     };
     all(proxy).into_iter().map(row).collect()
+}
+
+/// A row for each database whose results may be cached.
+fn cache(proxy: &Proxy) -> Vec<CacheRow> {
+    let bounds = proxy.config.load().cache.clone();
+    let row = |database: Arc<Database>| {
+        let cached = database.cached.as_ref()?;
+        let (counts, size) = (cached.results.counts(cached.id), database.cluster.definitions.figures().size);
+        let asked = (counts.hits + counts.misses).max(1);
+        Some(CacheRow {
+            database: database.name.to_string(),
+            mode: cached.mode().as_str(),
+            reason: cached.why(),
+            entries: counts.share.entries,
+            bytes: counts.share.bytes,
+            max_entries: bounds.max_entries as u64,
+            max_bytes: bounds.max_bytes,
+            hits: counts.hits,
+            misses: counts.misses,
+            hit_rate: (1e4 * counts.hits as f64 / asked as f64).round() / 100.0,
+            shared: counts.shared,
+            stored: counts.stored,
+            evicted: counts.share.evicted,
+            expired: counts.share.expired,
+            invalidated: INVALIDATIONS.iter().map(|(_, name)| *name).zip(counts.invalidated).collect(),
+            refused: REFUSALS.iter().map(|(_, name)| *name).zip(counts.refused).collect(),
+            definitions: size.entries as u64,
+            definitions_bytes: size.bytes as u64,
+            plans: database.plans.kept() as u64,
+        })
+    };
+    all(proxy).into_iter().filter_map(row).collect()
 }
 
 /// Batches by the reason of their node: database, reason, how many.

@@ -27,7 +27,9 @@ impl Builder {
     pub fn without_users() -> Self {
         let empty = Builder { settings: Table::new(), nodes: Vec::new(), users: Vec::new(), more: String::new() };
         // A small pool, so that a few clients already share connections.
+        // Statements are counted where they run: what is cached is tested by tests that turn it on.
         empty
+            .set("cache.enabled", false)
             .set("pool.min", 0)
             .set("pool.max", 5)
             .set("listen.workers", 2)

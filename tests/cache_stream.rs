@@ -1,0 +1,325 @@
+//! The result cache under the change stream: what anybody commits is gone from it, and what is kept follows from tables.
+
+mod support;
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use pgweir::demo::cluster::{Cluster, Server};
+use pgweir::demo::sample;
+use serde_json::Value;
+use support::wire::{Login, Wire};
+use support::{Builder, LIMIT, Pgweir, logged, wait_until};
+
+fn start() -> Cluster {
+    let cluster = Cluster::builder().replicas(1).setting("log_statement", "all").start().unwrap();
+    sample::install(cluster.primary()).unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+    cluster
+}
+
+/// A primary and a replica, one test at a time.
+fn cluster() -> MutexGuard<'static, Cluster> {
+    static SHARED: OnceLock<Mutex<Cluster>> = OnceLock::new();
+    SHARED.get_or_init(|| Mutex::new(start())).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn builder(cluster: &Cluster, replicas: usize) -> Builder {
+    Pgweir::builder()
+        .cluster(cluster, &[1][..replicas])
+        .set("cache.enabled", true)
+        .set("pool.connection_timeout", "500ms")
+}
+
+/// pgweir before the primary alone, once the stream is whole.
+fn pgweir(cluster: &Cluster) -> Pgweir {
+    let pgweir = builder(cluster, 0).start();
+    wait_for_mode(&pgweir, "wal");
+    pgweir
+}
+
+fn cache(pgweir: &Pgweir) -> Value {
+    pgweir.json("/cache")[0].clone()
+}
+
+fn wait_for_mode(pgweir: &Pgweir, mode: &str) {
+    wait_until(LIMIT, mode, || cache(pgweir)["mode"] == mode);
+}
+
+/// As the superuser in the sample's database, past pgweir.
+fn around(server: &Server, sql: &str) -> String {
+    server.psql_in(sample::DATABASE, sql).unwrap()
+}
+
+/// Until the statement is answered without a server.
+fn warm(pgweir: &Pgweir, client: &mut Wire, sql: &str) -> String {
+    let mut answer = String::new();
+    wait_until(LIMIT, "a hit", || {
+        let before = cache(pgweir)["hits"].as_u64();
+        answer = client.value(sql);
+        cache(pgweir)["hits"].as_u64() > before
+    });
+    answer
+}
+
+/// The statement's answer is never kept, however often it is asked for.
+fn is_refused(pgweir: &Pgweir, client: &mut Wire, sql: &str, why: &str) {
+    let count = || cache(pgweir)["refused"][why].as_u64().unwrap();
+    // What was just made, the definitions must first have; meanwhile the reason is another.
+    wait_until(LIMIT, &format!("{sql} refused as {why}"), || {
+        let before = count();
+        client.query(sql);
+        count() > before
+    });
+    let hits = cache(pgweir)["hits"].clone();
+    (0..3).for_each(|_| drop(client.query(sql)));
+    assert_eq!(cache(pgweir)["hits"], hits, "{sql}");
+}
+
+#[test]
+fn what_anybody_commits_is_gone_from_the_cache() {
+    let cluster = cluster();
+    let primary = cluster.primary();
+    around(
+        primary,
+        "CREATE TABLE anyone (id int PRIMARY KEY, n int); INSERT INTO anyone VALUES (1, 0), (2, 0);
+         CREATE VIEW any_view AS SELECT id, n FROM anyone;
+         CREATE FUNCTION any_of(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT n FROM anyone WHERE id = $1';
+         CREATE TABLE any_p (id int, n int) PARTITION BY LIST (id);
+         CREATE TABLE any_p1 PARTITION OF any_p FOR VALUES IN (1);
+         INSERT INTO any_p VALUES (1, 0);
+         CREATE FUNCTION any_copy() RETURNS trigger LANGUAGE plpgsql AS
+         'BEGIN UPDATE any_p SET n = NEW.n WHERE id = NEW.id; RETURN NEW; END';
+         CREATE TRIGGER any_copy AFTER UPDATE ON anyone FOR EACH ROW EXECUTE FUNCTION any_copy();
+         GRANT ALL ON anyone, any_view, any_p TO app",
+    );
+    let pgweir = pgweir(&cluster);
+    let mut client = Wire::connect(pgweir.port());
+    let reads = [
+        "SELECT n FROM anyone WHERE id = 1",
+        "SELECT n FROM any_view WHERE id = 1",
+        "SELECT any_of(1)",
+        "SELECT n FROM any_p WHERE id = 1",
+        "WITH w AS (SELECT max(n) AS n FROM anyone) SELECT n FROM w",
+    ];
+    for n in 1..4 {
+        reads.iter().for_each(|sql| assert_eq!(warm(&pgweir, &mut client, sql), (n - 1).to_string(), "{sql}"));
+        around(primary, &format!("UPDATE anyone SET n = {n} WHERE id = 1"));
+        for sql in reads {
+            wait_until(LIMIT, sql, || client.value(sql) == n.to_string());
+        }
+    }
+    let invalidated = cache(&pgweir)["invalidated"]["stream"].as_u64().unwrap();
+    assert!(invalidated >= 15, "{invalidated}");
+}
+
+#[test]
+fn a_session_reads_what_it_wrote_and_others_soon_do() {
+    let cluster = cluster();
+    around(cluster.primary(), "CREATE TABLE own (n int); INSERT INTO own VALUES (0); GRANT ALL ON own TO app");
+    let pgweir = pgweir(&cluster);
+    let (mut writer, mut other) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    let sql = "SELECT n FROM own";
+    for n in 1..200 {
+        writer.query(&format!("UPDATE own SET n = {n}"));
+        assert_eq!(writer.value(sql), n.to_string());
+        assert_eq!(writer.value(sql), n.to_string());
+        if n % 20 == 0 {
+            wait_until(LIMIT, "the other to see it", || other.value(sql) == n.to_string());
+        }
+    }
+    // And once it is told, it is a hit for the writer too.
+    warm(&pgweir, &mut writer, sql);
+}
+
+#[test]
+fn what_follows_from_more_than_tables_is_not_kept() {
+    let cluster = cluster();
+    around(
+        cluster.primary(),
+        "CREATE TABLE more (id int, n int); INSERT INTO more VALUES (1, 1);
+         CREATE VIEW more_clock AS SELECT n, current_date AS d FROM more;
+         CREATE VIEW more_user AS SELECT n FROM more WHERE current_user <> 'x';
+         CREATE VIEW more_catalog AS SELECT relname FROM pg_class;
+         CREATE VIEW more_sample AS SELECT n FROM more TABLESAMPLE bernoulli (50);
+         CREATE FUNCTION more_now() RETURNS timestamptz STABLE LANGUAGE sql AS 'SELECT now()';
+         CREATE FUNCTION more_setting() RETURNS text STABLE LANGUAGE sql AS $$SELECT current_setting('TimeZone')$$;
+         CREATE MATERIALIZED VIEW more_kept AS SELECT n FROM more;
+         CREATE UNLOGGED TABLE more_unlogged (n int);
+         CREATE TABLE more_secured (n int); ALTER TABLE more_secured ENABLE ROW LEVEL SECURITY;
+         GRANT ALL ON more, more_clock, more_user, more_catalog, more_sample, more_kept, more_unlogged, more_secured TO app",
+    );
+    let pgweir = pgweir(&cluster);
+    let mut client = Wire::connect(pgweir.port());
+    for (sql, why) in [
+        ("SELECT n, d FROM more_clock", "transient"),
+        ("SELECT n FROM more_user", "transient"),
+        ("SELECT relname FROM more_catalog", "relation"),
+        ("SELECT n FROM more_sample", "transient"),
+        ("SELECT more_now()", "transient"),
+        ("SELECT more_setting()", "transient"),
+        ("SELECT n FROM more_kept", "relation"),
+        ("SELECT n FROM more_secured", "relation"),
+        ("SELECT n FROM more WHERE random() < 2", "transient"),
+    ] {
+        is_refused(&pgweir, &mut client, sql, why);
+    }
+    warm(&pgweir, &mut client, "SELECT n FROM more WHERE id = 1");
+}
+
+#[test]
+fn definitions_made_anywhere_are_seen_within_a_second_or_so() {
+    let cluster = cluster();
+    around(
+        cluster.primary(),
+        "CREATE TABLE defs (n int, m int); INSERT INTO defs VALUES (1, 2);
+         CREATE VIEW defs_view AS SELECT n FROM defs; GRANT ALL ON defs, defs_view TO app",
+    );
+    let pgweir = pgweir(&cluster);
+    let mut client = Wire::connect(pgweir.port());
+    let sql = "SELECT * FROM defs_view";
+    assert_eq!(warm(&pgweir, &mut client, sql), "1");
+    around(cluster.primary(), "CREATE OR REPLACE VIEW defs_view AS SELECT m AS n FROM defs");
+    wait_until(LIMIT, "the view anew", || client.value(sql) == "2");
+    warm(&pgweir, &mut client, "SELECT * FROM defs");
+    around(cluster.primary(), "ALTER TABLE defs RENAME COLUMN n TO k");
+    wait_until(LIMIT, "the column's new name", || {
+        let frames = client.query("SELECT * FROM defs");
+        frames.iter().any(|frame| frame.tag == b'T' && frame.body.windows(2).any(|w| w == b"k\0"))
+    });
+    warm(&pgweir, &mut client, "SELECT m FROM defs");
+    around(cluster.primary(), "REVOKE ALL ON defs FROM app");
+    wait_until(LIMIT, "the right to be gone", || client.query("SELECT m FROM defs").iter().any(|f| f.tag == b'E'));
+    // A table of the same name in its place.
+    around(cluster.primary(), "GRANT ALL ON defs TO app");
+    warm(&pgweir, &mut client, "SELECT m FROM defs");
+    around(
+        cluster.primary(),
+        "BEGIN; DROP TABLE defs CASCADE; CREATE TABLE defs (m int); INSERT INTO defs VALUES (9); \
+         GRANT ALL ON defs TO app; COMMIT",
+    );
+    wait_until(LIMIT, "the other table", || client.value("SELECT m FROM defs") == "9");
+    warm(&pgweir, &mut client, "SELECT m FROM defs");
+    around(cluster.primary(), "TRUNCATE defs");
+    wait_until(LIMIT, "no row", || client.query("SELECT m FROM defs").iter().all(|f| f.tag != b'D'));
+}
+
+#[test]
+fn a_replica_that_lags_fills_nothing() {
+    let cluster = cluster();
+    let replica = &cluster.replicas()[0];
+    around(cluster.primary(), "CREATE TABLE lags (n int); INSERT INTO lags VALUES (0); GRANT ALL ON lags TO app");
+    cluster.wait_replayed(LIMIT).unwrap();
+    let pgweir = builder(&cluster, 1).set("routing.max_lag", "60s").start();
+    wait_for_mode(&pgweir, "wal");
+    let mut client = Wire::connect(pgweir.port());
+    let sql = "SELECT n FROM lags";
+    warm(&pgweir, &mut client, sql);
+    replica.psql("SELECT pg_wal_replay_pause()").unwrap();
+    let before = cache(&pgweir)["invalidated"]["stream"].as_u64();
+    around(cluster.primary(), "UPDATE lags SET n = 1");
+    wait_until(LIMIT, "to be told", || cache(&pgweir)["invalidated"]["stream"].as_u64() > before);
+    let lagging = || cache(&pgweir)["refused"]["lagging"].as_u64().unwrap();
+    let (hits, refused) = (cache(&pgweir)["hits"].clone(), lagging());
+    for _ in 0..20 {
+        // Sessions that have seen nothing: the replica may answer, and it has the old row.
+        Wire::connect(pgweir.port()).value(sql);
+    }
+    assert_eq!(cache(&pgweir)["hits"], hits);
+    assert!(lagging() >= refused + 20);
+    replica.psql("SELECT pg_wal_replay_resume()").unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+    let mut fresh = Wire::connect(pgweir.port());
+    assert_eq!(warm(&pgweir, &mut fresh, sql), "1");
+    assert!(logged(replica, sql) > 0);
+}
+
+#[test]
+fn a_stream_that_breaks_or_falls_silent_closes_the_cache() {
+    let cluster = cluster();
+    around(cluster.primary(), "CREATE TABLE breaks (n int); INSERT INTO breaks VALUES (0); GRANT ALL ON breaks TO app");
+    let pgweir = pgweir(&cluster);
+    let mut client = Wire::connect(pgweir.port());
+    let sql = "SELECT n FROM breaks";
+    warm(&pgweir, &mut client, sql);
+    let senders = "FROM pg_stat_activity WHERE application_name = 'pgweir changes' AND backend_type = 'walsender'";
+    let closed = cache(&pgweir)["invalidated"]["closed"].as_u64();
+    cluster.primary().psql(&format!("SELECT pg_terminate_backend(pid) {senders}")).unwrap();
+    wait_until(LIMIT, "the loss to be noticed", || cache(&pgweir)["invalidated"]["closed"].as_u64() > closed);
+    around(cluster.primary(), "UPDATE breaks SET n = 1");
+    assert_eq!(client.value(sql), "1");
+    wait_for_mode(&pgweir, "wal");
+    warm(&pgweir, &mut client, sql);
+    // Silent, and connected.
+    let pid: i32 = cluster.primary().psql(&format!("SELECT pid {senders}")).unwrap().trim().parse().unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    around(cluster.primary(), "UPDATE breaks SET n = 2");
+    let began = std::time::Instant::now();
+    wait_until(LIMIT, "the silence to be noticed", || client.value(sql) == "2");
+    println!("noticed after {:?}", began.elapsed());
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    warm(&pgweir, &mut client, sql);
+    assert_eq!(client.value(sql), "2");
+}
+
+#[test]
+fn without_a_stream_only_what_is_named_is_kept_and_it_says_why() {
+    let cluster = cluster();
+    around(cluster.primary(), "CREATE TABLE alone (n int); INSERT INTO alone VALUES (0); GRANT ALL ON alone TO app");
+    // The app's role may not replicate.
+    let users = || Builder::default().node(cluster.primary().port(), "primary", None).set("cache.enabled", true);
+    let pgweir = users().start();
+    wait_for_mode(&pgweir, "ttl");
+    let reason = cache(&pgweir)["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("replication"), "{reason}");
+    let mut client = Wire::connect(pgweir.port());
+    is_refused(&pgweir, &mut client, "SELECT n FROM alone", "unnamed");
+    warm(&pgweir, &mut client, "/* pgweir: cache ttl=100s */ SELECT n FROM alone");
+    let strict = users().set("cache.invalidation", "wal").start();
+    wait_until(LIMIT, "the reason", || {
+        cache(&strict)["reason"].as_str().is_some_and(|why| why.contains("replication"))
+    });
+    assert_eq!(cache(&strict)["mode"], "closed");
+    is_refused(&strict, &mut Wire::connect(strict.port()), "SELECT n FROM alone", "closed");
+}
+
+#[test]
+fn writes_that_pass_through_are_enough_where_nobody_else_writes() {
+    let cluster = cluster();
+    around(cluster.primary(), "CREATE TABLE lone (n int); INSERT INTO lone VALUES (0); GRANT ALL ON lone TO app");
+    let pgweir = builder(&cluster, 0).set("cache.invalidation", "writes").start();
+    assert_eq!(cache(&pgweir)["mode"], "writes");
+    let (mut one, mut two) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    for n in 0..20 {
+        assert_eq!(warm(&pgweir, &mut one, "SELECT n FROM lone"), n.to_string());
+        two.query(&format!("UPDATE lone SET n = {}", n + 1));
+        assert_eq!(one.value("SELECT n FROM lone"), (n + 1).to_string());
+    }
+}
+
+#[test]
+fn it_is_shown_and_can_be_evicted() {
+    let cluster = cluster();
+    around(
+        cluster.primary(),
+        "CREATE TABLE ev (n int); INSERT INTO ev VALUES (0); CREATE TABLE ev2 (n int); INSERT INTO ev2 VALUES (0);
+         CREATE VIEW ev_view AS SELECT n FROM ev; GRANT ALL ON ev, ev2, ev_view TO app",
+    );
+    let pgweir = builder(&cluster, 0).set("admin.users", vec![toml::Value::from("app")]).start();
+    wait_for_mode(&pgweir, "wal");
+    let mut client = Wire::connect(pgweir.port());
+    let mut admin = Wire::log_in(pgweir.port(), &Login { database: "pgweir", ..Login::default() });
+    let entries = || cache(&pgweir)["entries"].as_u64().unwrap();
+    for evict in ["EVICT CACHE ev", "EVICT CACHE public.ev_view", "EVICT CACHE"] {
+        warm(&pgweir, &mut client, "SELECT n FROM ev");
+        warm(&pgweir, &mut client, "SELECT n FROM ev2");
+        assert_eq!(entries(), 2);
+        let commanded = cache(&pgweir)["invalidated"]["command"].as_u64().unwrap();
+        let gone = if evict == "EVICT CACHE" { 2 } else { 1 };
+        assert!(admin.query(evict).iter().any(|frame| frame.tag == b'C' && frame.body.starts_with(b"EVICT CACHE")));
+        assert_eq!(entries(), 2 - gone, "{evict}");
+        assert_eq!(cache(&pgweir)["invalidated"]["command"], commanded + gone);
+    }
+    let shown = admin.query("SHOW CACHE");
+    assert!(shown.iter().any(|frame| frame.tag == b'D' && frame.body.windows(3).any(|w| w == b"wal")));
+}
