@@ -118,7 +118,7 @@ impl Cluster {
         }
     }
 
-    /// A statement wants the database to itself: what asks nodes on its own leaves it for that time.
+    /// A statement wants the database to itself: what asks nodes on its own leaves it for that time. A later word counts.
     pub fn vacate(&self, until: Instant) {
         self.vacant_until.send_replace(until);
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
 use crate::backend::connect::Login;
@@ -30,9 +31,6 @@ const STATUSES_KEPT: usize = 1000;
 /// How long a server's word on startup settings holds: an ALTER ROLE … SET counts for logins after that.
 const PROVEN_FOR: Duration = Duration::from_secs(30);
 
-/// How long a statement that wants a database to itself waits for others to go: five seconds (`CountOtherDBBackends`).
-const VACANT_FOR: Duration = Duration::from_secs(6);
-
 #[derive(Debug)]
 pub struct Database {
     /// As clients ask for it.
@@ -52,6 +50,8 @@ pub struct Database {
     pub cached: Option<Arc<Cached>>,
     /// By user, since roles may have settings of their own, and by what the startup packet sets; with the time.
     statuses: Cache<(Arc<str>, Settings), (Instant, Settings, Statuses)>,
+    /// Those that have left it to a statement and are not back.
+    pub(super) leavings: Mutex<usize>,
 }
 
 impl Database {
@@ -88,16 +88,10 @@ impl Database {
             tally: Tally::default(),
             cached: None,
             statuses: Cache::new(STATUSES_KEPT),
+            leavings: Mutex::new(0),
             name,
             tls,
         })
-    }
-
-    /// Leaves the database on the servers to a statement that wants it to itself.
-    pub fn vacate(&self) {
-        let until = Instant::now() + VACANT_FOR;
-        self.pools.vacate(until);
-        self.cluster.vacate(until);
     }
 
     /// Forgets the results that are kept, or those that read a table: `schema.name`, or a name in any schema.

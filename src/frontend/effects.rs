@@ -22,9 +22,6 @@ impl Session {
         self.reading |= may_read(facts, verdict);
         self.opens_block |= !facts.control.is_empty();
         self.note_listen(facts, leased);
-        if facts.of_databases {
-            self.proxy.vacate(&plan.text);
-        }
         leased.suspect |= verdict.opaque;
         leased.unsure |= verdict.opaque;
         // Held by the session from within a statement that then fails; or not, where it was only tried.

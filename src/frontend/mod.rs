@@ -30,3 +30,4 @@ pub mod sight;
 pub mod statements;
 pub mod settle;
 pub mod survey;
+pub mod vacancy;

@@ -219,13 +219,6 @@ impl Proxy {
             .ok()
     }
 
-    /// Before CREATE, ALTER or DROP DATABASE: leaves the databases that its text may name, template1 among them, which
-    /// need not be named.
-    pub fn vacate(&self, text: &str) {
-        let named = |dbname: &str| dbname == "template1" || text.contains(dbname);
-        self.databases.iter().filter(|entry| named(&entry.dbname)).for_each(|entry| entry.vacate());
-    }
-
     fn make(&self, name: Arc<str>, config: &config::Database) -> Result<Arc<Database>, TlsError> {
         let _one_at_a_time = self.making.lock();
         if let Some(found) = self.databases.get(&name) {

@@ -17,6 +17,7 @@ impl Session {
     pub fn record(&mut self, plan: &Arc<Plan>) {
         let now = Instant::now();
         let is_write = self.verdict(plan).primary.is_some();
+        self.leaving = None;
         let request = &mut self.request;
         let outcome = match &request.error {
             None => Outcome::Done,

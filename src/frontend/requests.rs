@@ -165,6 +165,7 @@ impl Session {
                     self.name_for_sql(&plan.facts, leased);
                     self.note_sequences(&plan, leased);
                     self.note_plan(&plan, leased);
+                    self.leave(&plan);
                     match in_other_words(body.strip_suffix(b"\0").unwrap_or_default(), &plan.facts) {
                         Some(text) => write::query(&mut leased.lease.outbox, &text),
                         None => leased.lease.outbox.put_slice(frame),
@@ -180,6 +181,7 @@ impl Session {
                 let portal = self.portals.iter().find(|known| *known.name == *portal);
                 let (plan, values) = portal.map(|p| (p.plan.clone(), p.values.clone())).unzip();
                 let undo = plan.as_ref().map(|plan| self.deallocate(&plan.facts, leased)).unwrap_or_default();
+                plan.iter().for_each(|plan| self.leave(plan));
                 leased.lease.outbox.put_slice(frame);
                 self.pipeline.push(Expect::Execute { plan, values: values.flatten(), undo });
             }

@@ -20,6 +20,7 @@ use crate::frontend::proxy::Proxy;
 use crate::frontend::sight::Sight;
 use crate::frontend::statements::Fresh;
 use crate::frontend::survey::Survey;
+use crate::frontend::vacancy::Leaving;
 use crate::net::Stream;
 use crate::net::buffers::Buffers;
 use crate::pool::checkout::Pool;
@@ -274,6 +275,8 @@ pub struct Session {
     pub readable: bool,
     /// The time at which the open transaction began.
     pub transaction_began: Option<Instant>,
+    /// The statement under way wants a database to itself.
+    pub leaving: Option<Leaving>,
 }
 
 impl Drop for Session {

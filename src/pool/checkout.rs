@@ -220,6 +220,12 @@ impl Pool {
         self.sweep(sweep, home);
     }
 
+    /// It has the database no more.
+    pub fn occupy(self: &Arc<Self>, home: usize) {
+        let create = self.ledger.lock().occupy(Instant::now());
+        self.start(create, home);
+    }
+
     pub fn pause(self: &Arc<Self>) {
         let idle = self.ledger.lock().pause();
         idle.into_iter().for_each(|c| self.close(c));

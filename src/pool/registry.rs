@@ -85,10 +85,15 @@ impl Pools {
         self.all().iter().for_each(|pool| pool.resume(CONTROL));
     }
 
-    /// Leaves the database to a statement that wants it to itself.
+    /// Leaves the database to a statement that wants it to itself: until then, or [`Pools::occupy`].
     pub fn vacate(&self, until: Instant) {
         let _entered = self.control.enter();
         self.all().iter().for_each(|pool| pool.vacate(until, CONTROL));
+    }
+
+    pub fn occupy(&self) {
+        let _entered = self.control.enter();
+        self.all().iter().for_each(|pool| pool.occupy(CONTROL));
     }
 
     pub fn reconfigure(&self, config: Arc<config::Pool>) {

@@ -139,6 +139,14 @@ impl Pipeline {
         self.queue.iter().find_map(Expect::statement)
     }
 
+    /// Nothing is owed that could keep the server from this statement: nothing of any other, nor of unknown ones.
+    pub fn is_about(&self, plan: &Arc<Plan>) -> bool {
+        self.queue.iter().all(|expect| match expect {
+            Expect::Query { plan: None, .. } | Expect::Execute { plan: None, .. } | Expect::Function => false,
+            expect => expect.statement().is_none_or(|(other, _)| Arc::ptr_eq(&other, plan)),
+        })
+    }
+
     /// Holds no memory while nothing is owed.
     pub fn shed(&mut self) {
         if self.queue.is_empty() {

@@ -6,12 +6,14 @@ use super::classify::{Notes, query, statement};
 use super::lex::Kind;
 use super::settings;
 use super::view::View;
-use super::{Control, Effect, Reason};
+use super::{Control, Effect, Reason, databases};
 
 /// Notes what the command does; false where its first word is none of Postgres's.
 pub(super) fn command(view: View, notes: &mut Notes, depth: usize) -> bool {
     let Some(word) = view.name(0).filter(|_| view.kind(0) == Some(Kind::Word)) else { return false };
-    notes.facts.of_databases |= matches!(word.as_str(), "create" | "alter" | "drop") && view.is(1, "database");
+    if notes.facts.statements == 1 && depth == 0 {
+        notes.facts.alone_in = databases::wanted(view);
+    }
     match word.as_str() {
         "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release" => {
             transaction(view, &word, notes);

@@ -19,6 +19,7 @@ pub(crate) mod builtins;
 mod bytes;
 pub mod classify;
 mod commands;
+mod databases;
 pub mod fingerprint;
 pub mod functions;
 mod hash;
@@ -69,8 +70,8 @@ pub struct Facts {
     pub transient: bool,
     /// [`Effect::Unknown`] stands only for functions, operators and types that the catalog may know to be harmless.
     pub unknown_by_name: bool,
-    /// CREATE, ALTER or DROP DATABASE: some of these fail while others are connected to a database that they name.
-    pub of_databases: bool,
+    /// The database that the statement, the first of its string, wants to itself: it fails while others are connected to it.
+    pub alone_in: Option<String>,
     /// A plain string holds a backslash: where standard_conforming_strings is off, nothing here holds.
     pub backslash: bool,
 }

@@ -1,5 +1,7 @@
 //! Connections that others see: idle ones in the way of a DROP DATABASE, those that are ended, COPY out cut short.
 
+use std::time::{Duration, Instant};
+
 use pgweir::demo::cluster::SUPERUSER;
 use pgweir::demo::sample;
 
@@ -70,6 +72,99 @@ fn a_database_is_left_to_what_copies_renames_and_drops_it() {
         }
         primary.psql(&format!("DROP DATABASE {first}_2")).unwrap();
     }
+}
+
+/// Whoever has no right to the database, and whoever waits for something else first, disturbs nobody there.
+#[test]
+fn a_database_is_left_to_nobody_who_may_not_have_it() {
+    let primary = cluster().primary();
+    let create = "CREATE ROLE has_no_database LOGIN PASSWORD 'has_no_database'";
+    primary.psql(create).unwrap();
+    let builder = database("is_not_left", "max = 1\nmin = 0").user("has_no_database", "has_no_database");
+    let pgweir = builder.start();
+    let mut inside = use_it(&pgweir, "is_not_left");
+    let other = || {
+        let login = Login { user: "has_no_database", password: "has_no_database", ..Login::default() };
+        Wire::log_in(pgweir.port(), &login)
+    };
+    let mut stranger = other();
+    let pid = |inside: &mut Wire| inside.value("SELECT pg_backend_pid()");
+    let statements = [
+        "DROP DATABASE is_not_left",
+        "DROP DATABASE is_not_left WITH (FORCE)",
+        "ALTER DATABASE is_not_left RENAME TO was_left",
+        "ALTER DATABASE is_not_left SET TABLESPACE pg_default",
+        "CREATE DATABASE was_copied TEMPLATE is_not_left",
+        "DROP DATABASE is_not_left_at_all",
+        "COMMENT ON DATABASE is_not_left IS 'is_not_left'",
+    ];
+    for sql in statements {
+        for frames in [frames().query(sql), frames().run(sql, &[]).sync()] {
+            // A machine so busy that a refusal takes as long as a wait shows nothing.
+            wait_until(LIMIT, "an answer at once", || {
+                let (before, began) = (pid(&mut inside), Instant::now());
+                stranger.send(&frames);
+                let answer = stranger.until(b'Z');
+                let at_once = began.elapsed() < Duration::from_millis(100);
+                assert!(answer.iter().any(|frame| frame.tag == b'E'), "{sql}: {answer:?}");
+                let after = pid(&mut inside);
+                assert!(!at_once || before == after, "{sql}");
+                at_once
+            });
+        }
+    }
+    // Behind what takes its time, or as a part of it.
+    for sql in ["DROP DATABASE is_not_left", "ALTER DATABASE is_not_left RENAME TO was_left"] {
+        let slow = "SELECT pg_sleep(0.4)";
+        let several = format!("{slow}; {sql}");
+        for (frames, ends) in [
+            (frames().query(slow).query(sql), 2),
+            (frames().query(&several), 1),
+            (frames().run(slow, &[]).run(sql, &[]).sync(), 1),
+            (frames().run(slow, &[]).sync().run(sql, &[]).sync(), 2),
+            (frames().parse("", sql).bind("p", "", &[]).run(slow, &[]).execute("p", 0).sync(), 1),
+            (frames().query(&format!("DO 'BEGIN PERFORM pg_sleep(0.4); END'; {sql}")), 1),
+            // Bound, and never executed.
+            (frames().parse("", sql).bind("", "", &[]).flush().query(slow), 1),
+        ] {
+            let before = pid(&mut inside);
+            stranger.send(&frames);
+            let answers: Vec<_> = (0..ends).flat_map(|_| stranger.until(b'Z')).collect();
+            assert!(!answers.is_empty());
+            assert_eq!(before, pid(&mut inside), "{sql}: {answers:?}");
+        }
+    }
+    primary.psql("DROP DATABASE is_not_left WITH (FORCE)").unwrap();
+}
+
+/// Whatever comes of the statement, the database is taken up again when it has ended.
+#[test]
+fn a_database_that_was_left_in_vain_is_taken_up_again() {
+    let primary = cluster().primary();
+    let pgweir = database("left_in_vain", "min = 2").start();
+    let mut inside = use_it(&pgweir, "left_in_vain");
+    let login = Login { user: SUPERUSER, password: primary.password(), ..Login::default() };
+    let mut owner = Wire::log_in(pgweir.port(), &login);
+    owner.query("SET statement_timeout = '900ms'");
+    // What makes it wait is not pgweir's.
+    let _blocker = Wire::log_in(primary.port(), &Login { database: "left_in_vain", ..login });
+    let full = || held("left_in_vain") > OWN + 2;
+    let began = Instant::now();
+    const ROUNDS: u32 = 5;
+    for round in 0..ROUNDS {
+        wait_until(LIMIT, "the kept connections", full);
+        let before = inside.value("SELECT pg_backend_pid()");
+        let sql = "ALTER DATABASE left_in_vain RENAME TO left_for_good";
+        let frames = if round % 2 == 0 { frames().query(sql) } else { frames().run(sql, &[]).sync() };
+        owner.send(&frames);
+        let answer = owner.until(b'Z');
+        assert!(answer.iter().any(|frame| frame.tag == b'E' && frame.sqlstate() == "57014"), "{answer:?}");
+        assert_ne!(before, inside.value("SELECT pg_backend_pid()"), "it was left");
+    }
+    wait_until(LIMIT, "the kept connections", full);
+    // Postgres's own patience, each time, would be more.
+    assert!(began.elapsed() < ROUNDS * Duration::from_secs(5));
+    primary.psql("DROP DATABASE left_in_vain WITH (FORCE)").unwrap();
 }
 
 /// What is above `min` goes after `idle_timeout`, though its client stays. pgweir's own are left: past pgweir, DROP DATABASE

@@ -252,6 +252,7 @@ impl Parts {
             told: Vec::new(),
             reported: Vec::new(),
             transaction_began: None,
+            leaving: None,
         }
     }
 }

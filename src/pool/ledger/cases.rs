@@ -365,6 +365,18 @@ fn a_vacated_pool_serves_those_who_wait_and_keeps_no_stock() {
 }
 
 #[test]
+fn a_vacated_pool_that_is_taken_up_again_has_its_stock_at_once() {
+    let mut pool = Pool::new(2, 2);
+    pool.reap();
+    let until = pool.now + 6 * SECOND;
+    assert_eq!(pool.ledger.vacate(pool.now, until).close.len(), 2);
+    let create = pool.ledger.occupy(pool.now);
+    assert_eq!(create.len(), 2);
+    pool.make(create);
+    assert_eq!(pool.figures(), (0, 2, 0, 0));
+}
+
+#[test]
 fn trim_leaves_min() {
     let mut pool = Pool::new(5, 5);
     pool.reap();

@@ -83,6 +83,12 @@ impl<C, W> Ledger<C, W> {
         self.reconnect(now)
     }
 
+    /// Nobody wants it to himself any more.
+    pub fn occupy(&mut self, now: Instant) -> Creates {
+        self.vacant_until = None;
+        self.ask(now, self.below_min(now))
+    }
+
     /// PAUSE: nothing is handed out and nothing is made; connections given back are closed; waiters wait.
     ///
     /// Returns the idle connections to close. The pause is complete when [`is_empty`](Self::is_empty).

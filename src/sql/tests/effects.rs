@@ -306,15 +306,3 @@ fn names_and_flags() {
     let long = format!("SAVEPOINT {}é", "a".repeat(62));
     assert_eq!(classify(&long).control, [Control::Savepoint("a".repeat(62))]);
 }
-
-#[test]
-fn statements_of_databases() {
-    for text in ["CREATE DATABASE a TEMPLATE b", "/* x */ alter database a rename to b", "DROP DATABASE IF EXISTS a;"] {
-        assert!(classify(text).of_databases, "{text}");
-    }
-    for text in
-        ["CREATE TABLE database (n int)", "DROP TABLE database", "SELECT 1 AS database", "COMMENT ON DATABASE a IS ''"]
-    {
-        assert!(!classify(text).of_databases, "{text}");
-    }
-}
