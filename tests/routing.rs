@@ -477,20 +477,26 @@ fn what_no_standby_can_run_is_retried_on_the_primary_and_remembered() {
     cluster().wait_replayed(LIMIT).unwrap();
     block_on(async {
         for (name, _) in REFUSED {
-            let client = connect(&pgweir.url()).await;
-            for _ in 0..6 {
-                assert_eq!(
-                    value(&client, &format!("SELECT n FROM refusing_{name} /* refused-{name}-end */")).await,
-                    "0"
-                );
+            let read = format!("SELECT n FROM refusing_{name}");
+            // The second is another with each literal.
+            for sql in
+                [format!("{read} /* refused-{name}-end */"), format!("{read} WHERE 'now' > '' /* now-{name}-end */")]
+            {
+                // One's reads are kept to where its writes are.
+                let client = connect(&pgweir.url()).await;
+                for _ in 0..6 {
+                    assert_eq!(value(&client, &sql).await, "0");
+                }
             }
         }
     });
     for (name, _) in REFUSED {
-        let runs = runs(cluster(), &format!("refused-{name}-end"));
-        // A standby that refuses logs the statement twice: as it comes, and with the error.
-        let refused: usize = runs[1..].iter().sum();
-        assert!(runs[0] == 6 && (1..=2).contains(&refused), "{name}: {runs:?}");
+        for marker in [format!("refused-{name}-end"), format!("now-{name}-end")] {
+            let runs = runs(cluster(), &marker);
+            // A standby that refuses logs the statement twice: as it comes, and with the error.
+            let refused: usize = runs[1..].iter().sum();
+            assert!(runs[0] == 6 && (1..=2).contains(&refused), "{marker}: {runs:?}");
+        }
     }
 }
 

@@ -77,7 +77,7 @@ impl Session {
         }
         let statement = self.pipeline.front().and_then(Expect::statement);
         if let (Again::Write, Some((plan, _))) = (again, statement) {
-            plan.note_refusal(self.scope());
+            self.database.plans.note_refusal(&plan, self.scope());
         }
         // Names that the batch has bound or closed are bound and closed again.
         self.pipeline.abandon();

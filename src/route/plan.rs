@@ -41,6 +41,8 @@ pub struct Plan {
     pub record: Arc<Statement>,
     /// As the client sent it, literals and all; of one that is too long to keep, the part that a log shows.
     pub text: Arc<str>,
+    /// It is all there.
+    whole: bool,
     /// W3C trace context, from a comment.
     pub traceparent: Option<String>,
     learned: Arc<Learned>,
@@ -67,7 +69,7 @@ const SCOPES: usize = 4;
 
 impl Plan {
     fn new(facts: Arc<Facts>, fingerprint: Fingerprint, record: Arc<Statement>, text: Arc<str>) -> Plan {
-        Plan { facts, fingerprint, record, text, traceparent: None, learned: Arc::default() }
+        Plan { facts, fingerprint, record, text, whole: true, traceparent: None, learned: Arc::default() }
     }
 
     /// The same statement with what one Bind of it makes known.
@@ -77,6 +79,7 @@ impl Plan {
             fingerprint: self.fingerprint,
             record: self.record.clone(),
             text: self.text.clone(),
+            whole: self.whole,
             traceparent: self.traceparent.clone(),
             learned: self.learned.clone(),
         }
@@ -86,9 +89,7 @@ impl Plan {
     pub fn normalized(&self) -> String {
         match self.record.fingerprint {
             // A literal that is cut off would not be seen for one.
-            None if self.text.len() <= MAX_KEPT_TEXT && self.fingerprint != OPAQUE => {
-                fingerprint::normalize(&self.text)
-            }
+            None if self.whole && self.fingerprint != OPAQUE => fingerprint::normalize(&self.text),
             _ => self.record.text.clone(),
         }
     }
@@ -131,7 +132,7 @@ impl Plan {
     }
 
     /// A standby has refused it: it runs on the primary until definitions change.
-    pub fn note_refusal(&self, scope: Option<&Scope>) {
+    fn refute(&self, scope: Option<&Scope>) {
         let refuted = scope.map_or(FOREVER, |scope| scope.catalog.generation);
         self.learned.refuted.store(refuted, Ordering::Relaxed);
     }
@@ -260,6 +261,18 @@ impl Plans {
         self.opaque.get_or_init(make).clone()
     }
 
+    /// A standby has refused the statement: it runs on the primary until definitions change, whatever its literals. Where
+    /// these decide, its text alone stands for it, and is kept at once.
+    pub fn note_refusal(&self, plan: &Plan, scope: Option<&Scope>) {
+        plan.refute(scope);
+        if plan.facts.by_literal && plan.whole {
+            // Not `plan` itself: it may have the facts of one Bind.
+            let kept = self.by_text.get(&*plan.text).unwrap_or_else(|| Arc::new(self.work_out(&plan.text)));
+            kept.refute(scope);
+            self.by_text.insert(kept.text.clone(), kept);
+        }
+    }
+
     fn work_out(&self, text: &str) -> Plan {
         let Fingerprinted { fingerprint, by_literal } = fingerprint::fingerprint(text);
         let known = if by_literal { None } else { self.by_fingerprint.get(&fingerprint) };
@@ -272,11 +285,9 @@ impl Plans {
         });
         let record = self.stats.statements.record(fingerprint, || fingerprint::normalize(text), &self.database);
         let traceparent = fingerprint::traceparent(text).map(str::to_owned);
-        let kept: Arc<str> = match text.len() <= MAX_KEPT_TEXT {
-            true => text.into(),
-            false => bounded_text(text).into(),
-        };
-        Plan { traceparent, learned, ..Plan::new(facts, fingerprint, record, kept) }
+        let whole = text.len() <= MAX_KEPT_TEXT;
+        let kept: Arc<str> = if whole { text.into() } else { bounded_text(text).into() };
+        Plan { traceparent, learned, whole, ..Plan::new(facts, fingerprint, record, kept) }
     }
 }
 
@@ -328,13 +339,31 @@ mod tests {
     #[test]
     fn what_a_standby_refused_is_known_of_all_its_literals() {
         let plans = plans();
-        plans.plan(b"select n from v where n = 1").note_refusal(None);
+        plans.note_refusal(&plans.plan(b"select n from v where n = 1"), None);
         for text in ["select n from v where n = 1", "select n from v where n = 2"] {
             let verdict = plans.plan(text.as_bytes()).verdict(None);
             assert_eq!(verdict, Verdict { primary: Some(Reason::SideEffect), opaque: true }, "{text}");
         }
         let other = plans.plan(b"select m from v where n = 1").verdict(None);
         assert_eq!(other, Verdict { primary: Some(Reason::Catalog), opaque: false });
+    }
+
+    #[test]
+    fn what_a_standby_refused_for_its_literals_is_known_at_once() {
+        let plans = plans();
+        let refused = |text: &str| plans.plan(text.as_bytes()).verdict(None).primary == Some(Reason::SideEffect);
+        let (now, then) = ("select n from v where t > 'now'", "select n from v where t > 'today'");
+        let first = plans.plan(now.as_bytes());
+        // Another client's, which is kept.
+        let second = plans.plan(now.as_bytes());
+        assert!(first.facts.by_literal && !Arc::ptr_eq(&first, &second));
+        plans.note_refusal(&first, None);
+        assert!(refused(now) && !refused(then));
+        plans.note_refusal(&plans.plan(b"select m from v where t > 'now'"), None);
+        assert!(refused("select m from v where t > 'now'"));
+        let long = format!("select m from v where t > 'now' and s <> '{}'", "a".repeat(MAX_KEPT_TEXT));
+        plans.note_refusal(&plans.plan(long.as_bytes()), None);
+        assert_eq!(plans.by_text.len(), 2);
     }
 
     #[test]
@@ -367,7 +396,7 @@ mod tests {
         assert_eq!(plan.verdict(Some(&first)), of_reads);
         assert_eq!(plan.verdict(Some(&scope(2))), of_gone);
         // so does a standby's refusal
-        plan.note_refusal(Some(&first));
+        plan.refute(Some(&first));
         assert_eq!(plan.verdict(Some(&first)), Verdict { primary: Some(Reason::SideEffect), opaque: true });
         assert_eq!(plan.verdict(Some(&scope(2))), of_gone);
     }
