@@ -1,0 +1,506 @@
+//! A checker of the result cache: sessions write through pgweir and around it, in all forms in which rows may change, others
+//! read in all forms in which a result may follow from those rows, and streams, servers and replicas fail meanwhile.
+//!
+//! Each row has a version. No answer may lack what its own session wrote, and none may lack what anybody's writer had been
+//! told of [`MOST_BEHIND`] before it was asked for; none may be another role's, another path's or another time zone's.
+//! How old answers were is printed.
+//!
+//! `PGWEIR_CACHE_SECONDS` and `PGWEIR_CACHE_SEED` make it longer, and another.
+
+mod support;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pgweir::cache::MOST_BEHIND;
+use pgweir::demo::cluster::{Cluster, Server, Shutdown};
+use pgweir::demo::sample;
+use rustix::process::{Pid, Signal, kill_process};
+use support::sessions::{block_on, column, connect, sqlstate, try_connect, value, wait_for};
+use support::{LIMIT, Pgweir, wait_until};
+use tokio_postgres::Client;
+
+const KEYS: i64 = 3;
+
+const SCHEMA: &str = "
+    CREATE TABLE versions (key bigint PRIMARY KEY, version bigint NOT NULL);
+    CREATE VIEW seen AS SELECT key, version FROM versions;
+    CREATE FUNCTION version_of(bigint) RETURNS bigint STABLE LANGUAGE sql AS
+        'SELECT version FROM seen WHERE key = $1';
+    CREATE TABLE parted (key bigint, version bigint) PARTITION BY LIST (key);
+    CREATE TABLE parted_low PARTITION OF parted FOR VALUES IN (0, 1);
+    CREATE TABLE parted_high PARTITION OF parted DEFAULT;
+    CREATE TABLE parent (key bigint, version bigint, PRIMARY KEY (key, version));
+    CREATE TABLE child (key bigint, version bigint,
+        FOREIGN KEY (key, version) REFERENCES parent ON UPDATE CASCADE);
+    CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+        UPDATE parted SET version = NEW.version WHERE key = NEW.key;
+        UPDATE parent SET version = NEW.version WHERE key = NEW.key;
+        RETURN NULL;
+    END$$;
+    CREATE TRIGGER follow AFTER UPDATE ON versions FOR EACH ROW EXECUTE FUNCTION follow();
+    CREATE FUNCTION raise_version(bigint) RETURNS bigint LANGUAGE sql AS
+        'UPDATE versions SET version = version + 1 WHERE key = $1 RETURNING version';
+    CREATE TABLE inbox (key bigint, version bigint);
+    CREATE FUNCTION take_in() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN NEW.version := raise_version(NEW.key); RETURN NEW; END$$;
+    CREATE TRIGGER take_in BEFORE INSERT ON inbox FOR EACH ROW EXECUTE FUNCTION take_in();
+    CREATE TABLE moment (at timestamptz); INSERT INTO moment VALUES ('2020-01-01 00:00+00');
+    CREATE SCHEMA north; CREATE TABLE north.place (name text); INSERT INTO north.place VALUES ('north');
+    CREATE SCHEMA south; CREATE TABLE south.place (name text); INSERT INTO south.place VALUES ('south');
+    CREATE TABLE again (version bigint);
+    INSERT INTO again VALUES (0);";
+
+fn start(replicas: usize) -> Cluster {
+    let cluster = Cluster::builder().replicas(replicas).start().unwrap();
+    sample::install(cluster.primary()).unwrap();
+    let rows = format!(
+        "INSERT INTO versions SELECT key, 0 FROM generate_series(0, {KEYS} - 1) AS key;
+         INSERT INTO parted SELECT key, version FROM versions; INSERT INTO parent SELECT key, version FROM versions;
+         INSERT INTO child SELECT key, version FROM versions;"
+    );
+    let roles = "CREATE ROLE blue; ALTER ROLE app NOINHERIT; GRANT blue TO app;
+         CREATE TABLE blue_only (name text); INSERT INTO blue_only VALUES ('blue'); GRANT SELECT ON blue_only TO blue;
+         GRANT CREATE ON DATABASE app TO app; GRANT ALL ON SCHEMA public TO app;";
+    cluster.primary().psql_in(sample::DATABASE, &format!("{roles} SET ROLE app; {SCHEMA} {rows}")).unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+    cluster
+}
+
+/// Pseudo-random numbers, the same for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// What all sessions have in common.
+struct World {
+    began: Instant,
+    /// Of each key the versions that some writer was told of, and when.
+    told: Mutex<HashMap<i64, Vec<(i64, Instant)>>>,
+    /// Of each read of which somebody had been told more: for how long, in microseconds.
+    ages: Mutex<Vec<u64>>,
+    reads: AtomicUsize,
+    writes: AtomicUsize,
+    /// Ended by a fault that the schedule has caused; the session begins anew.
+    broken: AtomicUsize,
+    end: AtomicBool,
+    /// Replicas may answer, as old as they are.
+    replicas: bool,
+}
+
+impl World {
+    fn new(replicas: bool) -> World {
+        World {
+            began: Instant::now(),
+            told: Mutex::default(),
+            ages: Mutex::default(),
+            reads: AtomicUsize::default(),
+            writes: AtomicUsize::default(),
+            broken: AtomicUsize::default(),
+            end: AtomicBool::default(),
+            replicas,
+        }
+    }
+
+    /// Writes come in bursts: between them, answers are kept.
+    fn is_busy(&self) -> bool {
+        self.began.elapsed().as_millis() / 100 % 4 == 0
+    }
+
+    fn tell(&self, key: i64, version: i64) {
+        let told = (version, Instant::now());
+        self.told.lock().unwrap().entry(key).or_default().push(told);
+    }
+
+    /// The highest version that had been told by then.
+    fn told_by(&self, key: i64, at: Instant) -> i64 {
+        let told = self.told.lock().unwrap();
+        let versions = told.get(&key).into_iter().flatten().filter(|told| told.1 <= at);
+        versions.map(|told| told.0).max().unwrap_or(0)
+    }
+
+    /// An answer that was asked for at `asked` says `version`.
+    fn judge(&self, key: i64, version: i64, asked: Instant) -> Result<(), String> {
+        let told = self.told.lock().unwrap();
+        let newer = told.get(&key).into_iter().flatten().filter(|told| told.0 > version && told.1 < asked);
+        let age = newer.map(|told| asked - told.1).max().unwrap_or_default();
+        self.ages.lock().unwrap().push(age.as_micros() as u64);
+        if age > MOST_BEHIND && !self.replicas {
+            return Err(format!("key {key} is at {version}, and another version was known {age:?} before"));
+        }
+        Ok(())
+    }
+}
+
+struct Session<'a> {
+    client: Client,
+    world: &'a World,
+    /// The versions that it wrote itself.
+    own: HashMap<i64, i64>,
+    role: Option<&'static str>,
+    place: &'static str,
+    zone: usize,
+}
+
+/// A violation; `Ok(false)`: the session is broken.
+type Done = Result<bool, String>;
+
+const ZONES: [(&str, &str); 2] = [("UTC", "2020-01-01 00:00:00+00"), ("Asia/Tokyo", "2020-01-01 09:00:00+09")];
+
+impl<'a> Session<'a> {
+    async fn new(url: &str, world: &'a World) -> Option<Session<'a>> {
+        let client = try_connect(url).await.ok()?;
+        client.simple_query("SET TimeZone = 'UTC'; SET search_path = public, north").await.ok()?;
+        Some(Session { client, world, own: HashMap::new(), role: None, place: "north", zone: 0 })
+    }
+
+    async fn read(&mut self, key: i64, how: u64) -> Done {
+        let asked = Instant::now();
+        let of = |relation: &str| format!("SELECT version FROM {relation} WHERE key = {key}");
+        let text = match how {
+            0 | 1 => {
+                let sql = ["SELECT version FROM versions WHERE key = $1", "SELECT version FROM seen WHERE key = $1"];
+                let Ok(row) = self.client.query_one(sql[how as usize], &[&key]).await else { return Ok(false) };
+                return self.saw(key, row.get(0), asked, sql[how as usize]);
+            }
+            2 => of("versions"),
+            3 => of("seen"),
+            4 => format!("SELECT version_of({key})"),
+            5 => of("parted"),
+            6 => of("child"),
+            _ => format!("SELECT max(version) FROM ({} UNION ALL {}) AS u", of("versions"), of("parted")),
+        };
+        match column(&self.client, &text).await {
+            Ok(rows) if rows.len() == 1 => self.saw(key, rows[0].parse().unwrap(), asked, &text),
+            Ok(rows) => Err(format!("{text}: {rows:?}")),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn saw(&mut self, key: i64, version: i64, asked: Instant, how: &str) -> Done {
+        self.world.reads.fetch_add(1, Ordering::Relaxed);
+        let own = self.own.get(&key).copied().unwrap_or(0);
+        if version < own {
+            return Err(format!("{how}: {version}, and the session wrote {own}"));
+        }
+        self.world.judge(key, version, asked).map_err(|why| format!("{how}: {why}")).map(|()| true)
+    }
+
+    /// Raises the version of a key in one of the forms in which a commit may come, or seems to.
+    async fn write(&mut self, key: i64, how: u64) -> Done {
+        let update = format!("UPDATE versions SET version = version + 1 WHERE key = {key} RETURNING version");
+        let texts = match how {
+            0 => vec![update],
+            1 => vec!["BEGIN".to_owned(), update, "COMMIT".to_owned()],
+            2 => vec![format!("WITH w AS ({update}) SELECT version FROM w")],
+            3 => vec![format!("SELECT raise_version({key})")],
+            4 => vec![format!("BEGIN; {update}; SAVEPOINT s; DELETE FROM child; ROLLBACK TO s; COMMIT")],
+            5 => vec![format!("INSERT INTO inbox VALUES ({key}) RETURNING version")],
+            _ => vec!["BEGIN".to_owned(), update, "ROLLBACK".to_owned()],
+        };
+        let mut version = None;
+        for text in &texts {
+            match column(&self.client, text).await {
+                Ok(rows) => version = rows.first().and_then(|row| row.parse().ok()).or(version),
+                Err(_) => return Ok(false),
+            }
+        }
+        self.world.writes.fetch_add(1, Ordering::Relaxed);
+        if let Some(version) = version.filter(|_| how < 6) {
+            self.world.tell(key, version);
+            self.own.insert(key, version);
+        }
+        Ok(true)
+    }
+
+    /// Becomes another in some way.
+    async fn turn(&mut self, how: u64) -> Done {
+        let text = match how {
+            0 => {
+                self.role = if self.role == Some("blue") { None } else { Some("blue") };
+                self.role.map_or("RESET ROLE".to_owned(), |role| format!("SET ROLE {role}"))
+            }
+            1 => {
+                self.place = if self.place == "north" { "south" } else { "north" };
+                format!("SET search_path = public, {}", self.place)
+            }
+            _ => {
+                self.zone = 1 - self.zone;
+                format!("SET TimeZone = '{}'", ZONES[self.zone].0)
+            }
+        };
+        Ok(self.client.simple_query(&text).await.is_ok())
+    }
+
+    /// Reads what depends on who and where it is.
+    async fn look(&mut self, how: u64) -> Done {
+        if how == 0 && self.role.is_none() {
+            // For a moment, another table of that name.
+            let texts = [
+                "CREATE TEMP TABLE place AS SELECT 'temp' AS name",
+                "SELECT name FROM place",
+                "DROP TABLE pg_temp.place",
+            ];
+            for text in texts {
+                match column(&self.client, text).await {
+                    Ok(rows) if rows.iter().any(|name| name != "temp") => return Err(format!("{text}: {rows:?}")),
+                    Ok(_) => {}
+                    Err(_) => return Ok(false),
+                }
+            }
+            return Ok(true);
+        }
+        let (text, expected) = match how {
+            1 => ("SELECT at FROM moment", Some(ZONES[self.zone].1)),
+            2 => ("SELECT name FROM blue_only", self.role),
+            _ => ("SELECT name FROM place", Some(self.place)),
+        };
+        // The other role may read nothing but what is its own.
+        if self.role.is_some() && how != 2 {
+            return Ok(true);
+        }
+        match (column(&self.client, text).await, expected) {
+            (Ok(rows), Some(expected)) if rows == [expected] => Ok(true),
+            (Ok(rows), expected) => Err(format!("{text}: {rows:?}, not {expected:?}")),
+            (Err(error), None) if sqlstate(&error) == "42501" => Ok(true),
+            (Err(_), _) => Ok(false),
+        }
+    }
+
+    async fn step(&mut self, random: &mut Random, writes: bool) -> Done {
+        let key = random.below(KEYS as u64) as i64;
+        match random.below(60) {
+            0 => self.turn(random.below(3)).await,
+            1 | 2 => self.look(random.below(4)).await,
+            _ if self.role.is_some() => self.turn(0).await,
+            3..=6 if writes && self.world.is_busy() => self.write(key, random.below(7)).await,
+            _ => self.read(key, random.below(8)).await,
+        }
+    }
+}
+
+/// One session after another until told to end; the first violation ends it.
+async fn session(url: String, seed: u64, writes: bool, world: Arc<World>) -> Option<String> {
+    let mut random = Random(seed);
+    while !world.end.load(Ordering::Relaxed) {
+        let Some(mut session) = Session::new(&url, &world).await else { continue };
+        while !world.end.load(Ordering::Relaxed) {
+            match session.step(&mut random, writes).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    world.broken.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+                Err(violation) => {
+                    world.end.store(true, Ordering::Relaxed);
+                    return Some(format!("session {seed}: {violation}"));
+                }
+            }
+            if random.below(4) == 0 {
+                tokio::time::sleep(Duration::from_millis(random.below(10))).await;
+            }
+        }
+    }
+    None
+}
+
+/// Writes past pgweir: rows, and now and then definitions.
+async fn stranger(url: String, seed: u64, world: Arc<World>) -> Option<String> {
+    let mut random = Random(seed);
+    let mut version = 0;
+    while !world.end.load(Ordering::Relaxed) {
+        let Some(mut session) = Session::new(&url, &world).await else { continue };
+        while !world.end.load(Ordering::Relaxed) {
+            let done = match random.below(40) {
+                0 => {
+                    version += 1;
+                    let anew = format!(
+                        "BEGIN; DROP TABLE again; CREATE TABLE again (version bigint); \
+                         INSERT INTO again VALUES ({version}); COMMIT"
+                    );
+                    let done = session.client.simple_query(&anew).await.is_ok();
+                    version -= i64::from(!done);
+                    done
+                }
+                1 => session
+                    .client
+                    .simple_query("CREATE OR REPLACE VIEW seen AS SELECT key, version FROM versions")
+                    .await
+                    .is_ok(),
+                _ => session.write(random.below(KEYS as u64) as i64, random.below(7)).await.unwrap(),
+            };
+            if !done {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(random.below(300))).await;
+        }
+    }
+    world.tell(-1, version);
+    None
+}
+
+/// The stream's process on the primary.
+fn sender(primary: &Server) -> Option<Pid> {
+    let sql =
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgweir changes' AND backend_type = 'walsender'";
+    Pid::from_raw(primary.psql(sql).ok()?.lines().next()?.trim().parse().ok()?)
+}
+
+/// Faults by chance, until the time is over; each is over before the next one.
+fn faults(cluster: &Cluster, seed: u64, until: Instant, world: &World) -> [usize; 4] {
+    let mut random = Random(seed);
+    let mut counts = [0; 4];
+    let primary = cluster.primary();
+    while Instant::now() < until && !world.end.load(Ordering::Relaxed) {
+        let fault = if world.replicas { 2 + random.below(2) } else { [0, 0, 1, 1, 3][random.below(5) as usize] };
+        let pause = Duration::from_millis(50 + random.below(1500));
+        counts[fault as usize] += 1;
+        // The pauses are part of the schedule, not waits for a state.
+        match fault {
+            0 => drop(sender(primary).map(|pid| kill_process(pid, Signal::TERM))),
+            1 => {
+                if let Some(pid) = sender(primary) {
+                    let _ = kill_process(pid, Signal::STOP);
+                    thread::sleep(pause);
+                    let _ = kill_process(pid, Signal::CONT);
+                }
+            }
+            2 => {
+                let replica = &cluster.replicas()[random.below(2) as usize];
+                let _ = replica.psql("SELECT pg_wal_replay_pause()");
+                thread::sleep(pause);
+                let _ = replica.psql("SELECT pg_wal_replay_resume()");
+            }
+            _ if random.below(3) == 0 => {
+                primary.stop(Shutdown::Immediate).unwrap();
+                primary.start().unwrap();
+            }
+            _ => {}
+        }
+        thread::sleep(Duration::from_millis(random.below(500)));
+    }
+    counts
+}
+
+fn cache(pgweir: &Pgweir, field: &str) -> u64 {
+    pgweir.json("/cache")[0][field].as_u64().unwrap()
+}
+
+/// When nobody writes any more, every answer is soon the last version, however it is asked for.
+async fn settles(url: &str, world: &World) {
+    let mut session = Session::new(url, world).await.unwrap();
+    for key in 0..KEYS {
+        let last: i64 =
+            value(&session.client, &format!("/* pgweir: primary */ SELECT version FROM versions WHERE key = {key}"))
+                .await
+                .parse()
+                .unwrap();
+        assert!(last >= world.told_by(key, Instant::now()));
+        // What has been acknowledged to nobody may be there all the same.
+        world.tell(key, last);
+        for how in 0..8 {
+            wait_for("the last version", async || {
+                session.own.clear();
+                session.own.insert(key, last);
+                matches!(session.read(key, how).await, Ok(true))
+            })
+            .await;
+        }
+    }
+    let again = world.told_by(-1, Instant::now()).to_string();
+    wait_for("the last of the tables", async || value(&session.client, "SELECT version FROM again").await == again)
+        .await;
+}
+
+fn check(replicas: usize) {
+    let cluster = start(replicas);
+    let seed = number("PGWEIR_CACHE_SEED", 1);
+    let length = Duration::from_secs(number("PGWEIR_CACHE_SECONDS", 6));
+    let builder = Pgweir::builder()
+        .cluster(&cluster, &vec![1; replicas])
+        .set("cache.enabled", true)
+        .set("cache.invalidation", "wal")
+        .set("pool.connection_timeout", "1s")
+        .set("pool.acquire_timeout", "20s");
+    // Two of them: each sees what the other's sessions write as a stranger's.
+    let pgweirs = [builder.start(), builder.start()];
+    for pgweir in &pgweirs {
+        wait_until(LIMIT, "the stream", || pgweir.json("/cache")[0]["mode"] == "wal");
+    }
+    let world = Arc::new(World::new(replicas > 0));
+    let direct = pgweirs[0].url().replace(&pgweirs[0].port().to_string(), &cluster.primary().port().to_string());
+    let until = Instant::now() + length;
+    let (violations, faults) = thread::scope(|scope| {
+        let sessions = scope.spawn(|| {
+            block_on(async {
+                let mut tasks: Vec<_> = (0..8u64)
+                    .map(|i| session(pgweirs[i as usize % 2].url(), seed * 1000 + i, i < 4, world.clone()))
+                    .map(tokio::spawn)
+                    .collect();
+                tasks.push(tokio::spawn(stranger(direct.clone(), seed * 1000 + 8, world.clone())));
+                let mut violations = Vec::new();
+                for task in tasks {
+                    violations.extend(task.await.unwrap());
+                }
+                violations
+            })
+        });
+        let faults = faults(&cluster, seed, until, &world);
+        world.end.store(true, Ordering::Relaxed);
+        (sessions.join().unwrap(), faults)
+    });
+    let mut ages = std::mem::take(&mut *world.ages.lock().unwrap());
+    ages.sort_unstable();
+    let age = |share: f64| Duration::from_micros(ages.get((ages.len() as f64 * share) as usize).copied().unwrap_or(0));
+    let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+    let hits: u64 = pgweirs.iter().map(|pgweir| cache(pgweir, "hits")).sum();
+    println!(
+        "seed {seed}, {length:?}, {replicas} replicas: {} reads, {hits} hits, {} writes, {} broken sessions; stream killed {}, \
+         stopped {}, replay stalled {}, primary restarted {} times at most; age of answers p50 {:?} p90 {:?} p99 {:?} p99.9 {:?} \
+         max {:?}; violations {}",
+        count(&world.reads),
+        count(&world.writes),
+        count(&world.broken),
+        faults[0],
+        faults[1],
+        faults[2],
+        faults[3],
+        age(0.5),
+        age(0.9),
+        age(0.99),
+        age(0.999),
+        age(1.0 - f64::EPSILON),
+        violations.len()
+    );
+    assert!(violations.is_empty(), "seed {seed}: {violations:?}");
+    assert!(count(&world.reads) > 100 && count(&world.writes) > 20 && hits > 20, "too little has happened");
+    cluster.wait_replayed(LIMIT).unwrap();
+    for pgweir in &pgweirs {
+        block_on(async {
+            let _ = connect(&pgweir.url()).await;
+            settles(&pgweir.url(), &world).await;
+        });
+    }
+}
+
+#[test]
+fn no_answer_is_older_than_promised_nor_anothers() {
+    check(0);
+}
+
+#[test]
+fn replicas_that_stall_leave_nothing_old_behind() {
+    check(2);
+}
