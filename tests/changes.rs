@@ -265,6 +265,29 @@ fn a_promotion_moves_the_stream_to_the_new_primary() {
     assert_eq!(told.changed(), ["public.t"]);
 }
 
+/// Its slot would be in the way as well.
+#[test]
+fn a_database_is_left_with_its_slot_to_a_statement_that_wants_it() {
+    let cluster = single();
+    let primary = cluster.primary();
+    primary.psql("CREATE TABLE t (n int)").unwrap();
+    let told = of(primary);
+    told.whole();
+    let copy = "CREATE DATABASE copied_beside_the_stream TEMPLATE postgres";
+    told.cluster.vacate(Instant::now() + LIMIT);
+    assert_eq!(told.lost(), Cause::Left);
+    wait_until(LIMIT, "the database to itself", || {
+        let rest = "SELECT (SELECT count(*) FROM pg_replication_slots) + \
+                    (SELECT count(*) FROM pg_stat_activity WHERE datname = 'postgres' AND pid <> pg_backend_pid())";
+        primary.psql(rest).unwrap().trim() == "0"
+    });
+    primary.psql_in("template1", copy).unwrap();
+    told.cluster.vacate(Instant::now());
+    told.whole();
+    primary.psql("INSERT INTO t VALUES (1)").unwrap();
+    assert_eq!(told.changed(), ["public.t"]);
+}
+
 #[test]
 fn why_there_is_no_stream_is_said() {
     let cluster = servers::Cluster::builder().setting("max_replication_slots", "1").start().unwrap();

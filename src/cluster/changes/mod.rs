@@ -76,6 +76,8 @@ pub enum Cause {
     NoPrimary,
     /// The primary is another node now.
     Promotion,
+    /// A statement wants the database to itself.
+    Left,
     /// The connection failed, or what came over it cannot be read.
     Failed(String),
 }
@@ -94,6 +96,7 @@ impl fmt::Display for Cause {
             Cause::Refused(why) | Cause::Exhausted(why) | Cause::Failed(why) => f.write_str(why),
             Cause::NoPrimary => f.write_str("the database has no primary now"),
             Cause::Promotion => f.write_str("another node is the primary now"),
+            Cause::Left => f.write_str("a statement wants the database to itself"),
         }
     }
 }

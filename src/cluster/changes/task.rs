@@ -9,11 +9,11 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use crate::backend::connect::{self, ConnectFailure, Login};
 use crate::backend::connection::{BackendError, Connection, ServerError};
-use crate::cluster::Cluster;
 use crate::cluster::changes::stream::{ChangeStream, Message, Received, cause, cause_of_failure};
 use crate::cluster::changes::visible::{Snapshot, Unseen};
 use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, MAX_RELATIONS, Relation};
 use crate::cluster::node::Node;
+use crate::cluster::{Cluster, stay_away};
 use crate::error::Malformed;
 use crate::net::tls::Connector;
 use crate::wire::read::Reader;
@@ -71,9 +71,10 @@ pub struct Follow {
 pub async fn follow(cluster: Weak<Cluster>, how: Follow, tell: impl Fn(Event) + Send + Sync) {
     let (mut pause, mut last) = (PAUSE, None);
     while let Some(strong) = cluster.upgrade() {
-        let mut changes = strong.changes();
+        let (mut changes, mut vacancies) = (strong.changes(), strong.vacancies());
         let primary = strong.primary().cloned();
         drop(strong);
+        stay_away(&mut vacancies).await;
         let mut was_whole = false;
         let cause = match primary {
             Some(node) => {
@@ -81,7 +82,10 @@ pub async fn follow(cluster: Weak<Cluster>, how: Follow, tell: impl Fn(Event) + 
                     was_whole |= matches!(event, Event::Whole { .. });
                     tell(event);
                 };
-                any(&cluster, &node, &how, whole).await
+                tokio::select! {
+                    cause = any(&cluster, &node, &how, whole) => cause,
+                    Ok(()) = vacancies.changed() => Cause::Left,
+                }
             }
             None => Cause::NoPrimary,
         };
@@ -92,6 +96,9 @@ pub async fn follow(cluster: Weak<Cluster>, how: Follow, tell: impl Fn(Event) + 
         if last.as_ref() != Some(&cause) {
             tell(Event::Lost(cause.clone()));
             last = Some(cause);
+        }
+        if last == Some(Cause::Left) {
+            continue;
         }
         pause = (pause * 2).min(MAX_PAUSE);
         // A new primary is tried at once.
