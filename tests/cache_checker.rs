@@ -19,7 +19,7 @@ use pgweir::cache::MOST_BEHIND;
 use pgweir::demo::cluster::{Cluster, Server, Shutdown};
 use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
-use support::sessions::{block_on, column, connect, sqlstate, try_connect, value, wait_for};
+use support::sessions::{block_on, column, sqlstate, try_connect, value, wait_for};
 use support::{LIMIT, Pgweir, wait_until};
 use tokio_postgres::Client;
 
@@ -55,7 +55,12 @@ const SCHEMA: &str = "
     INSERT INTO again VALUES (0);";
 
 fn start(replicas: usize) -> Cluster {
-    let cluster = Cluster::builder().replicas(replicas).start().unwrap();
+    let mut builder = Cluster::builder().replicas(replicas);
+    if replicas > 0 {
+        // Commits are seen once one of the replicas shows them.
+        builder = builder.setting("synchronous_standby_names", "*").setting("synchronous_commit", "remote_apply");
+    }
+    let cluster = builder.start().unwrap();
     sample::install(cluster.primary()).unwrap();
     let rows = format!(
         "INSERT INTO versions SELECT key, 0 FROM generate_series(0, {KEYS} - 1) AS key;
@@ -96,6 +101,9 @@ struct World {
     /// Ended by a fault that the schedule has caused; the session begins anew.
     broken: AtomicUsize,
     end: AtomicBool,
+    /// No more writes begin; those under way are counted.
+    quiet: AtomicBool,
+    writing: AtomicUsize,
     /// Replicas may answer, as old as they are.
     replicas: bool,
 }
@@ -110,6 +118,8 @@ impl World {
             writes: AtomicUsize::default(),
             broken: AtomicUsize::default(),
             end: AtomicBool::default(),
+            quiet: AtomicBool::default(),
+            writing: AtomicUsize::default(),
             replicas,
         }
     }
@@ -200,6 +210,14 @@ impl<'a> Session<'a> {
 
     /// Raises the version of a key in one of the forms in which a commit may come, or seems to.
     async fn write(&mut self, key: i64, how: u64) -> Done {
+        let world = self.world;
+        world.writing.fetch_add(1, Ordering::SeqCst);
+        let done = if world.quiet.load(Ordering::SeqCst) { Ok(true) } else { self.write_now(key, how).await };
+        world.writing.fetch_sub(1, Ordering::SeqCst);
+        done
+    }
+
+    async fn write_now(&mut self, key: i64, how: u64) -> Done {
         let update = format!("UPDATE versions SET version = version + 1 WHERE key = {key} RETURNING version");
         let texts = match how {
             0 => vec![update],
@@ -324,14 +342,16 @@ async fn stranger(url: String, seed: u64, world: Arc<World>) -> Option<String> {
         let Some(mut session) = Session::new(&url, &world).await else { continue };
         while !world.end.load(Ordering::Relaxed) {
             let done = match random.below(40) {
-                0 => {
+                0 if !world.quiet.load(Ordering::SeqCst) => {
                     version += 1;
                     let anew = format!(
                         "BEGIN; DROP TABLE again; CREATE TABLE again (version bigint); \
                          INSERT INTO again VALUES ({version}); COMMIT"
                     );
                     let done = session.client.simple_query(&anew).await.is_ok();
-                    version -= i64::from(!done);
+                    if done {
+                        world.tell(-1, version);
+                    }
                     done
                 }
                 1 => session
@@ -347,51 +367,69 @@ async fn stranger(url: String, seed: u64, world: Arc<World>) -> Option<String> {
             tokio::time::sleep(Duration::from_millis(random.below(300))).await;
         }
     }
-    world.tell(-1, version);
     None
 }
 
-/// The stream's process on the primary.
-fn sender(primary: &Server) -> Option<Pid> {
+/// The streams' processes on the primary.
+fn senders(primary: &Server) -> Vec<Pid> {
     let sql =
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgweir changes' AND backend_type = 'walsender'";
-    Pid::from_raw(primary.psql(sql).ok()?.lines().next()?.trim().parse().ok()?)
+    let pids = primary.psql(sql).unwrap_or_default();
+    pids.lines().filter_map(|pid| Pid::from_raw(pid.trim().parse().ok()?)).collect()
 }
 
-/// Faults by chance, until the time is over; each is over before the next one.
-fn faults(cluster: &Cluster, seed: u64, until: Instant, world: &World) -> [usize; 4] {
+/// A part of the schedule, not a wait for a state.
+fn pass(milliseconds: u64) {
+    thread::sleep(Duration::from_millis(milliseconds));
+}
+
+/// Streams end, streams fall silent, and the primary restarts by chance, until the time is over; each fault is over before
+/// the next one.
+fn faults(cluster: &Cluster, seed: u64, until: Instant, world: &World) -> [usize; 3] {
     let mut random = Random(seed);
-    let mut counts = [0; 4];
+    let mut counts = [0; 3];
     let primary = cluster.primary();
+    let signal = |signal| senders(primary).into_iter().for_each(|pid| drop(kill_process(pid, signal)));
     while Instant::now() < until && !world.end.load(Ordering::Relaxed) {
-        let fault = if world.replicas { 2 + random.below(2) } else { [0, 0, 1, 1, 3][random.below(5) as usize] };
-        let pause = Duration::from_millis(50 + random.below(1500));
+        let fault = random.below(5) / 2;
         counts[fault as usize] += 1;
-        // The pauses are part of the schedule, not waits for a state.
         match fault {
-            0 => drop(sender(primary).map(|pid| kill_process(pid, Signal::TERM))),
+            0 => signal(Signal::TERM),
             1 => {
-                if let Some(pid) = sender(primary) {
-                    let _ = kill_process(pid, Signal::STOP);
-                    thread::sleep(pause);
-                    let _ = kill_process(pid, Signal::CONT);
-                }
+                signal(Signal::STOP);
+                pass(500 + random.below(2500));
+                signal(Signal::CONT);
             }
-            2 => {
-                let replica = &cluster.replicas()[random.below(2) as usize];
-                let _ = replica.psql("SELECT pg_wal_replay_pause()");
-                thread::sleep(pause);
-                let _ = replica.psql("SELECT pg_wal_replay_resume()");
-            }
-            _ if random.below(3) == 0 => {
+            _ => {
                 primary.stop(Shutdown::Immediate).unwrap();
                 primary.start().unwrap();
             }
-            _ => {}
         }
-        thread::sleep(Duration::from_millis(random.below(500)));
+        pass(random.below(1000));
     }
     counts
+}
+
+/// A replica stalls while rows change, and reads go on when they no longer do: what is kept then must not be what the
+/// replica had. A commit that waits for it has been streamed, and cannot be seen yet.
+fn stalls(cluster: &Cluster, seed: u64, until: Instant, world: &World, pgweirs: &[Pgweir]) -> usize {
+    let mut random = Random(seed);
+    let mut count = 0;
+    while Instant::now() < until && !world.end.load(Ordering::Relaxed) {
+        let replica = &cluster.replicas()[random.below(2) as usize];
+        replica.psql("SELECT pg_wal_replay_pause()").unwrap();
+        pass(200 + random.below(400));
+        world.quiet.store(true, Ordering::SeqCst);
+        pass(random.below(400));
+        replica.psql("SELECT pg_wal_replay_resume()").unwrap();
+        wait_until(LIMIT, "the last write", || world.writing.load(Ordering::SeqCst) == 0);
+        cluster.wait_replayed(LIMIT).unwrap();
+        pgweirs.iter().for_each(|pgweir| block_on(settles(&pgweir.url(), world)));
+        world.quiet.store(false, Ordering::SeqCst);
+        pass(random.below(300));
+        count += 1;
+    }
+    count
 }
 
 fn cache(pgweir: &Pgweir, field: &str) -> u64 {
@@ -457,7 +495,10 @@ fn check(replicas: usize) {
                 violations
             })
         });
-        let faults = faults(&cluster, seed, until, &world);
+        let faults = match replicas {
+            0 => faults(&cluster, seed, until, &world),
+            _ => [stalls(&cluster, seed, until, &world, &pgweirs), 0, 0],
+        };
         world.end.store(true, Ordering::Relaxed);
         (sessions.join().unwrap(), faults)
     });
@@ -467,16 +508,11 @@ fn check(replicas: usize) {
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     let hits: u64 = pgweirs.iter().map(|pgweir| cache(pgweir, "hits")).sum();
     println!(
-        "seed {seed}, {length:?}, {replicas} replicas: {} reads, {hits} hits, {} writes, {} broken sessions; stream killed {}, \
-         stopped {}, replay stalled {}, primary restarted {} times at most; age of answers p50 {:?} p90 {:?} p99 {:?} p99.9 {:?} \
+        "seed {seed}, {length:?}, {replicas} replicas: {} reads, {hits} hits, {} writes, {} broken sessions; faults {faults:?}; age of answers p50 {:?} p90 {:?} p99 {:?} p99.9 {:?} \
          max {:?}; violations {}",
         count(&world.reads),
         count(&world.writes),
         count(&world.broken),
-        faults[0],
-        faults[1],
-        faults[2],
-        faults[3],
         age(0.5),
         age(0.9),
         age(0.99),
@@ -487,12 +523,7 @@ fn check(replicas: usize) {
     assert!(violations.is_empty(), "seed {seed}: {violations:?}");
     assert!(count(&world.reads) > 100 && count(&world.writes) > 20 && hits > 20, "too little has happened");
     cluster.wait_replayed(LIMIT).unwrap();
-    for pgweir in &pgweirs {
-        block_on(async {
-            let _ = connect(&pgweir.url()).await;
-            settles(&pgweir.url(), &world).await;
-        });
-    }
+    pgweirs.iter().for_each(|pgweir| block_on(settles(&pgweir.url(), &world)));
 }
 
 #[test]
