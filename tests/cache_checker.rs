@@ -170,9 +170,13 @@ type Done = Result<bool, String>;
 const ZONES: [(&str, &str); 2] = [("UTC", "2020-01-01 00:00:00+00"), ("Asia/Tokyo", "2020-01-01 09:00:00+09")];
 
 impl<'a> Session<'a> {
-    async fn new(url: &str, world: &'a World) -> Option<Session<'a>> {
+    /// Who only reads shares no answer with those who write: they read past the cache after a write, and renew what it keeps.
+    async fn new(url: &str, world: &'a World, writes: bool) -> Option<Session<'a>> {
         let client = try_connect(url).await.ok()?;
-        client.simple_query("SET TimeZone = 'UTC'; SET search_path = public, north").await.ok()?;
+        let digits = if writes { 1 } else { 2 };
+        let settings =
+            format!("SET TimeZone = 'UTC'; SET search_path = public, north; SET extra_float_digits = {digits}");
+        client.simple_query(&settings).await.ok()?;
         Some(Session { client, world, own: HashMap::new(), role: None, place: "north", zone: 0 })
     }
 
@@ -314,7 +318,7 @@ impl<'a> Session<'a> {
 async fn session(url: String, seed: u64, writes: bool, world: Arc<World>) -> Option<String> {
     let mut random = Random(seed);
     while !world.end.load(Ordering::Relaxed) {
-        let Some(mut session) = Session::new(&url, &world).await else { continue };
+        let Some(mut session) = Session::new(&url, &world, writes).await else { continue };
         while !world.end.load(Ordering::Relaxed) {
             match session.step(&mut random, writes).await {
                 Ok(true) => {}
@@ -340,7 +344,7 @@ async fn stranger(url: String, seed: u64, world: Arc<World>) -> Option<String> {
     let mut random = Random(seed);
     let mut version = 0;
     while !world.end.load(Ordering::Relaxed) {
-        let Some(mut session) = Session::new(&url, &world).await else { continue };
+        let Some(mut session) = Session::new(&url, &world, true).await else { continue };
         while !world.end.load(Ordering::Relaxed) {
             let done = match random.below(40) {
                 0 if !world.quiet.load(Ordering::SeqCst) => {
@@ -435,7 +439,7 @@ fn cache(pgweir: &Pgweir, field: &str) -> u64 {
 
 /// When nobody writes any more, every answer is soon the last version, however it is asked for.
 async fn settles(url: &str, world: &World) {
-    let mut session = Session::new(url, world).await.unwrap();
+    let mut session = Session::new(url, world, false).await.unwrap();
     for key in 0..KEYS {
         let last: i64 =
             value(&session.client, &format!("/* pgweir: primary */ SELECT version FROM versions WHERE key = {key}"))
