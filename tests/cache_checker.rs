@@ -346,7 +346,7 @@ async fn stranger(url: String, seed: u64, world: Arc<World>) -> Option<String> {
     while !world.end.load(Ordering::Relaxed) {
         let Some(mut session) = Session::new(&url, &world, true).await else { continue };
         while !world.end.load(Ordering::Relaxed) {
-            let done = match random.below(40) {
+            let done = match random.below(150) {
                 0 if !world.quiet.load(Ordering::SeqCst) => {
                     version += 1;
                     let anew = format!(
