@@ -41,6 +41,23 @@ fn names_are_taken_until_they_are_closed() {
     ]);
 }
 
+/// A Close behind an error is skipped, whoever made the name.
+#[test]
+fn a_name_of_sql_is_not_closed_by_what_is_skipped() {
+    let arena = Arena::new();
+    let close = || frames().parse("bad", "SELEC 1").close(b'S', "by_sql").parse("by_sql", "SELECT 2").sync();
+    arena.same_pinned(&[
+        step(frames().query("PREPARE by_sql AS SELECT 1"), "CZ"),
+        step(close().query("BEGIN"), "EZCZ"),
+        step(frames().parse("by_sql", "SELECT 3").sync(), "EZ"),
+        step(frames().query("ROLLBACK"), "CZ"),
+        step(frames().query("BEGIN").then(&frames().bind("", "by_sql", &[]).execute("", 0).sync()), "CZ2DCZ"),
+        step(close().query("ROLLBACK"), "EZCZ"),
+        step(frames().close(b'S', "by_sql").parse("by_sql", "SELECT 4").sync(), "31Z"),
+        step(frames().bind("", "by_sql", &[]).execute("", 0).sync(), "2DCZ"),
+    ]);
+}
+
 #[test]
 fn what_is_missing_is_missing() {
     let arena = Arena::new();

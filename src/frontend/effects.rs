@@ -230,7 +230,9 @@ impl Session {
                     self.doubt(Some(statement));
                     Vec::new()
                 }
-                Expect::ParsedHere { undo } | Expect::ClosedHere { undo } => undo.into_iter().collect(),
+                Expect::ParsedHere { undo } | Expect::ClosedHere { undo } | Expect::Close { undo, .. } => {
+                    undo.into_iter().collect()
+                }
                 Expect::Execute { undo, .. } => undo,
                 // It would have ended the server's unnamed statement.
                 Expect::Query { .. } => {

@@ -55,7 +55,7 @@ impl Session {
         write::of_statement(out, frontend::CLOSE, name);
         write::parse(out, name, text, types);
         if self.pipeline.is_unsynced() {
-            self.pipeline.push(Expect::Close { shown: false, evicted: None });
+            self.pipeline.push(Expect::Close { shown: false, evicted: None, undo: None });
             self.pipeline.push(Expect::Parse { statement: None, shown: false, undo: None, describes: None });
         } else {
             write::sync(out);
@@ -69,7 +69,7 @@ impl Session {
         if leased.prepared && !name.is_empty() {
             leased.named.retain(|known| **known != *name);
             write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, name);
-            self.pipeline.push(Expect::Close { shown: false, evicted: None });
+            self.pipeline.push(Expect::Close { shown: false, evicted: None, undo: None });
         }
     }
 

@@ -295,11 +295,13 @@ impl Session {
 
     fn forward_close(&mut self, frame: &[u8], leased: &mut Leased) -> Result<(), Fault> {
         let (kind, name) = read::kind_and_name(&frame[scan::HEADER..])?;
+        let mut undo = None;
         if kind == b'S' && self.keeps_names() {
             self.names.replace(name, None);
         } else if kind == b'S' && self.is_of_sql(name) {
             self.forget_name(name, leased);
             leased.unsure = true;
+            undo = Some(self.keep_undo(Undo { name: name.into(), previous: None, of_sql: true }));
         } else if kind == b'S' {
             self.close_name(name, leased);
             let previous = self.names.replace(name, None);
@@ -308,7 +310,7 @@ impl Session {
             return Ok(());
         }
         leased.lease.outbox.put_slice(frame);
-        self.pipeline.push(Expect::Close { shown: true, evicted: None });
+        self.pipeline.push(Expect::Close { shown: true, evicted: None, undo });
         Ok(())
     }
 

@@ -148,7 +148,7 @@ impl Session {
 
     fn close_on_server(&mut self, statement: &Arc<Statement>, leased: &mut Leased) {
         write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, &statement.name);
-        self.pipeline.push(Expect::Close { shown: false, evicted: Some(statement.clone()) });
+        self.pipeline.push(Expect::Close { shown: false, evicted: Some(statement.clone()), undo: None });
     }
 
     fn describe_there(&mut self, statement: &Arc<Statement>, name: &[u8], parsed: Option<&[u8]>, leased: &mut Leased) {
@@ -297,7 +297,7 @@ impl Session {
             OnServer::Missing if name.is_empty() => {
                 if leased.lease.unnamed.take().is_some() {
                     write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, b"");
-                    self.pipeline.push(Expect::Close { shown: false, evicted: None });
+                    self.pipeline.push(Expect::Close { shown: false, evicted: None, undo: None });
                 }
                 Box::default()
             }

@@ -69,6 +69,8 @@ pub enum Expect {
         shown: bool,
         /// What pgweir closes on its own to make room.
         evicted: Option<Arc<Statement>>,
+        /// The client's own of a name that SQL's PREPARE has made.
+        undo: Option<Undo>,
     },
     /// A Close of a statement: names are pgweir's own affair.
     ClosedHere {
@@ -127,7 +129,10 @@ impl Expect {
 
     pub(super) fn undo(&self) -> &[Undo] {
         match self {
-            Expect::Parse { undo, .. } | Expect::ParsedHere { undo } | Expect::ClosedHere { undo } => undo.as_slice(),
+            Expect::Parse { undo, .. }
+            | Expect::Close { undo, .. }
+            | Expect::ParsedHere { undo }
+            | Expect::ClosedHere { undo } => undo.as_slice(),
             Expect::Execute { undo, .. } => undo,
             _ => &[],
         }
@@ -135,9 +140,10 @@ impl Expect {
 
     pub(super) fn undo_mut(&mut self) -> &mut [Undo] {
         match self {
-            Expect::Parse { undo, .. } | Expect::ParsedHere { undo } | Expect::ClosedHere { undo } => {
-                undo.as_mut_slice()
-            }
+            Expect::Parse { undo, .. }
+            | Expect::Close { undo, .. }
+            | Expect::ParsedHere { undo }
+            | Expect::ClosedHere { undo } => undo.as_mut_slice(),
             Expect::Execute { undo, .. } => undo,
             _ => &mut [],
         }
