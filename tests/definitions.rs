@@ -3,10 +3,11 @@
 
 mod support;
 
+use pgweir::demo::cluster::Cluster;
 use pgweir::demo::sample;
-use support::Pgweir;
 use support::differential::{Arena, Step, step};
-use support::wire::{Frames, Wire};
+use support::wire::{Frame, Frames, Wire};
+use support::{Pgweir, wait_until};
 
 fn frames() -> Frames {
     Frames::new()
@@ -242,6 +243,33 @@ fn a_temporary_table_hides_another_though_the_connection_has_had_some() {
     assert_eq!(before.value("SELECT n FROM shadowed"), "2", "the one of all is as it was");
 }
 
+/// … nor one whose session had its first in an earlier transaction, though that one is gone.
+#[test]
+fn a_second_temporary_table_hides_nothing_from_what_was_prepared_before() {
+    directly("CREATE TABLE shown (n int); INSERT INTO shown VALUES (1)");
+    let pgweir = Pgweir::builder().cluster(support::cluster(), &[]).set("pool.max", 1).start();
+    for port in [support::cluster().primary().port(), pgweir.port()] {
+        let mut client = Wire::connect(port);
+        let hide = "CREATE TEMP TABLE shown (a int, b int) ON COMMIT DROP";
+        let other = "CREATE TEMP TABLE other (a int) ON COMMIT DROP";
+        client.ask(&frames().parse("s1", "SELECT * FROM shown").sync().then(&run("s1", &[])), "1Z2DCZ");
+        let mut block = |texts: &[&str], s1: &str, end: &str| {
+            texts.iter().for_each(|text| drop(client.ask(&frames().query(text), "CZ")));
+            client.ask(&run("s1", &[]), s1);
+            client.ask(&frames().query(end), "CZ");
+        };
+        // Undone, it is as if there had been none: the first is still to come.
+        block(&["BEGIN", hide], "EZ", "ROLLBACK");
+        block(&["BEGIN", "SAVEPOINT a", other, "ROLLBACK TO a"], "2DCZ", "COMMIT");
+        block(&["BEGIN", other], "2DCZ", "ROLLBACK");
+        block(&["BEGIN", hide], "EZ", "ROLLBACK");
+        block(&["BEGIN", other], "2DCZ", "COMMIT");
+        block(&["BEGIN"], "2DCZ", "COMMIT");
+        block(&["BEGIN", hide], "2DCZ", "COMMIT");
+        block(&["BEGIN", other, hide], "2DCZ", "COMMIT");
+    }
+}
+
 /// Whoever parses behind a change has its columns, in each of these ways and at once; whoever parsed before is refused.
 #[test]
 fn definitions_that_others_change() {
@@ -362,4 +390,74 @@ fn execute_by_sql_shows_the_columns_of_now() {
     assert!(row.body.starts_with(b"\0\x02"));
     client.ask(&run("s", &[]), "EZ");
     directly("DROP TABLE executed");
+}
+
+/// The type of the only column, as the RowDescription among these says it.
+fn column_type(frames: &[Frame]) -> u32 {
+    let row = frames.iter().find(|frame| frame.tag == b'T').unwrap_or_else(|| panic!("no columns in {frames:?}"));
+    let end = row.body[2..].iter().position(|&byte| byte == 0).unwrap() + 3;
+    u32::from_be_bytes(row.body[end + 6..end + 10].try_into().unwrap())
+}
+
+/// A replica that has yet to replay a change describes by what was before. That is true of what it answers; and nobody
+/// else is told it, above all not the one who has made the change.
+#[test]
+fn a_lagging_replica_describes_for_its_readers_alone() {
+    const INT4: u32 = 23;
+    const INT8: u32 = 20;
+    let cluster = Cluster::builder().replicas(1).start().unwrap();
+    sample::install(cluster.primary()).unwrap();
+    let replica = &cluster.replicas()[0];
+    let setup = "SET ROLE app; CREATE TABLE lagging (n int); INSERT INTO lagging VALUES (1)";
+    cluster.primary().psql_in(sample::DATABASE, setup).unwrap();
+    cluster.wait_replayed(support::LIMIT).unwrap();
+    let pgweir = Pgweir::builder().cluster(&cluster, &[1]).set("pool.max", 4).start();
+    let text = "SELECT n FROM lagging WHERE n < $1";
+    let once = || frames().parse("s", text).describe(b'S', "s").bind("", "s", &["5"]).execute("", 0).sync();
+    let mut author = Wire::connect(pgweir.port());
+    // Prepared by all before.
+    let mut early = Wire::connect(pgweir.port());
+    assert_eq!(column_type(&early.ask(&once(), "1tT2DCZ")), INT4);
+    replica.psql("SELECT pg_wal_replay_pause()").unwrap();
+    wait_until(support::LIMIT, "replay to stop", || {
+        replica.psql("SELECT pg_get_wal_replay_pause_state()").unwrap() == "paused"
+    });
+    author.ask(&frames().query("ALTER TABLE lagging ALTER n TYPE bigint"), "CZ");
+    for round in 0..3 {
+        // Until the definitions are read again, all go to the primary.
+        let mut late = Wire::connect(pgweir.port());
+        wait_until(support::LIMIT, "a session on the replica", || {
+            late = Wire::connect(pgweir.port());
+            column_type(&late.ask(&once(), "1tT2DCZ")) == INT4
+        });
+        // Whoever made the change prepares behind it: in a transaction, and at once what is known.
+        let named = format!("of_{round}");
+        let block = frames().query("BEGIN").parse(&named, text).describe(b'S', &named).sync();
+        let block = block.bind("", &named, &["5"]).execute("", 0).sync().query("COMMIT");
+        assert_eq!(column_type(&author.ask(&block, "CZ1tTZ2DCZCZ")), INT8);
+        author.ask(&run(&named, &["5"]), "2DCZ");
+        let named = format!("apart_{round}");
+        author.ask(&frames().parse(&named, text).sync(), "1Z");
+        assert_eq!(column_type(&author.ask(&frames().describe(b'S', &named).sync(), "tTZ")), INT8);
+        author.ask(&run(&named, &["5"]), "2DCZ");
+        // A reader's own is what it was told, wherever it runs; on the primary that is no more.
+        late.ask(&run("s", &["5"]), "2DCZ");
+        let refused = late.ask(&frames().query("BEGIN").then(&run("s", &["5"])).query("ROLLBACK"), "CZEZCZ");
+        assert_eq!(refused[2].sqlstate(), "0A000", "{refused:?}");
+        late.ask(&run("s", &["5"]), "2DCZ");
+        // It has read on the primary since, and prepares anew what it is to run there.
+        let anew = frames().close(b'S', "s").then(&once());
+        late.send(&anew);
+        let anew = late.expect("31tT2DCZ");
+        assert!([INT4, INT8].contains(&column_type(&anew)));
+        late.ask(&run("s", &["5"]), "2DCZ");
+    }
+    replica.psql("SELECT pg_wal_replay_resume()").unwrap();
+    cluster.wait_replayed(support::LIMIT).unwrap();
+    let mut last = Wire::connect(pgweir.port());
+    wait_until(support::LIMIT, "the change on all", || {
+        last = Wire::connect(pgweir.port());
+        column_type(&last.ask(&once(), "1tT2DCZ")) == INT8
+    });
+    last.ask(&frames().query("BEGIN").then(&run("s", &["5"])).query("COMMIT"), "CZ2DCZCZ");
 }

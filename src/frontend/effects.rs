@@ -99,6 +99,8 @@ impl Session {
                 self.channels.savepoint(name);
             }
             Control::RollbackTo(name) => {
+                // The first may be among what is undone.
+                self.makes_temporary = false;
                 self.parameters.rollback_to(name);
                 self.channels.rollback_to(name);
                 self.settle_actual();
@@ -114,6 +116,7 @@ impl Session {
 
     /// Settings are as they were at BEGIN, here and on the server.
     pub fn rolled_back(&mut self) {
+        self.makes_temporary = false;
         self.channels.rollback();
         self.parameters.rollback();
         self.settle_actual();
@@ -185,9 +188,10 @@ impl Session {
                 leased.unsure = true;
                 // A session's first temporary object may hide another, so its server plans all statements anew; not so
                 // where other clients had some before. There they are prepared again.
-                if !self.had_temporary {
+                if !self.had_temporary && !self.makes_temporary {
                     leased.lease.held.doubt_all();
                 }
+                self.makes_temporary = true;
             }
             Effect::AdvisoryLock => self.pins.insert(Pin::AdvisoryLock),
             Effect::AdvisoryUnlockAll => self.pins.remove(Pin::AdvisoryLock),

@@ -484,6 +484,7 @@ impl Session {
                 true => self.rolled_back(),
                 false => self.parameters.commit(),
             }
+            self.had_temporary |= std::mem::take(&mut self.makes_temporary);
             if std::mem::take(&mut self.defining) {
                 self.database.statements.definitions_changed();
                 self.database.cluster.definitions.outdate();

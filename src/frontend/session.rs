@@ -256,6 +256,8 @@ pub struct Session {
     pub terminating: bool,
     /// It has, or had, temporary objects of its own.
     pub had_temporary: bool,
+    /// The open transaction has made some.
+    pub makes_temporary: bool,
     /// Something of the open transaction may have written.
     pub writing: bool,
     /// Something of it may have read.

@@ -242,6 +242,7 @@ impl Parts {
             skipping: false,
             terminating: false,
             had_temporary: false,
+            makes_temporary: false,
             writing: false,
             reading: false,
             wrote: None,
