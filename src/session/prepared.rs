@@ -1,12 +1,14 @@
 //! Protocol-level prepared statements: one name on servers for each distinct text and parameter types, one
-//! namespace for each client, and for each server connection a record of what it holds.
+//! namespace for each client ([`Names`]), and for each server connection a record of what it holds ([`Held`]).
 //!
 //! A statement is also what its server described it as: to Postgres the parameters and the columns of a prepared
 //! statement are fixed when it is parsed, and it refuses to run it once definitions have changed its columns
 //! (`RevalidateCachedQuery`). So each is described where it is prepared, all copies of one are alike, and what was
 //! parsed before a change of definitions is another statement than what is parsed behind it.
 
-use std::collections::HashMap;
+mod held;
+mod names;
+
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -15,6 +17,9 @@ use dashmap::DashMap;
 use crate::error::Malformed;
 use crate::route::plan::Plan;
 use crate::wire::read::Reader;
+
+pub use held::Held;
+pub use names::{Names, as_client_says};
 
 /// A statement as servers know it.
 #[derive(Debug)]
@@ -209,184 +214,11 @@ impl Registry {
     }
 }
 
-/// One client's names. The empty name is the unnamed statement.
-#[derive(Debug, Default)]
-pub struct Names {
-    unnamed: Option<Arc<Statement>>,
-    named: HashMap<Arc<[u8]>, Arc<Statement>>,
-    /// Those that pgweir has said are prepared, without asking a server, and that no server has confirmed since.
-    unproven: Vec<Box<[u8]>>,
-    version: u64,
-}
-
-impl Names {
-    pub fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
-        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
-    }
-
-    /// A name that the client has made, to be kept beside what is owed for it.
-    pub fn shared(&self, name: &[u8]) -> Option<Arc<[u8]>> {
-        self.named.get_key_value(name).map(|(name, _)| name.clone())
-    }
-
-    /// Binds or unbinds a name; gives back what it stood for.
-    pub fn replace(&mut self, name: &[u8], statement: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
-        self.version += 1;
-        self.prove(name);
-        match (name.is_empty(), statement) {
-            (true, statement) => std::mem::replace(&mut self.unnamed, statement),
-            (false, Some(statement)) => self.named.insert(name.into(), statement),
-            (false, None) => self.named.remove(name),
-        }
-    }
-
-    /// A number that is another whenever a name may stand for something else.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// A name of SQL's own has come or gone.
-    pub fn changed_by_sql(&mut self) {
-        self.version += 1;
-    }
-
-    /// The client was told that the name is prepared by what is remembered: definitions may have changed before it
-    /// said Parse.
-    pub fn doubt(&mut self, name: &[u8]) {
-        self.unproven.push(name.into());
-    }
-
-    /// A server has said that the name's statement is as it was.
-    pub fn prove(&mut self, name: &[u8]) {
-        if !self.unproven.is_empty() {
-            self.unproven.retain(|unproven| **unproven != *name);
-        }
-    }
-
-    pub fn has_unproven(&self) -> bool {
-        !self.unproven.is_empty()
-    }
-
-    /// The client knows for certain what the name stands for: a server has said so, or definitions have changed since.
-    pub fn is_proven(&self, name: &[u8]) -> bool {
-        !self.unproven.iter().any(|unproven| **unproven == *name)
-            || self.find(name).is_some_and(|statement| statement.is_superseded())
-    }
-
-    pub fn named(&self) -> impl Iterator<Item = &[u8]> {
-        self.named.keys().map(|name| &**name)
-    }
-
-    /// DEALLOCATE ALL, DISCARD ALL: the unnamed statement stays.
-    pub fn clear_named(&mut self) {
-        self.version += 1;
-        self.unproven.retain(|name| name.is_empty());
-        self.named.clear();
-    }
-
-    pub fn len(&self) -> usize {
-        self.named.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.named.is_empty()
-    }
-}
-
-/// A message of a server that quotes a statement's name there, with the client's name in its place; `None` where it
-/// quotes none.
-pub fn as_client_says(message: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    let quoted = [b"\"", NAME_PREFIX.as_bytes()].concat();
-    let start = memchr::memmem::find(message, &quoted)? + 1;
-    let end = start + memchr::memchr(b'"', &message[start..])?;
-    Some([&message[..start], name, &message[end..]].concat())
-}
-
-/// What one server connection has prepared, least recently used first out.
-#[derive(Debug, Default)]
-pub struct Held {
-    entries: HashMap<u64, Entry>,
-    clock: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    last_use: u64,
-    statement: Arc<Statement>,
-    /// An error has skipped a Parse or a Close of it: the server may or may not have it.
-    doubtful: bool,
-}
-
-impl Held {
-    /// The connection has it, or may have it.
-    pub fn has(&self, id: u64) -> bool {
-        self.entries.contains_key(&id)
-    }
-
-    /// True, and marked as used, where the connection has it for certain.
-    pub fn touch(&mut self, id: u64) -> bool {
-        self.clock += 1;
-        match self.entries.get_mut(&id) {
-            Some(entry) if !entry.doubtful => {
-                entry.last_use = self.clock;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// The server has it, or may have it, and it cannot be used.
-    pub fn is_doubtful(&self, id: u64) -> bool {
-        self.entries.get(&id).is_some_and(|entry| entry.doubtful)
-    }
-
-    /// Takes out the least recently used where `max` or more are held, to be closed; again until `None`.
-    pub fn make_room(&mut self, max: usize) -> Option<Arc<Statement>> {
-        if self.entries.len() < max.max(1) {
-            return None;
-        }
-        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.last_use).map(|(id, _)| *id)?;
-        self.entries.remove(&oldest).map(|entry| entry.statement)
-    }
-
-    /// Notes a statement as prepared.
-    pub fn insert(&mut self, statement: Arc<Statement>) {
-        self.clock += 1;
-        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: false });
-    }
-
-    /// Notes that the server may or may not have it.
-    pub fn doubt(&mut self, statement: Arc<Statement>) {
-        self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: true });
-    }
-
-    /// Notes that the server may or may not have any of them.
-    pub fn doubt_all(&mut self) {
-        self.entries.values_mut().for_each(|entry| entry.doubtful = true);
-    }
-
-    pub fn remove(&mut self, id: u64) {
-        self.entries.remove(&id);
-    }
-
-    pub fn clear(&mut self) {
-        self.entries.clear();
-    }
-
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn statement(registry: &Registry, text: &str) -> Arc<Statement> {
+    pub(super) fn statement(registry: &Registry, text: &str) -> Arc<Statement> {
         registry.statement(text.as_bytes(), b"\0\0", &"".into(), || Arc::new(Plan::unknown()))
     }
 
@@ -446,48 +278,5 @@ mod tests {
         assert_eq!(a.fixed_types(), b"\0\0");
         a.describe(&Description::new(b"\0\x01\0\0\0\x17", None).unwrap());
         assert_eq!(a.fixed_types(), b"\0\x01\0\0\0\x17");
-    }
-
-    #[test]
-    fn names_are_one_clients_own() {
-        let registry = Registry::default();
-        let (a, b) = (statement(&registry, "a"), statement(&registry, "b"));
-        let mut names = Names::default();
-        assert!(names.replace(b"s", Some(a.clone())).is_none());
-        assert!(names.replace(b"", Some(b.clone())).is_none());
-        assert!(Arc::ptr_eq(names.find(b"s").unwrap(), &a) && Arc::ptr_eq(names.find(b"").unwrap(), &b));
-        names.doubt(b"s");
-        assert!(!names.is_proven(b"s") && names.is_proven(b""));
-        assert!(names.replace(b"s", None).is_some() && names.find(b"s").is_none());
-        assert!(names.is_proven(b"s"));
-    }
-
-    #[test]
-    fn the_least_recently_used_goes_first() {
-        let registry = Registry::default();
-        let s: Vec<_> = ["a", "b", "c"].iter().map(|t| statement(&registry, t)).collect();
-        let mut held = Held::default();
-        assert!(held.make_room(2).is_none());
-        held.insert(s[0].clone());
-        held.insert(s[1].clone());
-        assert!(held.touch(s[0].id));
-        assert_eq!(held.make_room(2).map(|e| e.id), Some(s[1].id));
-        assert!(held.make_room(2).is_none());
-        held.insert(s[2].clone());
-        assert!(!held.touch(s[1].id));
-        assert_eq!(held.len(), 2);
-    }
-
-    #[test]
-    fn what_is_in_doubt_is_not_relied_on_and_not_forgotten() {
-        let registry = Registry::default();
-        let a = statement(&registry, "a");
-        let mut held = Held::default();
-        held.doubt(a.clone());
-        assert!(!held.touch(a.id) && held.is_doubtful(a.id));
-        held.insert(a.clone());
-        assert!(held.touch(a.id) && !held.is_doubtful(a.id));
-        held.doubt(a.clone());
-        assert_eq!(held.make_room(1).map(|e| e.id), Some(a.id));
     }
 }
