@@ -154,6 +154,15 @@ impl World {
     }
 }
 
+/// Ends the sessions.
+struct End<'a>(&'a World);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end.store(true, Ordering::Relaxed);
+    }
+}
+
 struct Session<'a> {
     client: Client,
     world: &'a World,
@@ -173,10 +182,11 @@ impl<'a> Session<'a> {
     /// Who only reads shares no answer with those who write: they read past the cache after a write, and renew what it keeps.
     async fn new(url: &str, world: &'a World, writes: bool) -> Option<Session<'a>> {
         let client = try_connect(url).await.ok()?;
-        let digits = if writes { 1 } else { 2 };
-        let settings =
-            format!("SET TimeZone = 'UTC'; SET search_path = public, north; SET extra_float_digits = {digits}");
-        client.simple_query(&settings).await.ok()?;
+        let digits = format!("SET extra_float_digits = {}", if writes { 1 } else { 2 });
+        // One by one: several at once may have written something.
+        for text in ["SET TimeZone = 'UTC'", "SET search_path = public, north", &digits] {
+            client.simple_query(text).await.ok()?;
+        }
         Some(Session { client, world, own: HashMap::new(), role: None, place: "north", zone: 0 })
     }
 
@@ -270,11 +280,7 @@ impl<'a> Session<'a> {
     async fn look(&mut self, how: u64) -> Done {
         if how == 0 && self.role.is_none() {
             // For a moment, another table of that name.
-            let texts = [
-                "CREATE TEMP TABLE place AS SELECT 'temp' AS name",
-                "SELECT name FROM place",
-                "DROP TABLE pg_temp.place",
-            ];
+            let texts = ["CREATE TEMP TABLE place AS SELECT 'temp' AS name", "SELECT name FROM place", "DISCARD TEMP"];
             for text in texts {
                 match column(&self.client, text).await {
                     Ok(rows) if rows.iter().any(|name| name != "temp") => return Err(format!("{text}: {rows:?}")),
@@ -499,11 +505,13 @@ fn check(replicas: usize) {
                 violations
             })
         });
+        // However it ends, so do the sessions.
+        let end = End(&world);
         let faults = match replicas {
             0 => faults(&cluster, seed, until, &world),
             _ => [stalls(&cluster, seed, until, &world, &pgweirs), 0, 0],
         };
-        world.end.store(true, Ordering::Relaxed);
+        drop(end);
         (sessions.join().unwrap(), faults)
     });
     let mut ages = std::mem::take(&mut *world.ages.lock().unwrap());

@@ -135,7 +135,7 @@ struct State {
     told: Lsn,
     visible: Lsn,
     /// Of the definitions by which the last names were read.
-    version: u64,
+    generation: u64,
 }
 
 impl Keeper {
@@ -151,7 +151,9 @@ impl Keeper {
     pub fn take(&self, event: Event) {
         let state = &mut *self.state.lock();
         match event {
-            Event::Whole { from } => *state = State { whole: true, told: from, visible: from, version: state.version },
+            Event::Whole { from } => {
+                *state = State { whole: true, told: from, visible: from, generation: state.generation }
+            }
             Event::Commit(commit) => self.commit(state, &commit),
             Event::Reached(_) => {}
             Event::Visible(end) => {
@@ -165,8 +167,8 @@ impl Keeper {
             }
         }
         // Names and sources may mean others now.
-        let version = self.definitions.version();
-        if std::mem::replace(&mut state.version, version) != version && self.cached.mode() == Mode::Wal {
+        let generation = self.definitions.latest().map_or(0, |catalog| catalog.generation);
+        if std::mem::replace(&mut state.generation, generation) != generation && self.cached.mode() == Mode::Wal {
             self.cached.results.change(self.cached.id, Change::All, Invalidation::Definitions, Instant::now());
         }
     }
@@ -174,7 +176,8 @@ impl Keeper {
     fn commit(&self, state: &mut State, commit: &Commit) {
         state.told = commit.end;
         let (results, id) = (&self.cached.results, self.cached.id);
-        let Some(tables) = tables(&commit.changed, self.definitions.snapshot().as_deref()) else {
+        // What a snapshot lacks, the next one makes good: then all that is kept goes.
+        let Some(tables) = tables(&commit.changed, self.definitions.latest().as_deref()) else {
             return results.commit(id, Change::All, commit.end);
         };
         results.commit(id, Change::Tables(&tables), commit.end);

@@ -64,6 +64,11 @@ impl Definitions {
         if outdated { None } else { self.current.load_full() }
     }
 
+    /// The last snapshot, whether or not a change is known that it may lack.
+    pub fn latest(&self) -> Option<Arc<Catalog>> {
+        self.current.load_full()
+    }
+
     /// Equal numbers: the same snapshot.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
