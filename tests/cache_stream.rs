@@ -131,6 +131,28 @@ fn a_session_reads_what_it_wrote_and_others_soon_do() {
     warm(&pgweir, &mut writer, sql);
 }
 
+/// Before its client is told: whoever hears of it from that client reads it.
+#[test]
+fn what_a_write_says_it_changes_is_gone_for_others_at_once() {
+    let cluster = cluster();
+    around(
+        cluster.primary(),
+        "CREATE TABLE at_once (id int, n int) PARTITION BY LIST (id); CREATE TABLE at_once_1 PARTITION OF at_once DEFAULT;
+         INSERT INTO at_once VALUES (1, 0); CREATE VIEW at_once_view AS SELECT * FROM at_once;
+         GRANT ALL ON at_once, at_once_view TO app",
+    );
+    let pgweir = pgweir(&cluster);
+    let (mut writer, mut other) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    let sql = "SELECT n FROM at_once_view WHERE id = 1";
+    let relations = ["at_once", "at_once_view"];
+    for n in 1..60 {
+        warm(&pgweir, &mut other, sql);
+        writer.query(&format!("UPDATE {} SET n = {n} WHERE id = 1", relations[n % 2]));
+        assert_eq!(other.value(sql), n.to_string());
+    }
+    assert!(cache(&pgweir)["invalidated"]["write"].as_u64().unwrap() >= 50);
+}
+
 #[test]
 fn what_follows_from_more_than_tables_is_not_kept() {
     let cluster = cluster();

@@ -37,6 +37,12 @@ pub fn sources(catalog: &Catalog, path: &Path, facts: &Facts) -> Result<Vec<Tabl
     Ok(tables)
 }
 
+/// The tables that a text says it writes, with their partitions and heirs; triggers, rules and cascades may write others.
+pub fn targets(catalog: &Catalog, path: &Path, facts: &Facts) -> Vec<Table> {
+    let named = facts.written.iter().flat_map(|name| catalog.relations_named(name, path)).collect();
+    catalog.with_all_behind(named)
+}
+
 impl Catalog {
     /// The table of this name, with its schema.
     pub fn table(&self, name: &Name) -> Option<Table> {
@@ -56,8 +62,11 @@ impl Catalog {
             (None, found) => found.is_some(),
             _ => false,
         };
-        let mut found: Vec<Oid> =
-            self.relations_by_name.get(name).into_iter().flatten().copied().filter(of_schema).collect();
+        let named = self.relations_by_name.get(name).into_iter().flatten().copied().filter(of_schema);
+        self.with_all_behind(named.collect())
+    }
+
+    fn with_all_behind(&self, mut found: Vec<Oid>) -> Vec<Table> {
         let mut at = 0;
         while let Some(oid) = found.get(at) {
             let relation = self.relations.get(oid);

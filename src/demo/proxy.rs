@@ -212,6 +212,11 @@ slow_log = {slow_log}
 name = "{user}"
 password = "{password}"
 
+# Follows what changes, so that results can be cached.
+[[users]]
+name = "{follower}"
+password = "{follower}"
+
 [[databases]]
 name = "{database}"
 tls = "disable"
@@ -220,6 +225,7 @@ tls = "disable"
         admin = ports.admin,
         user = sample::USER,
         password = sample::PASSWORD,
+        follower = sample::FOLLOWER,
         database = sample::DATABASE,
         // As a TOML string: a temporary folder may have any name.
         slow_log = toml::Value::String(slow_log.display().to_string()),

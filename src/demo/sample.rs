@@ -8,9 +8,12 @@ use super::error::Error;
 pub const DATABASE: &str = "app";
 pub const USER: &str = "app";
 pub const PASSWORD: &str = "app";
+/// The role by which pgweir follows the changes of all tables; its password is its name.
+pub const FOLLOWER: &str = "pgweir";
 
 const ROLE: &str = "
 CREATE ROLE app LOGIN PASSWORD 'app';
+CREATE ROLE pgweir LOGIN REPLICATION PASSWORD 'pgweir';
 CREATE DATABASE app OWNER app;
 ";
 

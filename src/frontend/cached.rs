@@ -32,6 +32,9 @@ use crate::stats::CacheUse;
 /// How long a read waits for another that asks the same, before it runs itself.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
+/// Lists of tables kept for a transaction: what it writes beyond them, the change stream tells.
+const MOST_WRITTEN: usize = 64;
+
 /// Longer keys are not looked up.
 const MAX_KEY: usize = 64 * 1024;
 
@@ -288,10 +291,21 @@ impl Session {
         }
     }
 
+    /// A write is about to be sent.
+    pub(super) fn note_targets(&mut self, plan: &Plan) {
+        if self.database.cached.is_none() || self.written.len() == MOST_WRITTEN {
+            return;
+        }
+        let Some(targets) = plan.targets(self.scope()) else { return };
+        if !self.written.iter().any(|known| Arc::ptr_eq(known, &targets)) {
+            self.written.push(targets);
+        }
+    }
+
     /// Something that this session wrote is committed, perhaps: it is given no answer from before it any more.
     pub(super) fn invalidate(&mut self) {
         if let Some(cached) = &self.database.cached {
-            cached.note_write();
+            cached.note_write(&self.written);
             self.wrote = Some(Instant::now());
         }
     }

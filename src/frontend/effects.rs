@@ -18,7 +18,10 @@ impl Session {
     pub fn note_plan(&mut self, plan: &Plan, leased: &mut Leased) {
         let facts = &plan.facts;
         let verdict = self.verdict(plan);
-        self.writing |= may_write(facts, verdict);
+        if may_write(facts, verdict) {
+            self.writing = true;
+            self.note_targets(plan);
+        }
         self.reading |= may_read(facts, verdict);
         self.opens_block |= !facts.control.is_empty();
         self.note_listen(facts, leased);

@@ -94,11 +94,14 @@ impl Cached {
         matches!(self.wanted, config::Invalidation::Auto | config::Invalidation::Wal)
     }
 
-    /// Something that a session wrote is committed, perhaps. What it was, triggers and views included, is not known here:
-    /// the change stream tells, and until it has, the session reads past the cache.
-    pub fn note_write(&self) {
-        if self.mode() != Mode::Wal {
-            self.results.change(self.id, Change::All, Invalidation::Write, Instant::now());
+    /// Something that a session wrote is committed, perhaps: in these tables, and where triggers, rules and cascades lead.
+    /// Of those the change stream tells; until it has, the session reads past the cache.
+    pub fn note_write(&self, tables: &[Arc<[Table]>]) {
+        let now = Instant::now();
+        let change = |change| self.results.change(self.id, change, Invalidation::Write, now);
+        match self.mode() {
+            Mode::Wal => tables.iter().for_each(|tables| change(Change::Tables(tables))),
+            Mode::Closed | Mode::Ttl | Mode::Writes => change(Change::All),
         }
     }
 

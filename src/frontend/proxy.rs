@@ -247,7 +247,8 @@ impl Proxy {
         if logins.is_empty() {
             return keeper.give_up();
         }
-        let publication = self.config.load().cache.publication.clone();
+        // Not in effect: what a publication leaves out would go unseen.
+        let publication = None;
         let how = Follow { logins, tls: database.tls.clone(), timeout, publication, urge: cached.urge.clone() };
         self.control.spawn(changes::follow(Arc::downgrade(&database.cluster), how, move |event| keeper.take(event)));
     }

@@ -522,6 +522,7 @@ impl Session {
         // Else a segment behind this one may write and read.
         if self.pipeline.is_settled() {
             (self.writing, self.reading) = (false, false);
+            self.written.clear();
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::backend::connect::Login;
+use crate::catalog::Table;
 use crate::cluster::Tried;
 use crate::cluster::node::Turn;
 use crate::config::PoolMode;
@@ -265,6 +266,8 @@ pub struct Session {
     pub seen: Seen,
     /// When it last wrote something, perhaps; known where results are cached.
     pub wrote: Option<Instant>,
+    /// What it says it writes in the transaction that is under way.
+    pub written: Vec<Arc<[Table]>>,
     /// Its reads have gone to the primary for want of a replica known to be fresh enough; when it is to wait for a sample.
     pub unsettled: Option<Instant>,
     /// The ParameterStatus values that the client began with: those to which RESET returns.

@@ -57,6 +57,8 @@ struct Learned {
     verdicts: [AtomicU64; SCOPES],
     /// The last answer of [`Plan::sources`], with the scope that it holds in.
     sources: ArcSwapOption<(u64, Sources)>,
+    /// The same of [`Plan::targets`].
+    targets: ArcSwapOption<(u64, Arc<[Table]>)>,
 }
 
 /// The tables from whose rows a result follows, or why there is more to it.
@@ -123,6 +125,17 @@ impl Plan {
         let sources = sources::sources(&scope.catalog, &scope.path, &self.facts).map(Arc::from);
         self.learned.sources.store(Some(Arc::new((scope.id, sources.clone()))));
         sources
+    }
+
+    /// The tables that it says it writes, as far as they are known.
+    pub fn targets(&self, scope: Option<&Scope>) -> Option<Arc<[Table]>> {
+        let scope = scope.filter(|scope| scope.id != 0 && !self.facts.written.is_empty())?;
+        if let Some(known) = self.learned.targets.load().as_ref().filter(|known| known.0 == scope.id) {
+            return Some(known.1.clone());
+        }
+        let targets: Arc<[Table]> = sources::targets(&scope.catalog, &scope.path, &self.facts).into();
+        self.learned.targets.store(Some(Arc::new((scope.id, targets.clone()))));
+        Some(targets)
     }
 
     /// A standby has found that it writes, by these definitions.

@@ -246,6 +246,7 @@ impl Parts {
             writing: false,
             reading: false,
             wrote: None,
+            written: Vec::new(),
             seen: Seen::default(),
             unsettled: None,
             readable: is_readable(&statuses),
