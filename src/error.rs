@@ -22,6 +22,7 @@ pub mod sqlstate {
     pub const CANNOT_CONNECT_NOW: &str = "57P03";
     pub const IDLE_IN_TRANSACTION_TIMEOUT: &str = "25P03";
     pub const READ_ONLY_TRANSACTION: &str = "25006";
+    pub const SERIALIZATION_FAILURE: &str = "40001";
     pub const WARNING: &str = "01000";
     pub const INTERNAL_ERROR: &str = "XX000";
 }

@@ -149,6 +149,8 @@ const READS: &[&str] = &[
     "SELECT coalesce(feedback, 'none'), CASE WHEN score > 50 THEN 1 END FROM evaluations LIMIT 1",
     "SELECT /*+ hint */ id FROM users ORDER BY id DESC FETCH FIRST 2 ROWS ONLY",
     "SELECT string_agg(name, ',' ORDER BY id) FROM users WHERE id < 4",
+    "START TRANSACTION READ ONLY",
+    "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
     "SELECT date_trunc('month', created_at), percentile_cont(0.5) WITHIN GROUP (ORDER BY score) FROM evaluations GROUP BY 1 LIMIT 1",
 ];
 
@@ -215,7 +217,11 @@ const NOT_READS: &[&str] = &[
     "DISCARD ALL",
     // transactions, strings of several statements, utilities
     "BEGIN",
-    "START TRANSACTION READ ONLY",
+    "START TRANSACTION",
+    "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY",
+    "BEGIN READ ONLY DEFERRABLE",
+    "SET TRANSACTION READ ONLY",
+    "BEGIN READ ONLY; SELECT 1",
     "BEGIN; INSERT INTO kept (n) VALUES (4); COMMIT",
     "SELECT 1; INSERT INTO kept (n) VALUES (5)",
     "SELECT 1; SELECT 2",

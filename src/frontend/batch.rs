@@ -1,6 +1,5 @@
 //! The client's messages up to where a node can be chosen: Query, Sync or Flush.
 
-use crate::catalog::judge::Verdict;
 use crate::error::Fault;
 use crate::frontend::io::MAX_WAITING;
 use crate::frontend::session::{Scanned, Session};
@@ -51,7 +50,8 @@ impl Session {
         self.environment.settle(self.parameters.current(), false);
         self.settle_scope();
         let mut at = 0;
-        let mut batch = Batch { end: 0, demand: Demand::default(), prepares_only: true, begins: false, parses: false };
+        let demand = Demand { in_block: self.is_in_block(), ..Demand::default() };
+        let mut batch = Batch { end: 0, demand, prepares_only: true, begins: false, parses: false };
         loop {
             let Some(head) = scan::head(&self.inbox[at..])? else { return Ok(self.cut_short(at, scan::HEADER, batch)) };
             check_size(head)?;
@@ -66,7 +66,9 @@ impl Session {
             let next = at + head.total;
             match head.tag {
                 frontend::TERMINATE => return Ok(Head::Terminate),
-                frontend::SYNC | frontend::FLUSH if self.needs_no_server(at) => return Ok(Head::Here(next)),
+                frontend::SYNC | frontend::FLUSH if !batch.demand.in_block && self.needs_no_server(at) => {
+                    return Ok(Head::Here(next));
+                }
                 // The rest of a COPY that failed, or Syncs' worth of messages behind an error.
                 frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL if at == 0 => {
                     return Ok(Head::Here(next));
@@ -83,7 +85,7 @@ impl Session {
                 }
                 frontend::QUERY => {
                     let plan = self.plan(read::query(&self.inbox[at + scan::HEADER..next])?);
-                    batch.take(&plan, self.verdict(&plan));
+                    self.weigh(&plan, &mut batch);
                     self.scanned.push_back(Scanned::Query(plan));
                     return Ok(Head::Batch(Batch { end: next, prepares_only: false, ..batch }));
                 }
@@ -100,21 +102,21 @@ impl Session {
             frontend::PARSE => {
                 let parse = read::parse(body)?;
                 let statement = self.statement(parse.text, parse.types);
-                batch.take(&statement.plan, self.verdict(&statement.plan));
+                self.weigh(&statement.plan, batch);
                 batch.parses = true;
                 self.scanned.push_back(Scanned::Parse(statement));
             }
             frontend::BIND => {
                 let (_, name) = read::bind_names(body)?;
                 if let Some(statement) = self.names.find(name) {
-                    batch.take(&statement.plan, self.verdict(&statement.plan));
+                    self.weigh(&statement.plan, batch);
                 }
                 batch.prepares_only = false;
             }
             frontend::DESCRIBE | frontend::CLOSE => {
                 let (kind, name) = read::kind_and_name(body)?;
                 if let (frontend::DESCRIBE, b'S', Some(statement)) = (tag, kind, self.names.find(name)) {
-                    batch.take(&statement.plan, self.verdict(&statement.plan));
+                    self.weigh(&statement.plan, batch);
                 }
                 batch.prepares_only &= kind == b'S';
             }
@@ -126,6 +128,21 @@ impl Session {
             tag => return Err(unknown(tag)),
         }
         Ok(())
+    }
+
+    /// Adds a statement to what the batch asks for.
+    fn weigh(&self, plan: &Plan, batch: &mut Batch) {
+        let mut primary = self.verdict(plan).primary;
+        if batch.demand.is_of_block() && primary.is_none() {
+            primary = plan.blocked(self.scope());
+        }
+        // What cannot be said again elsewhere opens no block on a replica.
+        let defaults = || self.parameters.defaults_to_read_only();
+        match plan.whole {
+            true => batch.demand.take(&plan.facts, primary, defaults),
+            false => batch.demand.add(primary, plan.facts.hints.route),
+        }
+        batch.begins |= plan.facts.control.iter().any(|c| matches!(c, Control::Begin { .. }));
     }
 
     /// The message at `at` is not all there. What does not fit is not waited for: all of it goes to the primary, as it
@@ -181,12 +198,7 @@ impl Session {
 impl Batch {
     /// It is not known to read only.
     pub fn may_write(&self) -> bool {
-        self.demand.primary.is_some() || self.demand.open
-    }
-
-    fn take(&mut self, plan: &Plan, verdict: Verdict) {
-        self.demand.add(verdict.primary, plan.facts.hints.route);
-        self.begins |= plan.facts.control.iter().any(|c| matches!(c, Control::Begin { .. }));
+        self.demand.primary.is_some() || self.demand.open || self.demand.is_of_block()
     }
 }
 

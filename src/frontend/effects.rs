@@ -11,6 +11,7 @@ use crate::session::parameters::{Settings, Value};
 use crate::session::pins::Pin;
 use crate::session::pipeline::Expect;
 use crate::session::prepared::{Statement, UNKNOWN};
+use crate::sql::settings::is_of_transaction;
 use crate::sql::{Control, Effect, Facts, Reason, SetValue};
 
 impl Session {
@@ -205,6 +206,7 @@ impl Session {
 
     fn apply_set(&mut self, name: &str, value: &SetValue, leased: &mut Leased) {
         match value {
+            _ if is_of_transaction(name) => {}
             SetValue::Sql(text) => self.apply_value(name, Value::Sql(text.clone()), leased),
             SetValue::Flat(text) => self.apply_value(name, Value::Flat(text.clone()), leased),
             SetValue::Default => {

@@ -90,6 +90,10 @@ impl Session {
         if self.request.kept == Kept::Read && self.fails_over() {
             return self.retry("the node does not answer", Again::Elsewhere);
         }
+        if self.may_leave_block() {
+            self.drop_lease();
+            return None;
+        }
         self.record_broken_off(sqlstate::CONNECTION_FAILURE);
         self.drop_lease();
         Some(End::Fault(Fault::fatal(sqlstate::CONNECTION_FAILURE, "the server does not answer any more")))
@@ -103,8 +107,9 @@ impl Session {
     pub async fn wait_for_primary(&mut self, batch: &Batch) -> Result<Option<Fault>, End> {
         let database = self.database.clone();
         let mut changes = database.cluster.changes();
-        let needs =
-            self.target(batch) != Target::Replica || database.cluster.routing.primary_reads != PrimaryReads::Never;
+        let needs = batch.demand.is_of_block()
+            || self.target(batch) != Target::Replica
+            || database.cluster.routing.primary_reads != PrimaryReads::Never;
         if !needs || !self.fails_over() || database.cluster.primary().is_some() {
             return Ok(Some(Fault::error(sqlstate::CANNOT_CONNECT, "no server can take this statement")));
         }

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod batch;
+pub mod block;
 pub mod cached;
 pub mod invalidation;
 pub mod client;

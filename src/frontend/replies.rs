@@ -310,7 +310,7 @@ impl Session {
             return Ok(Some(Relayed::Retry { why: fields.message(), again: Again::Anew }));
         }
         self.doubt_text(fields.code);
-        let untouched = self.request.kept == Kept::Read;
+        let untouched = self.request.kept == Kept::Read || (is_shutdown(&fields) && self.may_leave_block());
         let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { Again::after(&fields) };
         let again = again.filter(|again| self.may_say_again(*again));
         if let (true, Some(again)) = (untouched, again) {
@@ -500,6 +500,7 @@ impl Session {
             self.transaction_began = Some(self.request.started);
         }
         self.status = status;
+        self.note_block_ready(status);
         self.opens_block &= self.pipeline.in_flight();
         self.skipping &= !self.pipeline.is_settled();
         self.failed = false;
@@ -534,6 +535,11 @@ impl Session {
             self.consume();
         }
     }
+}
+
+/// The server ends, or was told to end the connection.
+fn is_shutdown(fields: &ErrorFields) -> bool {
+    fields.is_fatal() && matches!(fields.code, b"57P01" | b"57P02")
 }
 
 /// On an immediate shutdown, and when a process of the server has crashed, a warning is all that comes before the end

@@ -11,7 +11,7 @@ use crate::frontend::session::{Kept, Leased, Portal, Scanned, Session};
 use crate::frontend::statements::OnServer;
 use crate::route::plan::Plan;
 use crate::session::bound;
-use crate::session::pipeline::{Expect, Local, Undo};
+use crate::session::pipeline::{Expect, Local, Refused, Undo};
 use crate::session::prepared::Statement;
 use crate::session::token::in_other_words;
 use crate::session::values::values;
@@ -103,7 +103,18 @@ impl Session {
                 tag if self.must_wait(tag, &frame[scan::HEADER..], leased)? => {
                     return Ok((at, Forwarded::All { need: 0 }));
                 }
-                _ => self.forward_frame(head, frame, leased)?,
+                _ if self.block.as_ref().is_some_and(|block| block.is_closing()) => {
+                    return Ok((at, Forwarded::All { need: 0 }));
+                }
+                tag => {
+                    if let Some(block) = &mut self.block {
+                        block.drops_rest = false;
+                    }
+                    self.forward_frame(head, frame, leased)?;
+                    if let Some(block) = &mut self.block {
+                        block.note_frame(tag);
+                    }
+                }
             }
             self.client_rest = head.total - available;
             at += available;
@@ -145,7 +156,9 @@ impl Session {
     /// The rest of a frame that is passed on as it arrives.
     fn forward_rest(&mut self, inbox: &[u8], leased: &mut Leased) -> usize {
         let n = self.client_rest.min(inbox.len());
-        leased.lease.outbox.put_slice(&inbox[..n]);
+        if !self.block.as_ref().is_some_and(|block| block.drops_rest) {
+            leased.lease.outbox.put_slice(&inbox[..n]);
+        }
         self.client_rest -= n;
         n
     }
@@ -158,14 +171,16 @@ impl Session {
                 // A simple Query ends the unnamed statement, on the server as here.
                 self.names.replace(b"", None);
                 leased.lease.unnamed = None;
-                let refused = self.refused(&plan.facts, leased);
+                let refused = self.refused(&plan, leased);
                 if refused.is_some() {
+                    self.drop_rest_in_block();
                     write::query(&mut leased.lease.outbox, refusal::QUERY);
                 } else {
                     self.name_for_sql(&plan.facts, leased);
                     self.note_sequences(&plan, leased);
                     self.note_plan(&plan, leased);
                     self.leave(&plan);
+                    self.note_in_block(&plan);
                     match in_other_words(body.strip_suffix(b"\0").unwrap_or_default(), &plan.facts) {
                         Some(text) => write::query(&mut leased.lease.outbox, &text),
                         None => leased.lease.outbox.put_slice(frame),
@@ -190,6 +205,11 @@ impl Session {
                 self.skipping = false;
                 leased.lease.outbox.put_slice(frame);
                 self.pipeline.push(Expect::Sync { shown: true });
+            }
+            frontend::FUNCTION_CALL if leased.replica && self.refuses_call() => {
+                self.drop_rest_in_block();
+                write::query(&mut leased.lease.outbox, refusal::QUERY);
+                self.pipeline.push(Expect::Query { plan: None, refused: Some(Refused::OnReplica) });
             }
             frontend::FUNCTION_CALL => {
                 // By OID, so of unknown effect.
@@ -230,7 +250,7 @@ impl Session {
             OnServer::Same(statement) => Some(self.bound_plan(statement, rest)),
             OnServer::Missing | OnServer::Changed(_) => None,
         };
-        let refused = plan.as_ref().and_then(|plan| self.refused(&plan.facts, leased));
+        let refused = plan.as_ref().and_then(|plan| self.refused(plan, leased));
         let new = match refused {
             Some(_) => refusal::STATEMENT.into(),
             None => self.name_there(name, &there, leased),
@@ -239,6 +259,7 @@ impl Session {
             self.name_for_sql(&plan.facts, leased);
             self.note_sequences(&plan, leased);
             self.note_plan(&plan, leased);
+            self.note_in_block(&plan);
             self.note_portal(portal, &plan, rest);
         }
         let out = &mut leased.lease.outbox;

@@ -59,7 +59,7 @@ impl Session {
         match again {
             Again::Elsewhere => self.fails_over(),
             // Where no read may, the server's own error says more than that nobody serves it.
-            Again::OnPrimary => self.cluster().routing.primary_reads != PrimaryReads::Never,
+            Again::OnPrimary => self.block.is_some() || self.cluster().routing.primary_reads != PrimaryReads::Never,
             Again::Write | Again::Anew => true,
         }
     }
@@ -85,6 +85,7 @@ impl Session {
             self.restore_name(undo);
         }
         self.drop_lease();
+        self.say_again_in_block();
         self.failed = false;
         (self.request.kept, self.request.sent, self.request.end) = (Kept::No, 0, None);
         None

@@ -89,11 +89,21 @@ impl Session {
             if let Some(leased) = &self.leased {
                 let own = self.pipeline.ends_in_own_sync() || self.pipeline.is_survey();
                 if self.request.end.is_none() {
-                    if leased.replica || self.request.kept != Kept::No || self.terminating || own {
+                    let reads = leased.replica && !self.is_in_block();
+                    if reads || self.request.kept != Kept::No || self.terminating || own {
                         // What follows is decided when this is done. Behind Terminate no more CopyData comes.
                         let copying = self.pipeline.awaits_copy();
                         let owed = (self.pipeline.owes_ready() && !copying) || self.pipeline.is_survey();
                         return Ok((!self.terminating || owed).then_some(0));
+                    }
+                    if self.is_in_fresh_block() {
+                        if !self.drop_rest() {
+                            return Ok(Some(0));
+                        }
+                        match self.begin_in_block().map_err(End::Fault)? {
+                            Some(need) => return Ok(Some(need)),
+                            None => continue,
+                        }
                     }
                     self.begin_request();
                 }
@@ -112,7 +122,11 @@ impl Session {
                 Head::Terminate => return Ok(None),
                 Head::Batch(batch) => {
                     self.request = Request::new(Instant::now(), Why::Read);
-                    let given = match self.ask_cache(&batch) {
+                    let answer = match batch.demand.in_block {
+                        true => Answer::Run,
+                        false => self.ask_cache(&batch),
+                    };
+                    let given = match answer {
                         Answer::Given => true,
                         Answer::Wait(sought, flight) => Box::pin(self.share(&batch, sought, flight)).await?,
                         Answer::Run => false,
@@ -161,14 +175,14 @@ impl Session {
     }
 
     /// Messages that concern pgweir alone: names closed or made again, Syncs of nothing, what an error skips.
-    fn answer(&mut self, bytes: usize) {
+    pub(super) fn answer(&mut self, bytes: usize) {
         let mut at = 0;
         while at < bytes {
             let Ok(Some(head)) = scan::head(&self.inbox[at..]) else { break };
             match head.tag {
                 frontend::SYNC => {
                     self.skipping = false;
-                    write::ready(&mut self.outbox, b'I');
+                    write::ready(&mut self.outbox, self.status);
                 }
                 frontend::PARSE if !self.skipping => {
                     self.counters().client_parse();
@@ -265,6 +279,7 @@ impl Session {
     pub(super) fn target(&self, batch: &Batch) -> Target {
         match self.mode {
             PoolMode::Session => Target::Primary(Why::SessionMode),
+            _ if batch.demand.read_only && self.retries_block => Target::Primary(Why::Retry),
             _ if self.parameters.is_serializable() => Target::Primary(Why::Serializable),
             PoolMode::Transaction | PoolMode::Statement => decide::decide(&batch.demand, self.parameters.route()),
         }
@@ -276,7 +291,11 @@ impl Session {
             Target::Primary(why) => cluster.primary().map(|node| Chosen { node: node.index, why, passed_over: false }),
             Target::Replica => {
                 let (now, random) = (self.request.mark, cluster.draw());
-                let choice = cluster.reader(&self.need(), (self.tried, outdated), now, random)?;
+                let Some(choice) = cluster.reader(&self.need(), (self.tried, outdated), now, random) else {
+                    // `primary_reads` is about reads, and what a block will be is not known.
+                    let primary = cluster.primary().filter(|_| batch.demand.is_of_block())?;
+                    return Some(Chosen { node: primary.index, why: Why::NoReplica, passed_over: false });
+                };
                 Some(Chosen { node: choice.node.index, why: choice.why, passed_over: choice.passed_over })
             }
         }
@@ -335,7 +354,7 @@ impl Session {
         let relies = batch.end == self.inbox.len() && (batch.parses || self.names.has_unproven());
         self.request.kept = match leased.replica {
             true => Kept::Read,
-            false if relies && self.mode != PoolMode::Session => Kept::Anew,
+            false if relies && self.mode != PoolMode::Session && !batch.demand.in_block => Kept::Anew,
             false => Kept::No,
         };
         self.request.ends_own = batch.prepares_only && batch.end > 0;
@@ -343,8 +362,10 @@ impl Session {
         self.request.end = apart.then_some(batch.end);
         self.client.set_target(Some(leased.lease.identity.clone()));
         self.settling = false;
+        let replica = leased.replica;
         self.leased = Some(leased);
         self.replay();
+        self.open_block(&batch, replica);
         self.forward().map_err(End::Fault)?;
         Ok(())
     }
@@ -353,6 +374,7 @@ impl Session {
     fn refuse(&mut self, batch: Batch, fault: &Fault) {
         write::error(&mut self.outbox, fault);
         self.tried = Tried::default();
+        self.give_up_block();
         if let Some(plan) = self.scanned_plan(batch.end) {
             self.request.error = fault.code.as_bytes().try_into().ok();
             self.record(&plan);
@@ -403,6 +425,10 @@ impl Session {
         if self.request.kept == Kept::Read && self.fails_over() {
             return self.retry(why, Again::Elsewhere);
         }
+        if self.may_leave_block() {
+            self.drop_lease();
+            return None;
+        }
         self.record_broken_off(sqlstate::CONNECTION_FAILURE);
         self.drop_lease();
         let fault = Fault::fatal(sqlstate::CONNECTION_FAILURE, "server closed the connection unexpectedly");
@@ -439,13 +465,13 @@ impl Session {
         self.refusal_at_rest()
     }
 
-    fn give_back(&mut self) {
-        let Some(Leased { mut lease, actual, suspect, prepared, replica, turn, .. }) = self.leased.take() else {
+    pub(super) fn give_back(&mut self) {
+        let Some(Leased { mut lease, why, actual, suspect, prepared, replica, turn, .. }) = self.leased.take() else {
             return;
         };
         self.client.set_target(None);
-        // Of reads alone, which are alike on all nodes.
-        if let Some(turn) = turn.filter(|_| replica) {
+        // Of single reads alone, which are alike on all nodes.
+        if let Some(turn) = turn.filter(|_| replica && why != Why::InTransaction) {
             turn.end(self.request.mark);
         }
         // Bytes behind the last ReadyForQuery belong to nobody: such a connection is dropped, and so closed.

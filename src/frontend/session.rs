@@ -12,6 +12,7 @@ use crate::cluster::Tried;
 use crate::cluster::node::Turn;
 use crate::config::PoolMode;
 use crate::freshness::Seen;
+use crate::frontend::block::Block;
 use crate::frontend::cached::{Asker, Filling};
 use crate::frontend::client::Client;
 use crate::frontend::database::{Database, Statuses};
@@ -211,6 +212,10 @@ pub struct Session {
 
     pub leased: Option<Leased>,
     pub pipeline: Pipeline,
+    /// A READ ONLY block on a replica.
+    pub block: Option<Box<Block>>,
+    /// One has come to what needed the primary: the next one begins there.
+    pub retries_block: bool,
     pub request: Request,
     /// The reply under way is to be kept.
     pub filling: Option<Box<Filling>>,

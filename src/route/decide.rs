@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::PrimaryReads;
-use crate::sql::{Reason, RouteHint};
+use crate::route::block;
+use crate::sql::{Facts, Reason, RouteHint};
 
 /// Why a batch went where it went: the closed list of logs, metrics and EXPLAIN ROUTE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,9 +108,34 @@ pub struct Demand {
     pub hint: Option<RouteHint>,
     /// The end of the implicit transaction has not been seen.
     pub open: bool,
+    /// A transaction block is opened that a replica may run: [`block::opens`].
+    pub read_only: bool,
+    /// A transaction block is ended.
+    pub ends: bool,
+    /// A READ ONLY block is open of which nothing has been run yet: all that the batch is, the block will be.
+    pub in_block: bool,
 }
 
 impl Demand {
+    /// One statement more, with what the catalog says of it.
+    pub fn take(&mut self, facts: &Facts, primary: Option<Reason>, defaults_to_read_only: impl Fn() -> bool) {
+        let hint = facts.hints.route;
+        if block::opens(facts, defaults_to_read_only) {
+            self.read_only = true;
+            self.add(None, hint);
+        } else if block::ends(facts) {
+            self.ends = true;
+            self.add(None, hint);
+        } else {
+            self.add(primary, hint);
+        }
+    }
+
+    /// It is, or begins, a READ ONLY block: what follows in that is not known.
+    pub fn is_of_block(&self) -> bool {
+        self.read_only || self.in_block
+    }
+
     pub fn add(&mut self, primary: Option<Reason>, hint: Option<RouteHint>) {
         self.primary = self.primary.or(primary);
         // Of two hints in one batch the safer one counts.
@@ -120,7 +146,7 @@ impl Demand {
     }
 }
 
-/// Decides a batch outside any transaction. `session_hint` is `pgweir.route`; a hint in the text beats it. A hint
+/// Decides a batch outside any transaction, or the first in a READ ONLY block. `session_hint` is `pgweir.route`; a hint in the text beats it. A hint
 /// never makes a read of what is none.
 pub fn decide(demand: &Demand, session_hint: Option<RouteHint>) -> Target {
     if let Some(reason) = demand.primary {
@@ -128,6 +154,9 @@ pub fn decide(demand: &Demand, session_hint: Option<RouteHint>) -> Target {
     }
     if demand.open {
         return Target::Primary(Why::OpenPipeline);
+    }
+    if demand.ends && !demand.is_of_block() {
+        return Target::Primary(Why::Statement(Reason::Transaction));
     }
     match demand.hint.or(session_hint) {
         Some(RouteHint::Primary) => Target::Primary(Why::Hint),

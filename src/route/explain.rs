@@ -21,7 +21,7 @@ pub fn explain(text: &str, scope: Option<&Scope>) -> Explanation {
     let facts = classify::classify(text);
     let (primary, via) = reasons(&facts, scope);
     let mut demand = Demand::default();
-    demand.add(primary, facts.hints.route);
+    demand.take(&facts, primary, || false);
     let target = decide::decide(&demand, None);
     let fingerprint = fingerprint::fingerprint(text).fingerprint;
     Explanation { target, fingerprint, via, known: scope.is_some() }

@@ -1,6 +1,7 @@
 //! Where a statement runs, and why.
 
 pub mod balance;
+pub mod block;
 pub mod decide;
 pub mod explain;
 pub mod plan;

@@ -42,7 +42,7 @@ pub struct Plan {
     /// As the client sent it, literals and all; of one that is too long to keep, the part that a log shows.
     pub text: Arc<str>,
     /// It is all there.
-    whole: bool,
+    pub whole: bool,
     /// W3C trace context, from a comment.
     pub traceparent: Option<String>,
     learned: Arc<Learned>,
@@ -53,6 +53,8 @@ pub struct Plan {
 struct Learned {
     /// The snapshot whose promise a standby has refuted; 0: none, [`FOREVER`]: that of the text alone.
     refuted: AtomicU64,
+    /// Blocks that begin with it have needed the primary: by which snapshot, and the reason's place in the list and one.
+    blocked: AtomicU64,
     /// The last verdicts, each with the scope that it holds in.
     verdicts: [AtomicU64; SCOPES],
     /// The last answer of [`Plan::sources`], with the scope that it holds in.
@@ -144,6 +146,33 @@ impl Plan {
         refuted != 0 && (refuted == FOREVER || scope.is_none_or(|scope| scope.catalog.generation == refuted))
     }
 
+    /// What its names alone ask for, whatever else its text says.
+    pub(super) fn names_ask(&self, scope: Option<&Scope>) -> Option<Reason> {
+        match scope {
+            Some(scope) => judge::judge(&scope.catalog, &scope.path, &self.facts).primary,
+            None => names_objects(&self.facts).then_some(Reason::Catalog),
+        }
+    }
+
+    /// A READ ONLY block that began with it on a replica has come to what needs the primary: those that begin with it
+    /// run there from now on, or, where the `catalog` has said so, until definitions change.
+    pub fn note_blocked(&self, catalog: Option<&Scope>, reason: Reason) {
+        let blocked = (generation(catalog) << 8) | (reason as u64 + 1);
+        self.learned.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// The catalog has a say in where it runs.
+    pub fn asks_catalog(&self) -> bool {
+        self.facts.is_open()
+    }
+
+    /// Why READ ONLY blocks that begin with it run on the primary, as far as it is known from earlier ones.
+    pub fn blocked(&self, scope: Option<&Scope>) -> Option<Reason> {
+        let blocked = self.learned.blocked.load(Ordering::Relaxed);
+        let holds = blocked != 0 && (blocked >> 8 == NO_GENERATION || blocked >> 8 == generation(scope));
+        decoded(blocked as u8).primary.filter(|_| holds)
+    }
+
     /// A standby has refused it: it runs on the primary until definitions change.
     fn refute(&self, scope: Option<&Scope>) {
         let refuted = scope.map_or(FOREVER, |scope| scope.catalog.generation);
@@ -179,6 +208,13 @@ fn decoded(code: u8) -> Verdict {
     let at = usize::from(code & !OPAQUE_BIT);
     let primary = at.checked_sub(1).and_then(|at| Reason::ALL.get(at)).copied();
     Verdict { primary, opaque: code & OPAQUE_BIT != 0 }
+}
+
+/// Without a snapshot, in the bits that there are for one: what was learned so holds for ever.
+const NO_GENERATION: u64 = u64::MAX >> 8;
+
+fn generation(scope: Option<&Scope>) -> u64 {
+    scope.map_or(NO_GENERATION, |scope| scope.catalog.generation & NO_GENERATION)
 }
 
 /// Why a statement that the text leaves to the catalog runs on the primary while there is none.
@@ -301,6 +337,13 @@ impl Plans {
         let whole = text.len() <= MAX_KEPT_TEXT;
         let kept: Arc<str> = if whole { text.into() } else { bounded_text(text).into() };
         Plan { traceparent, learned, whole, ..Plan::new(facts, fingerprint, record, kept) }
+    }
+}
+
+#[cfg(test)]
+impl Plans {
+    pub fn for_tests() -> Plans {
+        tests::plans()
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::config::Freshness;
 use crate::freshness::Lsn;
 use crate::sql::RouteHint;
+use crate::sql::settings::truth;
 
 /// A setting's value, in the form in which it can be said again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -181,6 +182,12 @@ impl Parameters {
     /// Each of its transactions is serializable, which no standby offers.
     pub fn is_serializable(&self) -> bool {
         self.current.value("default_transaction_isolation").is_some_and(|level| level.keyword() == "serializable")
+    }
+
+    /// Its transactions are READ ONLY where they do not say otherwise.
+    pub fn defaults_to_read_only(&self) -> bool {
+        let value = self.current.value("default_transaction_read_only");
+        value.is_some_and(|value| truth(value.keyword().as_bytes()) == Some(true))
     }
 
     /// Back to what the client asked for at startup.

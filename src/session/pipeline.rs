@@ -16,7 +16,7 @@ use crate::route::plan::Plan;
 use crate::session::values::Values;
 use crate::wire::tag::backend;
 
-pub use expect::{Expect, Undo};
+pub use expect::{Expect, Refused, Undo};
 
 /// What to do with a frame of the server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

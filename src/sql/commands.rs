@@ -21,7 +21,10 @@ pub(super) fn command(view: View, notes: &mut Notes, depth: usize) -> bool {
         "prepare" if view.is(1, "transaction") => control(notes, Control::PrepareTransaction),
         "set" => settings::set(view, notes),
         "reset" => settings::reset(view, notes),
-        "show" => notes.reason(Reason::Session),
+        "show" => {
+            notes.reason(Reason::Session);
+            notes.facts.asks_node = !shows_session(view);
+        }
         "discard" | "deallocate" | "listen" | "unlisten" | "close" | "execute" => session(view, &word, notes),
         "prepare" => prepare(view, notes, depth),
         "declare" => declare(view, notes, depth),
@@ -96,6 +99,15 @@ fn transaction(view: View, word: &str, notes: &mut Notes) {
     }
 }
 
+/// `SHOW` of what is the session's or its transaction's own, or the same on all nodes.
+fn shows_session(view: View) -> bool {
+    view.are(1, &["time", "zone"])
+        || view.is(1, "transaction")
+        || view.is_any(1, &["transaction_isolation", "transaction_read_only", "transaction_deferrable"])
+        || view.punct(2, b'.')
+        || view.name(1).is_some_and(|name| super::tokens::is_of_session(&name.to_ascii_lowercase()))
+}
+
 /// READ ONLY, ISOLATION LEVEL and DEFERRABLE; where one is said twice, the last counts.
 pub(super) fn modes(view: View) -> (Option<bool>, Option<bool>, Option<bool>) {
     let (mut read_only, mut serializable, mut deferrable) = (None, None, None);
@@ -158,14 +170,14 @@ fn prepare(view: View, notes: &mut Notes, depth: usize) {
     }
 }
 
-/// `DECLARE name [BINARY …] CURSOR [{WITH | WITHOUT} HOLD] FOR query`.
+/// `DECLARE name [BINARY …] CURSOR [{WITH | WITHOUT} HOLD] FOR query`. What the query does is the stronger reason.
 fn declare(view: View, notes: &mut Notes, depth: usize) {
-    notes.reason(Reason::Session);
     let header = (2..view.tokens.len().min(12)).find(|&at| view.is(at, "for"));
     let (Some(name), Some(end)) = (view.name(1), header) else { return refuse(notes) };
     let hold = (2..end).any(|at| view.are(at, &["with", "hold"]));
     notes.effect(Effect::Declare { name, hold });
     inner(view.from(end + 1), notes, depth);
+    notes.reason(Reason::Session);
 }
 
 /// Notes the facts of a statement inside another one; of its effects only that there are some.

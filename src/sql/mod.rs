@@ -72,6 +72,8 @@ pub struct Facts {
     pub unknown_by_name: bool,
     /// The database that the statement, the first of its string, wants to itself: it fails while others are connected to it.
     pub alone_in: Option<String>,
+    /// SHOW of a parameter that may be another on each node.
+    pub asks_node: bool,
     /// A plain string holds a backslash: where standard_conforming_strings is off, nothing here holds.
     pub backslash: bool,
 }

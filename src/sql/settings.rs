@@ -220,6 +220,11 @@ fn one_set_config(view: View, at: usize) -> Option<(Effect, usize)> {
     Some((effect, end))
 }
 
+/// Parameters of the open transaction alone, however they are set.
+pub fn is_of_transaction(name: &str) -> bool {
+    matches!(name, "transaction_isolation" | "transaction_read_only" | "transaction_deferrable")
+}
+
 /// A boolean's text in its usual spellings (`parse_bool`).
 pub fn truth(text: &[u8]) -> Option<bool> {
     match text.to_ascii_lowercase().as_slice() {

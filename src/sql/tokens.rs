@@ -31,6 +31,11 @@ const OF_THE_SESSION: [&str; 17] = [
     "timezone",
 ];
 
+/// A parameter of [`OF_THE_SESSION`], or a custom one.
+pub(super) fn is_of_session(name: &str) -> bool {
+    name.contains('.') || OF_THE_SESSION.contains(&name)
+}
+
 /// Reads all tokens of `view` and notes what they mean.
 pub(super) fn scan(view: View, notes: &mut Notes) {
     run(view, notes, false);
@@ -389,7 +394,7 @@ impl Scan<'_, '_> {
     fn current_setting(&mut self, at: usize, class: Class) {
         self.notes.facts.by_literal = true;
         let name = self.view.string(at + 2).map(|name| name.to_ascii_lowercase());
-        let own = name.is_some_and(|name| name.contains('.') || OF_THE_SESSION.contains(&name.as_str()));
+        let own = name.is_some_and(|name| is_of_session(&name));
         self.class(if own { class } else { Class::SideEffect });
     }
 

@@ -165,10 +165,15 @@ fn comparable(program: &Program, mut direct: Seen, mut proxied: Seen) -> (Seen, 
     // EXECUTE of what the protocol has prepared gives the columns of now.
     let of_now = |theirs: &str, ours: &str| theirs.starts_with("E C=0A000") && ours.starts_with("T ");
     let by_name = |at: usize| at.checked_sub(1).is_some_and(|at| statements::is_by_name(&program.groups[at].says));
+    // A READ ONLY block that is too late for the primary is to be run again.
+    let is_again = |ours: &str| ours.starts_with("E C=40001") && ours.contains("this READ ONLY transaction runs on");
     let parts = |(at, (theirs, ours)): (usize, (&Vec<String>, &Vec<String>))| {
         let differing = theirs.iter().zip(ours).find(|(a, b)| a != b);
         differing.is_some_and(|(theirs, ours)| {
-            ours.starts_with("E C=25P02") || other_fault(theirs, ours) || (by_name(at) && of_now(theirs, ours))
+            ours.starts_with("E C=25P02")
+                || other_fault(theirs, ours)
+                || (by_name(at) && of_now(theirs, ours))
+                || is_again(ours)
         })
     };
     if let Some(at) = direct.groups.iter().zip(&proxied.groups).enumerate().position(parts) {

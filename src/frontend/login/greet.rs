@@ -217,6 +217,8 @@ impl Parts {
             leased,
             pipeline: Pipeline::default(),
             request: Request::new(now, Why::Read),
+            block: None,
+            retries_block: false,
             filling: None,
             asker: Default::default(),
             tried: Tried::default(),

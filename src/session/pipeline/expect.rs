@@ -16,6 +16,15 @@ pub struct Undo {
     pub of_sql: bool,
 }
 
+/// Why a statement that fails was sent in a statement's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It would have pinned the client.
+    Pin(Pin),
+    /// It is for the primary, within a READ ONLY block on a replica.
+    OnReplica,
+}
+
 /// One owed reply.
 #[derive(Debug)]
 pub enum Expect {
@@ -50,8 +59,8 @@ pub enum Expect {
         /// The client's name of the statement; `None`: the unnamed one.
         name: Option<Arc<[u8]>>,
         statement: Option<Arc<Statement>>,
-        /// It would have pinned the client, and another statement that fails stands for it.
-        refused: Option<Pin>,
+        /// Another statement that fails stands for it.
+        refused: Option<Refused>,
     },
     Describe {
         /// As with Bind; of a portal neither.
@@ -86,7 +95,7 @@ pub enum Expect {
     Query {
         plan: Option<Arc<Plan>>,
         /// As with Bind.
-        refused: Option<Pin>,
+        refused: Option<Refused>,
     },
     /// Statements of pgweir's own ahead of the client's (the parameters' difference).
     Replay,

@@ -1,0 +1,225 @@
+//! READ ONLY transaction blocks on a replica.
+//!
+//! A block is opened on the node that a read would go to, and runs there to its end. As long as it has run nothing it may be
+//! opened anew elsewhere: its first statement is decided as a read outside of a transaction is, and tried elsewhere where a
+//! replica fails. What comes later and is for the primary alone is refused, so that the client runs the whole again, and
+//! then on the primary.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Fault, sqlstate};
+use crate::frontend::batch::{Batch, Head};
+use crate::frontend::client::Activity;
+use crate::frontend::session::{Kept, Request, Session};
+use crate::route::block::{self, Fit};
+use crate::route::decide::{Target, Why};
+use crate::route::plan::Plan;
+use crate::session::pipeline::Expect;
+use crate::sql::Reason;
+use crate::wire::tag::frontend;
+use crate::wire::write;
+
+/// One that is open on a replica, or about to be.
+#[derive(Debug, Default)]
+pub struct Block {
+    /// Its BEGIN has succeeded.
+    is_open: bool,
+    begin: Option<Arc<Plan>>,
+    /// Its first statement. `None`: nothing has been run in it.
+    first: Option<Arc<Plan>>,
+    /// COMMIT or ROLLBACK is under way.
+    ends: bool,
+    /// … and the end of its segment: what follows is decided when that is answered.
+    is_closing: bool,
+    /// The frame that is passed on as it arrives is to be no server's.
+    pub drops_rest: bool,
+}
+
+impl Block {
+    /// What the client sends next waits until the block's end is answered.
+    pub fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
+    /// A frame has been passed on.
+    pub fn note_frame(&mut self, tag: u8) {
+        self.is_closing = self.ends && matches!(tag, frontend::SYNC | frontend::QUERY | frontend::FUNCTION_CALL);
+    }
+}
+
+impl Session {
+    /// The session is in a block that its client believes to be open.
+    pub fn is_in_block(&self) -> bool {
+        self.block.as_ref().is_some_and(|block| block.is_open)
+    }
+
+    /// … in which nothing has been run.
+    pub fn is_in_fresh_block(&self) -> bool {
+        let fresh = self.block.as_ref().is_some_and(|block| block.is_open && block.first.is_none());
+        fresh && self.status == b'T'
+    }
+
+    /// Nothing would be lost with the connection.
+    pub fn may_leave_block(&self) -> bool {
+        let idle = self.pipeline.is_settled() && self.client_rest == 0 && self.server_rest == 0;
+        self.is_in_fresh_block() && idle && self.fails_over()
+    }
+
+    /// The first messages in a block on a replica: they stay there, or the block leaves it. How many bytes it takes to
+    /// tell, where they are not here yet.
+    ///
+    /// # Errors
+    /// The client breaks the protocol.
+    pub fn begin_in_block(&mut self) -> Result<Option<usize>, Fault> {
+        if !self.pipeline.is_empty() {
+            return Ok(Some(0));
+        }
+        match self.scan()? {
+            Head::Wait(need) => return Ok(Some(need)),
+            Head::Here(bytes) => self.answer(bytes),
+            Head::Terminate => self.terminating = true,
+            Head::Batch(batch) => {
+                self.request = Request::new(Instant::now(), Why::InTransaction);
+                match self.target(&batch) {
+                    Target::Replica => self.go_on_in_block(batch),
+                    Target::Primary(_) => self.leave_replica(),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn go_on_in_block(&mut self, batch: Batch) {
+        self.request.kept = Kept::Read;
+        self.request.ends_own = batch.prepares_only && batch.end > 0;
+        self.request.end = Some(batch.end);
+        self.client.set_activity(Activity::Active, self.request.mark);
+        self.settling = false;
+        if let Some(leased) = &mut self.leased {
+            leased.why = Why::InTransaction;
+        }
+    }
+
+    fn leave_replica(&mut self) {
+        if let Some(leased) = &mut self.leased {
+            // The transaction is open there.
+            leased.suspect = true;
+        }
+        self.give_back();
+    }
+
+    /// A batch is about to be sent: it opens a block on a replica, or the block that is open elsewhere is opened here.
+    pub(super) fn open_block(&mut self, batch: &Batch, replica: bool) {
+        if !self.is_in_block() {
+            self.block = None;
+        }
+        if batch.demand.read_only && self.block.is_none() {
+            self.retries_block = false;
+            if replica {
+                self.block = Some(Box::default());
+            }
+            return;
+        }
+        let begin = self.block.as_ref().filter(|block| block.is_open).and_then(|block| block.begin.clone());
+        if let (Some(begin), Some(leased)) = (begin, &mut self.leased) {
+            leased.lease.begin();
+            write::query(&mut leased.lease.outbox, &begin.text);
+            leased.lease.unnamed = None;
+            self.pipeline.push(Expect::Replay);
+        }
+        if !replica {
+            self.block = None;
+        }
+    }
+
+    /// A statement is sent to the block's replica.
+    pub(super) fn note_in_block(&mut self, plan: &Arc<Plan>) {
+        let Some(block) = &mut self.block else { return };
+        if block.begin.is_none() && block::opens(&plan.facts, || self.parameters.defaults_to_read_only()) {
+            block.begin = Some(plan.clone());
+            return;
+        }
+        block.ends |= block::ends(&plan.facts);
+        block.first.get_or_insert_with(|| plan.clone());
+    }
+
+    /// Whether what a plan does is for the primary alone, and it is too late for the block to go there.
+    pub(super) fn is_refused_in_block(&mut self, plan: &Plan) -> bool {
+        let Some(block) = &self.block else { return false };
+        // A failed transaction refuses it by itself.
+        if self.status == b'E' && plan.facts.statements <= 1 {
+            return false;
+        }
+        let fit = block::fit(plan, self.scope());
+        let reason = match fit {
+            Fit::Read | Fit::Ends => return false,
+            // Behind the end, and so outside of the block.
+            Fit::Alike if block.ends => Reason::Transaction,
+            Fit::Alike => return false,
+            Fit::Primary(reason) => reason,
+        };
+        self.note_refused_in_block(reason, plan.asks_catalog());
+        true
+    }
+
+    /// A call by OID in a block on a replica.
+    pub(super) fn refuses_call(&mut self) -> bool {
+        let refused = self.block.is_some() && self.status != b'E';
+        if refused {
+            self.note_refused_in_block(Reason::UnknownFunction, false);
+        }
+        refused
+    }
+
+    fn note_refused_in_block(&mut self, reason: Reason, by_catalog: bool) {
+        self.retries_block = true;
+        if let Some(first) = self.block.as_ref().and_then(|block| block.first.as_ref()) {
+            first.note_blocked(self.scope().filter(|_| by_catalog), reason);
+        }
+    }
+
+    /// What is still to come of a refused message is not passed on.
+    pub(super) fn drop_rest_in_block(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.drops_rest = true;
+        }
+    }
+
+    /// ReadyForQuery has come.
+    pub(super) fn note_block_ready(&mut self, status: u8) {
+        if let Some(block) = self.block.as_mut().filter(|_| self.pipeline.is_settled()) {
+            if status == b'I' {
+                self.block = None;
+            } else {
+                (block.is_open, block.ends, block.is_closing) = (true, false, false);
+            }
+        }
+    }
+
+    /// What the block was about to run is said again.
+    pub(super) fn say_again_in_block(&mut self) {
+        match &mut self.block {
+            Some(block) if block.is_open => (block.first, block.ends, block.is_closing) = (None, false, false),
+            _ => self.block = None,
+        }
+    }
+
+    /// Nobody can take the block: for its client it has failed, and is over.
+    pub(super) fn give_up_block(&mut self) {
+        if self.block.take().is_some() {
+            self.rolled_back();
+            self.status = b'I';
+            self.transaction_began = None;
+        }
+    }
+}
+
+/// What the client is told whose block has come to what a replica cannot do. Standbys raise this code for reasons of their
+/// own: who reads there runs such a transaction again.
+pub(super) fn refusal() -> Fault {
+    let message = "this READ ONLY transaction runs on a replica, and the statement needs the primary";
+    let hint = "Run the transaction again: it will run on the primary. \
+                A comment /* pgweir: primary */ in its BEGIN sends it there at once.";
+    Fault::error(sqlstate::SERIALIZATION_FAILURE, message).with_hint(hint)
+}

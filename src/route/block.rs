@@ -1,0 +1,242 @@
+//! READ ONLY transaction blocks on replicas: what opens one, and what runs in it as it would on the primary.
+//!
+//! A statement that a standby runs otherwise than the primary does within a READ ONLY transaction is for the primary: a lock
+//! that only the primary's sessions see, LISTEN, a node's own answer. What both refuse alike with 25006 (writes, definitions,
+//! nextval: `PreventCommandIfReadOnly`) is not.
+
+use crate::catalog::path::Scope;
+use crate::route::plan::Plan;
+use crate::sql::functions;
+use crate::sql::settings::is_of_transaction;
+use crate::sql::{Control, Effect, Facts, Name, Reason, SetValue};
+
+/// How a statement fits into a READ ONLY block on a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    Read,
+    /// COMMIT or ROLLBACK: the block is over where it succeeds.
+    Ends,
+    /// No read, but the same there as on the primary.
+    Alike,
+    /// For the primary alone.
+    Primary(Reason),
+}
+
+/// The statement opens a READ ONLY block that a replica may run. No standby runs a SERIALIZABLE one, and only such a one can
+/// be DEFERRABLE.
+pub fn opens(facts: &Facts, defaults_to_read_only: impl Fn() -> bool) -> bool {
+    let [Control::Begin { read_only, serializable, deferrable }] = facts.control[..] else { return false };
+    let plain = serializable != Some(true) && deferrable != Some(true);
+    read_only.unwrap_or_else(defaults_to_read_only) && plain && stands_alone(facts)
+}
+
+/// The statement ends a block, and no other follows by itself.
+pub fn ends(facts: &Facts) -> bool {
+    let ends = matches!(facts.control[..], [Control::Commit { chain: false } | Control::Rollback { chain: false }]);
+    ends && stands_alone(facts)
+}
+
+fn stands_alone(facts: &Facts) -> bool {
+    facts.statements == 1 && facts.effects.is_empty() && facts.primary == Some(Reason::Transaction)
+}
+
+/// How the statement fits, as its names are meant now.
+pub fn fit(plan: &Plan, scope: Option<&Scope>) -> Fit {
+    let facts = &*plan.facts;
+    let Some(reason) = plan.verdict(scope).primary else { return Fit::Read };
+    if ends(facts) {
+        return Fit::Ends;
+    }
+    let alike = match reason {
+        Reason::MultiStatement => is_settled(facts, |_| false) && plan.names_ask(scope).is_none(),
+        _ if facts.statements != 1 => false,
+        Reason::Transaction => facts.control.iter().all(is_alike),
+        Reason::Session if facts.effects.iter().any(is_cursor) => {
+            is_settled(facts, is_cursor) && plan.names_ask(scope).is_none()
+        }
+        Reason::Session => is_session_alike(facts),
+        Reason::Write => !facts.written.is_empty(),
+        // EXPLAIN ANALYZE of such a thing runs its query first.
+        Reason::Ddl | Reason::Into => !facts.transient,
+        // Refused before anything of it runs, or having run nothing else.
+        Reason::Sequence | Reason::Locking => {
+            let functions = facts.functions.iter().all(|function| draws(function) || is_harmless(function));
+            functions && is_settled(facts, |_| false) && plan.names_ask(scope).is_none()
+        }
+        _ => false,
+    };
+    if alike { Fit::Alike } else { Fit::Primary(reason) }
+}
+
+fn is_alike(control: &Control) -> bool {
+    match control {
+        Control::Savepoint(_) | Control::RollbackTo(_) | Control::Release(_) => true,
+        Control::Commit { .. } | Control::Rollback { .. } => true,
+        // Warned of; but its modes are taken over.
+        Control::Begin { read_only, serializable, .. } => *read_only != Some(false) && *serializable != Some(true),
+        // With neither it is a snapshot of another session, which its node alone has, or DEFERRABLE.
+        Control::SetTransaction { read_only, serializable } => {
+            *read_only != Some(false) && *serializable != Some(true) && (read_only.is_some() || serializable.is_some())
+        }
+        Control::PrepareTransaction | Control::FinishPrepared => false,
+    }
+}
+
+/// All its effects are known ones of this kind, or fall with what the catalog knows.
+fn is_settled(facts: &Facts, known: fn(&Effect) -> bool) -> bool {
+    let by_name = facts.unknown_by_name;
+    facts.control.is_empty()
+        && facts.effects.iter().all(|effect| known(effect) || (by_name && *effect == Effect::Unknown))
+}
+
+fn is_cursor(effect: &Effect) -> bool {
+    matches!(effect, Effect::Declare { hold: false, .. })
+}
+
+/// SET, SHOW, FETCH and kin, where the session's end of them is followed.
+fn is_session_alike(facts: &Facts) -> bool {
+    let sets = facts.functions.iter().any(|function| function.name == "set_config");
+    let plain = facts.functions.is_empty() || (sets && facts.functions.len() == 1 && !facts.effects.is_empty());
+    plain && !facts.asks_node && facts.effects.iter().all(is_effect_alike)
+}
+
+fn is_effect_alike(effect: &Effect) -> bool {
+    match effect {
+        // A token is another promise than the one the node was chosen by.
+        Effect::Set { name, value, .. } => {
+            *value != SetValue::Opaque && name != "pgweir.lsn" && !is_of_transaction(name)
+        }
+        Effect::Role { .. } | Effect::ResetAll | Effect::Close(_) | Effect::Deallocate(_) => true,
+        _ => false,
+    }
+}
+
+fn draws(function: &Name) -> bool {
+    matches!(function.name.as_str(), "nextval" | "setval")
+}
+
+fn is_harmless(function: &Name) -> bool {
+    functions::class(&function.name).is_none_or(functions::Class::is_harmless)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::plan::Plans;
+    use crate::sql::classify::classify;
+
+    #[test]
+    fn only_what_a_standby_runs_opens_there() {
+        for sql in [
+            "BEGIN READ ONLY",
+            "begin transaction read only;",
+            "START TRANSACTION READ ONLY",
+            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+            "BEGIN READ WRITE, READ ONLY NOT DEFERRABLE",
+        ] {
+            assert!(opens(&classify(sql), || false), "{sql}");
+        }
+        for sql in [
+            "BEGIN",
+            "BEGIN READ WRITE",
+            "BEGIN READ ONLY, READ WRITE",
+            "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
+            "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE",
+            "BEGIN READ ONLY DEFERRABLE",
+            "BEGIN READ ONLY; SELECT 1",
+            "SET TRANSACTION READ ONLY",
+            "COMMIT",
+        ] {
+            assert!(!opens(&classify(sql), || false), "{sql}");
+        }
+        assert!(opens(&classify("BEGIN"), || true) && !opens(&classify("BEGIN READ WRITE"), || true));
+        assert!(ends(&classify("COMMIT WORK")) && ends(&classify("ABORT")));
+        assert!(!ends(&classify("COMMIT AND CHAIN")) && !ends(&classify("COMMIT; SELECT 1")));
+    }
+
+    fn of(plans: &Plans, sql: &str) -> Fit {
+        fit(&plans.plan(sql.as_bytes()), None)
+    }
+
+    #[test]
+    fn what_the_primary_would_do_otherwise_does_not_fit() {
+        let plans = Plans::for_tests();
+        for (sql, fit) in [
+            ("SELECT 1", Fit::Read),
+            ("", Fit::Read),
+            ("ROLLBACK", Fit::Ends),
+            ("SAVEPOINT a", Fit::Alike),
+            ("ROLLBACK TO a", Fit::Alike),
+            ("COMMIT AND CHAIN", Fit::Alike),
+            ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", Fit::Alike),
+            ("SET LOCAL work_mem = '1MB'", Fit::Alike),
+            ("SELECT set_config('work_mem', '1MB', true)", Fit::Alike),
+            ("SET ROLE app", Fit::Alike),
+            ("SHOW transaction_isolation", Fit::Alike),
+            ("SHOW TimeZone", Fit::Alike),
+            ("DECLARE c CURSOR FOR SELECT 1", Fit::Alike),
+            ("FETCH ALL FROM c", Fit::Alike),
+            ("MOVE 1 FROM c", Fit::Alike),
+            ("CLOSE c", Fit::Alike),
+            ("DEALLOCATE p", Fit::Alike),
+            ("SELECT 1; SELECT 2", Fit::Alike),
+            ("INSERT INTO t VALUES (1)", Fit::Alike),
+            ("WITH w AS (DELETE FROM t RETURNING 1) SELECT pg_notify('a', 'b') FROM w", Fit::Alike),
+            ("CREATE TEMP TABLE t (n int)", Fit::Alike),
+            ("SELECT 1 INTO t", Fit::Alike),
+        ] {
+            assert_eq!(of(&plans, sql), fit, "{sql}");
+        }
+        for sql in [
+            "SELECT pg_advisory_xact_lock(1)",
+            "LOCK TABLE t",
+            "LISTEN a",
+            "NOTIFY a",
+            "SELECT pg_notify('a', 'b')",
+            "SELECT txid_current()",
+            "SELECT pg_is_in_recovery()",
+            "SELECT count(*) FROM pg_stat_activity",
+            "SET TRANSACTION READ WRITE",
+            "SET transaction_read_only = off",
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SET TRANSACTION SNAPSHOT '1'",
+            "BEGIN READ WRITE",
+            "PREPARE TRANSACTION 'a'",
+            "SET pgweir.lsn = '0/1'",
+            "SET work_mem FROM CURRENT",
+            "SELECT set_config('a', 'b', true), pg_advisory_lock(1)",
+            "SELECT set_config($1, $2, true)",
+            "SHOW port",
+            "SHOW ALL",
+            "SHOW in_hot_standby",
+            "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+            "DECLARE c CURSOR FOR SELECT pg_advisory_lock(1)",
+            "DECLARE c CURSOR FOR SELECT f()",
+            "PREPARE p AS SELECT 1",
+            "EXECUTE p",
+            "DISCARD ALL",
+            "LOAD 'x'",
+            "DO $$ BEGIN END $$",
+            "COPY t TO STDOUT",
+            "SELECT f()",
+            "SELECT 1; SELECT f()",
+            "SELECT 1; COMMIT",
+            "COMMIT; SELECT 1",
+            "INSERT INTO t VALUES (1); COMMIT",
+            "SELECT pg_advisory_lock(1), nextval('s')",
+            "SELECT lastval()",
+            "SELEC 1",
+        ] {
+            assert!(matches!(of(&plans, sql), Fit::Primary(_)), "{sql}: {:?}", of(&plans, sql));
+        }
+    }
+
+    #[test]
+    fn what_was_learned_of_a_block_holds_for_its_first_statement() {
+        let plans = Plans::for_tests();
+        assert_eq!(plans.plan(b"select 1 where 1 = 2").blocked(None), None);
+        plans.plan(b"select 1 where 1 = 2").note_blocked(None, Reason::Lock);
+        assert_eq!(plans.plan(b"select 2 where 1 = 3").blocked(None), Some(Reason::Lock));
+        assert_eq!(plans.plan(b"select 2").blocked(None), None);
+    }
+}
