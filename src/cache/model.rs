@@ -178,3 +178,186 @@ fn wanted(database: DatabaseId, key: &[u8], describes: bool) -> Wanted<'_> {
     let needs = Needs { rows: describes, ..Needs::default() };
     Wanted { database, key, needs, brings: needs, reads: reads(key[0]), ttl: TTL, after: None }
 }
+
+/// The same under a change stream: commits are written, told and seen each at their own time, and replicas replay them
+/// at theirs.
+mod streamed {
+    use super::*;
+    use crate::freshness::{Lsn, Sample};
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A transaction that changes these tables is in the WAL.
+        Commit {
+            tables: Vec<u32>,
+        },
+        /// The primary shows one commit more.
+        Show,
+        /// The stream tells of one commit more.
+        Tell,
+        /// The stream has looked at what the primary shows.
+        Look,
+        /// The stream has told of all that was shown when it last looked.
+        Catch,
+        Replay,
+        /// The replica's position is asked for.
+        Sample,
+        /// `wrote`: by a session whose last write is the last commit shown.
+        Ask {
+            key: u8,
+            replica: bool,
+            wrote: bool,
+        },
+        Land,
+        Wait,
+        Break,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => prop::collection::vec(0u32..4, 0..3).prop_map(|tables| Step::Commit { tables }),
+            4 => Just(Step::Show),
+            4 => Just(Step::Tell),
+            4 => Just(Step::Look),
+            3 => Just(Step::Catch),
+            3 => Just(Step::Replay),
+            2 => Just(Step::Sample),
+            9 => (0u8..7, any::<bool>(), any::<bool>())
+                .prop_map(|(key, replica, wrote)| Step::Ask { key, replica, wrote }),
+            5 => Just(Step::Land),
+            1 => Just(Step::Wait),
+            1 => Just(Step::Break),
+        ]
+    }
+
+    /// Counts of commits: in the WAL, shown by the primary, and so on.
+    #[derive(Default)]
+    struct Counts {
+        shown: usize,
+        told: usize,
+        looked: usize,
+        replayed: usize,
+    }
+
+    struct Under {
+        key: u8,
+        fill: Fill,
+        read: usize,
+    }
+
+    fn lsn(commits: usize) -> Lsn {
+        Lsn(10 * (commits as u64 + 1))
+    }
+
+    /// Of each table the number of the last commit among the first `commits` that changed it.
+    fn result(log: &[Vec<u32>], key: u8, commits: usize) -> Vec<usize> {
+        let last =
+            |table: &Table| log[..commits].iter().rposition(|tables| tables.contains(&table.0)).map_or(0, |n| n + 1);
+        match reads(key) {
+            Reads::Tables(tables) => tables.iter().map(last).collect(),
+            Reads::Anything => unreachable!("of no key here"),
+        }
+    }
+
+    fn entry(result: &[usize]) -> Entry {
+        Entry::new(&[], &[], &result.iter().map(|n| *n as u8).collect::<Vec<_>>(), 0)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(600))]
+        #[test]
+        fn no_answer_lacks_what_was_told_nor_what_was_written(steps in prop::collection::vec(step(), 1..120)) {
+            let results = Arc::new(Results::new(Limits { max_entries: 9, max_bytes: 9000, max_entry_bytes: 800 }));
+            let mut now = Instant::now();
+            let database = results.add_database(now);
+            results.open_stream(database, lsn(0), lsn(0), now);
+            let mut tick = || { now += Duration::from_millis(1); now };
+            let mut log: Vec<Vec<u32>> = Vec::new();
+            let mut at = Counts::default();
+            // When each commit was shown: its writer is told then.
+            let mut shown_at: Vec<Instant> = Vec::new();
+            let (mut looked_at, mut caught) = (tick(), tick());
+            let mut sample = Sample { asked: Some(tick()), position: lsn(0), proven: true, until: Some(tick()) };
+            let mut under: Vec<Under> = Vec::new();
+            for step in steps {
+                let now = tick();
+                match step {
+                    Step::Commit { tables } if log.len() < 200 => log.push(tables),
+                    Step::Show if at.shown < log.len() => {
+                        at.shown += 1;
+                        shown_at.push(now);
+                    }
+                    Step::Tell if at.told < log.len() => {
+                        at.told += 1;
+                        let tables: Vec<_> = log[at.told - 1].iter().copied().map(Table).collect();
+                        results.commit(database, Change::Tables(&tables), lsn(at.told));
+                    }
+                    Step::Look => {
+                        (at.looked, looked_at) = (at.shown, now);
+                        results.note_visible(database, lsn(at.looked.min(at.told)));
+                    }
+                    Step::Catch if at.told >= at.looked => {
+                        results.note_visible(database, lsn(at.looked));
+                        results.note_told(database, looked_at);
+                        caught = looked_at;
+                    }
+                    Step::Replay => at.replayed = (at.replayed + 1).min(log.len()),
+                    Step::Sample => {
+                        // All that was shown when the primary was last looked at, if it has that.
+                        let until = if at.replayed >= at.looked { Some(looked_at) } else { sample.until };
+                        sample = Sample { asked: Some(now), position: lsn(at.replayed), proven: true, until };
+                    }
+                    Step::Ask { key, replica, wrote } => {
+                        let own = at.shown.checked_sub(1).filter(|_| wrote);
+                        let after = own.map(|n| shown_at[n]);
+                        let key_bytes = [key];
+                        let wanted = Wanted { after, ..wanted(database, &key_bytes, false) };
+                        match results.ask(&wanted, now) {
+                            Asked::Hit(found, _) => {
+                                let must = at.told.max(own.map_or(0, |n| n + 1));
+                                let least = result(&log, key, must);
+                                let possible = (0..=log.len()).map(|commits| result(&log, key, commits));
+                                let right = possible.filter(|found| found.iter().zip(&least).all(|(a, b)| a >= b));
+                                prop_assert!(right.into_iter().any(|right| *found == entry(&right)), "{found:?} {least:?}");
+                                prop_assert!(after.is_none_or(|after| after < caught));
+                            }
+                            Asked::Fill(fill) => {
+                                let read = if replica { at.replayed } else { at.shown };
+                                if !replica || fill.may_come_from(&sample) {
+                                    under.push(Under { key, fill, read });
+                                }
+                            }
+                            Asked::Wait(_) => {
+                                let least = result(&log, key, own.map_or(0, |n| n + 1));
+                                let joined = under.iter().filter(|under| under.key == key);
+                                let mut found = joined.map(|under| result(&log, key, under.read));
+                                prop_assert!(found.any(|found| found.iter().zip(&least).all(|(a, b)| a >= b)));
+                            }
+                            Asked::Closed => prop_assert!(now.saturating_duration_since(caught) > super::super::MOST_BEHIND),
+                        }
+                    }
+                    Step::Land if !under.is_empty() => {
+                        let Under { key, fill, read } = under.remove(0);
+                        let _ = fill.land(entry(&result(&log, key, read)));
+                    }
+                    Step::Wait => drop((0..600).map(|_| tick()).last()),
+                    Step::Break => {
+                        // Made anew: all that is in the WAL was told or is gone by, and is shown.
+                        results.close(database, now);
+                        prop_assert!(matches!(results.ask(&wanted(database, &[1], false), now), Asked::Closed));
+                        while at.shown < log.len() {
+                            at.shown += 1;
+                            shown_at.push(now);
+                        }
+                        at.told = log.len();
+                        at.looked = log.len();
+                        (looked_at, caught) = (tick(), now);
+                        results.open_stream(database, lsn(log.len()), lsn(log.len()), caught);
+                    }
+                    Step::Commit { .. } | Step::Show | Step::Tell | Step::Catch | Step::Land => {}
+                }
+                results.check();
+            }
+        }
+    }
+}
