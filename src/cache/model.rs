@@ -183,6 +183,7 @@ fn wanted(database: DatabaseId, key: &[u8], describes: bool) -> Wanted<'_> {
 /// at theirs.
 mod streamed {
     use super::*;
+    use crate::cache::MOST_BEHIND;
     use crate::freshness::{Lsn, Sample};
 
     #[derive(Debug, Clone)]
@@ -320,6 +321,7 @@ mod streamed {
                                 let right = possible.filter(|found| found.iter().zip(&least).all(|(a, b)| a >= b));
                                 prop_assert!(right.into_iter().any(|right| *found == entry(&right)), "{found:?} {least:?}");
                                 prop_assert!(after.is_none_or(|after| after < caught));
+                                prop_assert!(now.saturating_duration_since(caught) <= MOST_BEHIND);
                             }
                             Asked::Fill(fill) => {
                                 let read = if replica { at.replayed } else { at.shown };
@@ -329,11 +331,12 @@ mod streamed {
                             }
                             Asked::Wait(_) => {
                                 let least = result(&log, key, own.map_or(0, |n| n + 1));
-                                let joined = under.iter().filter(|under| under.key == key);
-                                let mut found = joined.map(|under| result(&log, key, under.read));
-                                prop_assert!(found.any(|found| found.iter().zip(&least).all(|(a, b)| a >= b)));
+                                // The last that began.
+                                let joined = under.iter().rfind(|under| under.key == key);
+                                let found = joined.map(|under| result(&log, key, under.read)).unwrap_or_default();
+                                prop_assert!(found.iter().zip(&least).all(|(a, b)| a >= b) && joined.is_some());
                             }
-                            Asked::Closed => prop_assert!(now.saturating_duration_since(caught) > super::super::MOST_BEHIND),
+                            Asked::Closed => prop_assert!(now.saturating_duration_since(caught) > MOST_BEHIND),
                         }
                     }
                     Step::Land if !under.is_empty() => {
