@@ -17,18 +17,23 @@
 //! # What may be kept
 //!
 //! [`admit`] refuses by a closed list of reasons. A text that looks at the clock, the session or chance is never kept;
-//! what its relations and functions are, the catalog must say. While it cannot, only those reads are
-//! kept that the operator has named with a time to live (`/* pgweir: cache ttl=5s */`), and then any write counts as a
-//! change of what they read.
+//! what its relations and functions are, the catalog must say ([`crate::catalog::sources`]). Where nothing tells of changes,
+//! only those reads are kept that the operator has named with a time to live (`/* pgweir: cache ttl=5s */`), and then any
+//! write counts as a change of what they read.
 //!
 //! # When it is right
 //!
 //! Each change that becomes known, by a write that passes through or by the change stream, gets the next number
 //! ([`changes`]). A fill notes the number at its start, before its statement is sent, and is refused at its end
 //! where something it reads has changed since: a read that straddles a commit is not stored behind the
-//! invalidation. A replica's answer is kept only where it had replayed the last change of what it reads. Changes are
-//! noted before the client whose write it was is told of its success, so what a session wrote is gone from the cache
-//! when it reads next. Reads in a transaction, or on a connection that is held, never come here.
+//! invalidation. A replica's answer is kept only where it had replayed the last change of what it reads. Changes that pass
+//! through are noted before the client whose write it was is told of its success. Reads in a transaction, or on a
+//! connection that is held, never come here.
+//!
+//! A change stream tells of a commit before other sessions see it, and of what was acknowledged a moment late. So a fill
+//! is refused also where a change that was told was not yet known to be visible when it began; a session that has
+//! written is answered from here only once the stream has told of all that was committed by then; and while the stream
+//! is behind by more than [`MOST_BEHIND`], nobody is.
 //!
 //! # Many at once
 //!
