@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::cache::admit::{self, Choice};
 use crate::catalog::path::{Scope, Setting};
 use crate::check;
 use crate::cluster::Cluster;
 use crate::cluster::catalog;
 use crate::cluster::probe::Prober;
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, Invalidation};
 use crate::net::Connector;
 use crate::route::explain::{self, Explanation};
 
@@ -45,9 +46,18 @@ pub fn explain(config: &Config, sql: &str, json: bool, out: &mut dyn Write) -> i
 
 async fn one(config: &Config, database: &Database, sql: &str) -> (Explanation, Option<String>) {
     match scope(config, database).await {
-        Ok(scope) => (explain::explain(sql, Some(&scope)), None),
-        Err(why) => (explain::explain(sql, None), Some(why)),
+        Ok(scope) => (explain::explain(sql, Some(&scope), not_cached(config, sql, Some(&scope))), None),
+        Err(why) => (explain::explain(sql, None, not_cached(config, sql, None)), Some(why)),
     }
+}
+
+/// Where what the configuration asks for is in force.
+fn not_cached(config: &Config, sql: &str, scope: Option<&Scope>) -> Option<&'static str> {
+    let choice = match config.cache.invalidation {
+        Invalidation::Ttl => Choice::Named,
+        Invalidation::Auto | Invalidation::Wal | Invalidation::Writes => Choice::Known,
+    };
+    if config.cache.enabled { admit::explain(sql, scope, Some(choice)) } else { Some("disabled") }
 }
 
 /// What names mean to the configuration's first user in a fresh session, read now.
@@ -70,7 +80,8 @@ fn document(database: &str, explanation: &Explanation) -> Value {
         "database": database,
         "node": explanation.node(),
         "reason": explanation.reason(),
-        "cached": false,
+        "cached": explanation.not_cached.is_none(),
+        "not_cached": explanation.not_cached,
         "fingerprint": explanation.fingerprint.to_string(),
         "via": explanation.via,
         "definitions": explanation.known,

@@ -15,7 +15,7 @@ use crate::admin::rows::{
 };
 use crate::admin::{ExplainRoute, Sources};
 use crate::cache::INVALIDATIONS;
-use crate::cache::admit::REFUSALS;
+use crate::cache::admit::{self, REFUSALS};
 use crate::catalog::path::Setting;
 use crate::cluster::node::{Node, Role};
 use crate::config::{NodeRole, PoolMode};
@@ -62,7 +62,11 @@ fn explain_route(proxy: &Arc<Proxy>) -> ExplainRoute {
             }
             let catalog = database.cluster.definitions.snapshot();
             let scope = catalog.map(|catalog| catalog.scope(&Setting::Inherited, &user, &user));
-            lines.extend(explain::explain(sql, scope.as_ref()).lines());
+            let not_cached = match &database.cached {
+                Some(cached) => admit::explain(sql, scope.as_ref(), cached.mode().choice()),
+                None => Some("disabled"),
+            };
+            lines.extend(explain::explain(sql, scope.as_ref(), not_cached).lines());
         }
         Ok(lines)
     })

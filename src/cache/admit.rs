@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::cache::changes::Reads;
-use crate::sql::{Effect, Facts, Name};
+use crate::catalog::path::Scope;
+use crate::catalog::sources::{self, Elusive};
+use crate::sql::{Effect, Facts, Name, classify};
 
 /// Why a read goes past the cache, or its result is not kept: the closed list of SHOW CACHE and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,6 +107,28 @@ pub fn admit(
     Ok(Admitted { reads, ttl: named.map_or(ttl, |named| named.min(ttl)) })
 }
 
+/// Why the result of a text is not kept where a session with this scope asks for it alone; `None`: it is. `choice`:
+/// `None` where nothing is kept.
+pub fn explain(text: &str, scope: Option<&Scope>, choice: Option<Choice>) -> Option<&'static str> {
+    let facts = classify::classify(text);
+    let sources = || match scope.map(|scope| sources::sources(&scope.catalog, &scope.path, &facts)) {
+        Some(sources) => sources.map(|tables| Reads::Tables(tables.into())).map_err(Refusal::from),
+        None => Err(Refusal::Unresolved),
+    };
+    let judged = choice.ok_or(Refusal::Closed).and_then(|choice| admit(&facts, choice, Duration::MAX, sources));
+    judged.err().map(|why| REFUSALS[why as usize].1)
+}
+
+impl From<Elusive> for Refusal {
+    fn from(why: Elusive) -> Refusal {
+        match why {
+            Elusive::Unknown => Refusal::Unresolved,
+            Elusive::Transient => Refusal::Transient,
+            Elusive::Relation => Refusal::Relation,
+        }
+    }
+}
+
 /// A table of the server's own, of whose changes nobody tells. Names that begin with `pg_` are reserved for them.
 fn is_system(name: &Name) -> bool {
     match name.schema.as_deref() {
@@ -171,6 +195,14 @@ mod tests {
         let known = || Ok(Reads::Tables([crate::cache::Table(7)].into()));
         let kept = admit(&classify("SELECT a FROM t"), Choice::Known, Duration::from_secs(3), known);
         assert_eq!(kept.map(|kept| kept.ttl), Ok(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn it_is_told_beforehand() {
+        assert_eq!(explain("SELECT now()", None, Some(Choice::Known)), Some("transient"));
+        assert_eq!(explain("SELECT a FROM t", None, Some(Choice::Known)), Some("unresolved"));
+        assert_eq!(explain("/* pgweir: cache ttl=5s */ SELECT a FROM t", None, Some(Choice::Named)), None);
+        assert_eq!(explain("SELECT 1", None, None), Some("closed"));
     }
 
     #[test]

@@ -15,7 +15,6 @@ use crate::cache::flight::Flight;
 use crate::cache::key::{self, Formats, Read};
 use crate::cache::request::{Request, Source};
 use crate::cache::{Asked, Fill, Reads, Wanted};
-use crate::catalog::sources::Elusive;
 use crate::cluster::Tried;
 use crate::frontend::batch::Batch;
 use crate::frontend::client::Stop;
@@ -122,12 +121,7 @@ impl Session {
             return Err(Refusal::Asked);
         }
         let choice = cached.mode().choice().ok_or(Refusal::Closed)?;
-        let sources = || match sought.plan.sources(self.scope()) {
-            Ok(tables) => Ok(Reads::Tables(tables)),
-            Err(Elusive::Unknown) => Err(Refusal::Unresolved),
-            Err(Elusive::Transient) => Err(Refusal::Transient),
-            Err(Elusive::Relation) => Err(Refusal::Relation),
-        };
+        let sources = || Ok(Reads::Tables(sought.plan.sources(self.scope())?));
         let admitted = admit::admit(&sought.plan.facts, choice, cached.ttl, sources)?;
         if request.moves {
             return Err(Refusal::Transient);

@@ -14,17 +14,19 @@ pub struct Explanation {
     pub via: Vec<String>,
     /// There was a snapshot of the definitions to ask.
     pub known: bool,
+    /// Why its result is not kept; `None`: it is.
+    pub not_cached: Option<&'static str>,
 }
 
-/// Explains a text as a session with this scope would have it.
-pub fn explain(text: &str, scope: Option<&Scope>) -> Explanation {
+/// Explains a text as a session with this scope would have it, but for the cache: `not_cached`.
+pub fn explain(text: &str, scope: Option<&Scope>, not_cached: Option<&'static str>) -> Explanation {
     let facts = classify::classify(text);
     let (primary, via) = reasons(&facts, scope);
     let mut demand = Demand::default();
     demand.take(&facts, primary, || false);
     let target = decide::decide(&demand, None);
     let fingerprint = fingerprint::fingerprint(text).fingerprint;
-    Explanation { target, fingerprint, via, known: scope.is_some() }
+    Explanation { target, fingerprint, via, known: scope.is_some(), not_cached }
 }
 
 fn reasons(facts: &Facts, scope: Option<&Scope>) -> (Option<Reason>, Vec<String>) {
@@ -61,7 +63,7 @@ impl Explanation {
         let mut lines = vec![
             format!("node: {}", self.node()),
             format!("reason: {}", self.reason()),
-            "cached: no".to_owned(),
+            self.not_cached.map_or("cached: yes".to_owned(), |why| format!("cached: no ({why})")),
             format!("fingerprint: {}", self.fingerprint),
         ];
         if !self.via.is_empty() {
@@ -81,7 +83,7 @@ mod tests {
     #[test]
     fn tells_the_text_alone_where_nothing_else_is_known() {
         let of = |text: &str| {
-            let explanation = explain(text, None);
+            let explanation = explain(text, None, None);
             (explanation.node(), explanation.reason())
         };
         assert_eq!(of("select 1"), ("replica", "read"));
@@ -89,6 +91,6 @@ mod tests {
         assert_eq!(of("/* pgweir: primary */ select 1"), ("primary", "hint"));
         assert_eq!(of("/* pgweir: replica */ delete from t"), ("primary", "write"));
         assert_eq!(of("select 1 from t"), ("primary", "catalog"));
-        assert!(explain("select 1", None).lines().contains(&"definitions: not known".to_owned()));
+        assert!(explain("select 1", None, None).lines().contains(&"definitions: not known".to_owned()));
     }
 }

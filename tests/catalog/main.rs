@@ -158,7 +158,8 @@ fn decisions_are_explained() {
         ("SELECT * FROM v_next", "primary", "sequence", "relation public.v_next -> nextval"),
         ("INSERT INTO plain VALUES (3)", "primary", "write", ""),
     ] {
-        let mut expected = vec![format!("node: {node}"), format!("reason: {reason}"), "cached: no".to_owned()];
+        let mut expected =
+            vec![format!("node: {node}"), format!("reason: {reason}"), "cached: no (disabled)".to_owned()];
         if !via.is_empty() {
             expected.push(format!("via: {via}"));
         }
@@ -213,7 +214,7 @@ fn generated_statements_are_safe_on_a_standby_and_seldom_wasted() {
         let fixed = fixed.chain(PRIMARY.iter().map(|sql| (sql.to_string(), Some(false)))).collect::<Vec<_>>();
         let made = (0..count).map(|_| generator.statement()).collect::<Vec<_>>();
         for (sql, label) in fixed.into_iter().chain(made) {
-            let explanation = pgweir::route::explain::explain(&sql, Some(&scope));
+            let explanation = pgweir::route::explain::explain(&sql, Some(&scope), None);
             let read = explanation.node() == "replica";
             safe += usize::from(label == Some(true));
             match (label, read) {
