@@ -474,6 +474,7 @@ fn a_block_that_is_serializable_out_of_sight_runs_on_the_primary() {
 
 #[test]
 fn the_sessions_settings_hold_in_the_block_and_those_of_the_block_behind_it() {
+    directly("SET ROLE app; CREATE FUNCTION settings_hold() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1'");
     let pgweir = builder().start();
     block_on(async {
         let client = connect(&pgweir.url()).await;
@@ -493,6 +494,15 @@ fn the_sessions_settings_hold_in_the_block_and_those_of_the_block_behind_it() {
             assert_eq!(value(&client, "SHOW statement_timeout").await, "79s");
             run(&client, &["SET statement_timeout = '77s'"]).await;
         }
+        // A function of the user's own that only reads is no change.
+        let reads = "SELECT settings_hold() FROM users LIMIT 1";
+        run(&client, &["BEGIN READ ONLY", reads, reads, "SELECT count(*) FROM users", "COMMIT"]).await;
+        // What changes how rows are shown leaves names what they are; what changes names does not.
+        run(&client, &["BEGIN READ ONLY", "SELECT 1 AS names_first", "SET LOCAL TimeZone = 'Asia/Tokyo'"]).await;
+        run(&client, &["SELECT count(*) FROM users", "SET LOCAL search_path = public"]).await;
+        let error = client.simple_query("SELECT count(*) FROM users").await.unwrap_err();
+        assert_eq!(sqlstate(&error), "40001");
+        run(&client, &["ROLLBACK"]).await;
         // As the first statement, it is followed to the primary.
         run(&client, &["BEGIN READ ONLY", "SET LOCAL search_path = pg_catalog /* set-first */"]).await;
         assert_eq!(value(&client, "SELECT current_schema() /* set-first */").await, "pg_catalog");

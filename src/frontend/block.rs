@@ -28,6 +28,8 @@ pub struct Block {
     begin: Option<Arc<Plan>>,
     /// Its first statement. `None`: nothing has been run in it.
     first: Option<Arc<Plan>>,
+    /// Names may mean something else in it than where it began.
+    moves_names: bool,
     /// COMMIT or ROLLBACK is under way.
     ends: bool,
     /// … and the end of its segment: what follows is decided when that is answered.
@@ -141,6 +143,7 @@ impl Session {
             return;
         }
         block.ends |= block::ends(&plan.facts);
+        block.moves_names |= block::moves_names(&plan.facts);
         block.first.get_or_insert_with(|| plan.clone());
     }
 
@@ -151,11 +154,15 @@ impl Session {
         if self.status == b'E' && plan.facts.statements <= 1 {
             return false;
         }
-        let fit = block::fit(plan, self.scope());
+        let moves_names = block.moves_names;
+        if !moves_names {
+            self.renew_scope();
+        }
+        let fit = block::fit(plan, self.sight.scope().filter(|_| !moves_names));
         let reason = match fit {
             Fit::Read | Fit::Ends => return false,
             // Behind the end, and so outside of the block.
-            Fit::Alike if block.ends => Reason::Transaction,
+            Fit::Alike if self.block.as_ref().is_some_and(|block| block.ends) => Reason::Transaction,
             Fit::Alike => return false,
             Fit::Primary(reason) => reason,
         };
@@ -175,7 +182,7 @@ impl Session {
     fn note_refused_in_block(&mut self, reason: Reason, by_catalog: bool) {
         self.retries_block = true;
         if let Some(first) = self.block.as_ref().and_then(|block| block.first.as_ref()) {
-            first.note_blocked(self.scope().filter(|_| by_catalog), reason);
+            first.note_blocked(self.sight.scope().filter(|_| by_catalog), reason);
         }
     }
 

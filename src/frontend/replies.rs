@@ -537,9 +537,9 @@ impl Session {
     }
 }
 
-/// The server ends, or was told to end the connection.
+/// The server ends, or was told to end the connection, or replay needs what it holds.
 fn is_shutdown(fields: &ErrorFields) -> bool {
-    fields.is_fatal() && matches!(fields.code, b"57P01" | b"57P02")
+    fields.is_fatal() && matches!(fields.code, b"57P01" | b"57P02" | b"40001")
 }
 
 /// On an immediate shutdown, and when a process of the server has crashed, a warning is all that comes before the end

@@ -16,7 +16,21 @@ pub struct Sight {
     of: Settings,
 }
 
+impl Sight {
+    pub fn scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
+    }
+}
+
 impl Session {
+    /// Within a transaction that has changed nothing of what names mean: by the definitions of now, where there are any.
+    pub fn renew_scope(&mut self) {
+        let definitions = &self.database.cluster.definitions;
+        if self.sight.version != Some(definitions.version()) && definitions.snapshot().is_some() {
+            self.settle_scope();
+        }
+    }
+
     /// At rest, where all settings are known.
     pub fn settle_scope(&mut self) {
         let definitions = &self.database.cluster.definitions;

@@ -111,6 +111,16 @@ fn is_effect_alike(effect: &Effect) -> bool {
     }
 }
 
+/// What runs in the block behind one that fits may find other things under its names.
+pub fn moves_names(facts: &Facts) -> bool {
+    let moves = |effect: &Effect| match effect {
+        Effect::Set { name, .. } => name.is_empty() || name == "search_path",
+        Effect::Role { .. } | Effect::ResetAll | Effect::Configure { .. } => true,
+        _ => false,
+    };
+    facts.effects.iter().any(moves)
+}
+
 fn draws(function: &Name) -> bool {
     matches!(function.name.as_str(), "nextval" | "setval")
 }
