@@ -327,8 +327,23 @@ fn what_a_notification_tells_of_can_be_read_though_replicas_lag() {
     let (mut listener, mut writer) = (client(&pgweir), client(&pgweir));
     writer.run("CREATE TABLE told (n int); INSERT INTO told VALUES (0)");
     cluster.wait_replayed(LIMIT).unwrap();
-    cluster.replicas()[0].psql("SELECT pg_wal_replay_pause()").unwrap();
     let read = |client: &mut Raw| client.value("SELECT max(n) FROM told");
+    let on_replica = || pgweir.console("SHOW NODES").number("role", "replica", "queries");
+    // Until the table is known, it is read on the primary.
+    let mut other = client(&pgweir);
+    wait_until(LIMIT, "reads on the replica", || {
+        let before = on_replica();
+        read(&mut other);
+        on_replica() > before
+    });
+    let pause = || {
+        let replica = &cluster.replicas()[0];
+        replica.psql("SELECT pg_wal_replay_pause()").unwrap();
+        wait_until(LIMIT, "replay to stop", || {
+            replica.psql("SELECT pg_get_wal_replay_pause_state()").unwrap() == "paused"
+        });
+    };
+    pause();
     writer.run("UPDATE told SET n = 1");
     assert_eq!(read(&mut listener), "0", "a session that has heard of nothing reads from the replica");
     // What was committed before the LISTEN is not notified of.
@@ -336,13 +351,12 @@ fn what_a_notification_tells_of_can_be_read_though_replicas_lag() {
     assert_eq!(read(&mut listener), "1");
     cluster.replicas()[0].psql("SELECT pg_wal_replay_resume()").unwrap();
     cluster.wait_replayed(LIMIT).unwrap();
-    let on_replica = || pgweir.console("SHOW NODES").number("role", "replica", "queries");
     wait_until(LIMIT, "reads on the replica", || {
         let before = on_replica();
         read(&mut listener);
         on_replica() > before
     });
-    cluster.replicas()[0].psql("SELECT pg_wal_replay_pause()").unwrap();
+    pause();
     writer.run("BEGIN; UPDATE told SET n = 2; NOTIFY told; COMMIT");
     next(&mut listener);
     assert_eq!(read(&mut listener), "2");
