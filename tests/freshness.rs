@@ -125,6 +125,26 @@ impl View<'_> {
         std::array::from_fn(|key| self.counts.told[key].load(Ordering::SeqCst))
     }
 
+    /// A READ ONLY block sees no less than its session, and no less from statement to statement. `Ok(false)`: the session is
+    /// broken.
+    async fn read_in_block(&mut self, key: i64, repeatable: bool) -> Result<bool, String> {
+        let told = self.told();
+        let level = if repeatable { "REPEATABLE READ" } else { "READ COMMITTED" };
+        let sql = format!("SELECT version FROM versions WHERE key = {key}");
+        let mut versions = Vec::new();
+        for text in [&format!("BEGIN ISOLATION LEVEL {level}, READ ONLY"), &sql, &sql, "COMMIT"] {
+            match support::sessions::column(&self.client, text).await {
+                Ok(rows) => versions.extend(rows.iter().map(|version| version.parse::<i64>().unwrap())),
+                Err(_) => return Ok(false),
+            }
+        }
+        if repeatable && versions[0] != versions[1] {
+            return Err(format!("a REPEATABLE READ block saw key {key} at {versions:?}"));
+        }
+        self.counts.reads.fetch_add(2, Ordering::Relaxed);
+        versions.into_iter().try_for_each(|version| self.saw(key, version, &told, "block")).map(|()| true)
+    }
+
     /// `Ok(false)`: the session is broken.
     async fn read(&mut self, key: i64, how: u64) -> Result<bool, String> {
         let told = self.told();
@@ -190,7 +210,10 @@ async fn session(url: String, seed: u64, writes: bool, counts: Arc<Counts>, end:
             let key = random.below(KEYS as u64) as i64;
             let done = match writes && random.below(4) == 0 {
                 true => view.write(key, random.below(6)).await,
-                false => view.read(key, random.below(3)).await,
+                false => match random.below(5) {
+                    how @ 0..3 => view.read(key, how).await,
+                    how => view.read_in_block(key, how == 3).await,
+                },
             };
             match done {
                 Ok(true) => {}
