@@ -1,6 +1,7 @@
 //! The program: parts wired together, signals, reload, drain.
 
 mod commands;
+mod memory;
 mod sources;
 mod timeouts;
 
@@ -81,6 +82,7 @@ async fn serve(path: PathBuf, config: Arc<Config>, control: tokio::runtime::Hand
     }
     tokio::spawn(timeouts::watch(proxy.clone(), TICK));
     tokio::spawn(tick(admin.clone()));
+    tokio::spawn(memory::watch(proxy.clone()));
     tracing::info!(address = config.listen.address, workers = config.listen.workers, "serving");
     Control { path, proxy, admin, signals, given }.run().await;
     stats.slow.flush(FAREWELL);

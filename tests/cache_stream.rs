@@ -345,3 +345,35 @@ fn it_is_shown_and_can_be_evicted() {
     let shown = admin.query("SHOW CACHE");
     assert!(shown.iter().any(|frame| frame.tag == b'D' && frame.body.windows(3).any(|w| w == b"wal")));
 }
+
+/// Where memory runs short, nothing is kept, idle connections go, and clients notice nothing.
+#[test]
+fn memory_that_runs_short_empties_the_cache() {
+    let cluster = cluster();
+    let pgweir = builder(&cluster, 0).set("cache.invalidation", "writes").start();
+    let mut clients: Vec<_> = (0..4).map(|_| Wire::connect(pgweir.port())).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        // At once, so that each has a connection.
+        client.query("BEGIN");
+        assert_eq!(client.value(&format!("SELECT {n}")), n.to_string());
+    }
+    clients.iter_mut().for_each(|client| drop(client.query("COMMIT")));
+    warm(&pgweir, &mut clients[0], "SELECT 7");
+    assert!(cache(&pgweir)["bytes"].as_u64() > Some(0));
+    let idle = |pgweir: &Pgweir| {
+        let pools = pgweir.json("/pools");
+        let of_app = pools.as_array().unwrap().iter().find(|pool| pool["user"] == "app").unwrap().clone();
+        of_app["sv_idle"].as_u64().unwrap()
+    };
+    assert!(idle(&pgweir) >= 4);
+    let tight = builder(&cluster, 0).set("cache.invalidation", "writes").set("memory.limit", "1MiB");
+    pgweir.reload(&tight);
+    wait_until(LIMIT, "the cache to be emptied", || cache(&pgweir)["bytes"] == 0);
+    wait_until(LIMIT, "idle connections to go", || idle(&pgweir) == 0);
+    assert!(cache(&pgweir)["evicted"].as_u64() > Some(0));
+    for (n, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.value(&format!("SELECT {n}")), n.to_string());
+    }
+    pgweir.reload(&tight.set("memory.limit", "64GiB"));
+    warm(&pgweir, &mut clients[0], "SELECT 7");
+}

@@ -101,13 +101,14 @@ struct Open {
     read: World,
 }
 
+const LIMITS: Limits = Limits { max_entries: 4, max_bytes: 4000, max_entry_bytes: 800 };
 const TTL: Duration = Duration::from_secs(5);
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn no_answer_is_older_than_a_change_that_was_known(steps in prop::collection::vec(step(), 1..80)) {
-        let results = Arc::new(Results::new(Limits { max_entries: 4, max_bytes: 4000, max_entry_bytes: 800 }));
+        let results = Arc::new(Results::new(LIMITS));
         let mut world = World { versions: [0; 4], all: 0, now: Instant::now(), open: false };
         let database = results.add_database(world.now);
         // A neighbour's changes are none of ours, nor ours its.
@@ -165,8 +166,9 @@ proptest! {
                     world.open = true;
                 }
                 Step::Shrink { bytes } => {
-                    results.shrink_to(bytes);
+                    results.set_limits(Limits { max_bytes: bytes, ..LIMITS });
                     prop_assert!(results.bytes() <= bytes);
+                    results.set_limits(LIMITS);
                 }
             }
             results.check();

@@ -320,11 +320,6 @@ impl Results {
         }
     }
 
-    /// Gives memory back, down to so many bytes.
-    pub fn shrink_to(&self, bytes: u64) {
-        self.inner.lock().store.shrink_to(bytes);
-    }
-
     pub fn counts(&self, database: DatabaseId) -> Counts {
         let inner = self.inner.lock();
         let share = inner.store.share(database);

@@ -196,11 +196,6 @@ impl Store {
         self.make_room(0, 0);
     }
 
-    /// Evicts until at most so many bytes are left.
-    pub fn shrink_to(&mut self, bytes: u64) {
-        while self.bytes > bytes && self.evict() {}
-    }
-
     fn make_room(&mut self, entries: u64, bytes: u64) {
         while self.len() as u64 + entries > self.max_entries || self.bytes + bytes > self.max_bytes {
             if !self.evict() {
@@ -360,7 +355,7 @@ mod tests {
         store.check();
         store.set_bounds(2, 10_000);
         store.check();
-        store.shrink_to(0);
+        store.set_bounds(usize::MAX, 0);
         assert_eq!((store.len(), store.bytes()), (0, 0));
     }
 

@@ -345,7 +345,8 @@ impl Proxy {
     }
 }
 
-fn limits(cache: &config::Cache) -> Limits {
+/// The cache's bounds, as configured.
+pub fn limits(cache: &config::Cache) -> Limits {
     Limits { max_entries: cache.max_entries, max_bytes: cache.max_bytes, max_entry_bytes: cache.max_entry_bytes }
 }
 

@@ -208,6 +208,12 @@ impl Pool {
         self.start(create, home);
     }
 
+    /// Memory runs short: closes what is idle above `min`.
+    pub fn trim(&self) {
+        let idle = self.ledger.lock().trim();
+        idle.into_iter().for_each(|c| self.close(c));
+    }
+
     /// RECONNECT; also when the node is known to be gone.
     pub fn reconnect(self: &Arc<Self>, home: usize) {
         let sweep = self.ledger.lock().reconnect(Instant::now());

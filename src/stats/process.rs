@@ -45,6 +45,8 @@ pub struct Usage {
     pub memory_total: u64,
     /// Bytes of the container (page cache that can be dropped left out), or of the machine.
     pub memory_used: u64,
+    /// The limit is the container's.
+    pub contained: bool,
     /// Bytes of this process.
     pub resident: u64,
 }
@@ -84,6 +86,7 @@ impl Process {
             load: load(&self.proc),
             memory_total,
             memory_used,
+            contained: limit.is_some(),
             resident: kibibytes(&self.proc.join("self/status"), "VmRSS:").unwrap_or(0),
         }
     }
