@@ -58,6 +58,37 @@ fn a_name_of_sql_is_not_closed_by_what_is_skipped() {
     ]);
 }
 
+/// Nor does SQL in the next segment find what the Parse of a name there would have made.
+#[test]
+fn what_is_skipped_is_not_there_for_sql_behind_it() {
+    let arena = Arena::new();
+    let skipped = |name: &str| frames().bind("", "nothing", &[]).parse(name, "SELECT 'skipped'").sync();
+    arena.same(&[
+        step(skipped("skipped").query("EXECUTE skipped"), "EZEZ"),
+        step(skipped("skipped").run("EXECUTE skipped", &[]).sync(), "EZ12EZ"),
+        step(skipped("skipped").query("DEALLOCATE skipped"), "EZEZ"),
+        step(frames().parse("there", "SELECT 'there'").parse("by_name", "EXECUTE there").sync(), "11Z"),
+        step(skipped("skipped").then(&frames().bind("", "by_name", &[]).execute("", 0).sync()), "EZ2DCZ"),
+        step(frames().parse("late", "SELECT 'late'").sync().query("EXECUTE late"), "1ZTDCZ"),
+    ]);
+}
+
+/// Though a server has prepared them before.
+#[test]
+fn a_failed_transaction_takes_nothing_but_its_end() {
+    let arena = Arena::new();
+    let texts =
+        ["BEGIN", "SAVEPOINT a", "RELEASE a", "SET TRANSACTION READ ONLY", "SELECT 1", "ROLLBACK TO a", "COMMIT"];
+    let known = texts.iter().fold(frames(), |frames, text| frames.parse("", text));
+    let mut script = vec![step(known.sync(), "1111111Z"), step(frames().query("BEGIN").query("SELECT 1 / 0"), "CZEZ")];
+    script.extend(texts.iter().map(|text| {
+        let taken = matches!(*text, "ROLLBACK TO a" | "COMMIT");
+        step(frames().parse("", text).sync(), if taken { "1Z" } else { "EZ" })
+    }));
+    script.push(step(frames().query("ROLLBACK"), "CZ"));
+    arena.same_pinned(&script);
+}
+
 #[test]
 fn what_is_missing_is_missing() {
     let arena = Arena::new();

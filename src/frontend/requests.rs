@@ -15,6 +15,7 @@ use crate::session::pipeline::{Expect, Local, Refused, Undo};
 use crate::session::prepared::Statement;
 use crate::session::token::in_other_words;
 use crate::session::values::values;
+use crate::sql::Effect;
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
 
@@ -137,6 +138,9 @@ impl Session {
         if self.keeps_names() {
             return Ok(false);
         }
+        if self.pipeline.has_uncertain_names() && self.speaks_of_what_is_uncertain(tag, body)? {
+            return Ok(true);
+        }
         let name = match tag {
             frontend::PARSE => read::parse(body)?.name,
             frontend::BIND => read::bind_names(body)?.1,
@@ -151,6 +155,27 @@ impl Session {
             return Ok(true);
         }
         Ok(tag != frontend::PARSE && !self.provide(name, tag == frontend::DESCRIBE, leased))
+    }
+
+    /// The message speaks by SQL of a name whose statement a segment in flight may yet take back: what it stands for is to be
+    /// prepared ahead of it.
+    fn speaks_of_what_is_uncertain(&self, tag: u8, body: &[u8]) -> Result<bool, Fault> {
+        let plan = match (tag, self.scanned.front()) {
+            (frontend::QUERY, Some(Scanned::Query(plan))) => Some(plan.clone()),
+            // Of one that has not come whole the statement is not known.
+            (frontend::QUERY, _) => read::query(body).ok().map(|text| self.plan(text)),
+            (frontend::PARSE, Some(Scanned::Parse(statement))) => Some(statement.plan.clone()),
+            (frontend::PARSE, _) => Some(self.plan(read::parse(body)?.text)),
+            (frontend::BIND, _) => self.names.find(read::bind_names(body)?.1).map(|known| known.plan.clone()),
+            _ => None,
+        };
+        let uncertain = |effect: &Effect| match effect {
+            Effect::Execute(name) | Effect::Prepare(name) | Effect::Deallocate(Some(name)) => {
+                self.pipeline.is_name_uncertain(name.as_bytes())
+            }
+            _ => false,
+        };
+        Ok(plan.is_some_and(|plan| plan.facts.effects.iter().any(uncertain)))
     }
 
     /// The rest of a frame that is passed on as it arrives.

@@ -14,6 +14,7 @@ use crate::frontend::session::{Kept, Leased, Scanned, Session};
 use crate::route::plan::Plan;
 use crate::session::pipeline::{Expect, Undo};
 use crate::session::prepared::{Description, NAME_PREFIX, Statement, UNKNOWN};
+use crate::sql::Control;
 use crate::wire::tag::frontend;
 use crate::wire::{read, write};
 
@@ -93,7 +94,9 @@ impl Session {
     /// another description once the name stands for something else.
     fn may_answer_parse(&self, plan: &Plan) -> bool {
         let may_fail = self.pipeline.in_flight() && (self.status == b'T' || self.opens_block);
-        let may_be_refused = (self.status == b'E' || may_fail) && plan.facts.control.is_empty();
+        let control = &plan.facts.control;
+        let ends = !control.is_empty() && control.iter().all(Control::ends_failed);
+        let may_be_refused = (self.status == b'E' || may_fail) && !ends;
         !may_be_refused && !runs_by_name(&plan.facts)
     }
 

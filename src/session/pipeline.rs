@@ -91,6 +91,11 @@ impl Pipeline {
         self.segments.is_name_uncertain(name)
     }
 
+    /// Some name may be.
+    pub fn has_uncertain_names(&self) -> bool {
+        self.segments.has_named()
+    }
+
     /// The same of the server's unnamed statement.
     pub fn is_unnamed_uncertain(&self) -> bool {
         self.segments.is_unnamed_uncertain()

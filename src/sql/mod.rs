@@ -217,6 +217,14 @@ pub enum Control {
     FinishPrepared,
 }
 
+impl Control {
+    /// Postgres takes it in a failed transaction (`IsTransactionExitStmt`).
+    pub fn ends_failed(&self) -> bool {
+        use Control::{Commit, PrepareTransaction, Rollback, RollbackTo};
+        matches!(self, Commit { .. } | Rollback { .. } | RollbackTo(_) | PrepareTransaction)
+    }
+}
+
 /// What a statement does to the state of its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {

@@ -12,6 +12,8 @@ pub(super) struct Segments {
     resolved: u64,
     /// By the segment that changed them, in order.
     names: VecDeque<(u64, Box<[u8]>)>,
+    /// Those of them that are not the empty one.
+    named: usize,
     statements: VecDeque<(u64, u64)>,
     /// The last in which the unnamed statement of the server was parsed.
     unnamed: u64,
@@ -21,6 +23,7 @@ impl Segments {
     pub(super) fn note(&mut self, expect: &Expect) {
         // What ends a segment changes nothing in the next.
         for undo in expect.undo() {
+            self.named += usize::from(!undo.name.is_empty());
             self.names.push_back((self.sent, undo.name.clone()));
         }
         match expect {
@@ -39,7 +42,8 @@ impl Segments {
     pub(super) fn resolve(&mut self, count: u64) {
         self.resolved += count;
         while self.names.front().is_some_and(|(segment, _)| *segment < self.resolved) {
-            self.names.pop_front();
+            let gone = self.names.pop_front();
+            self.named -= usize::from(gone.is_some_and(|(_, name)| !name.is_empty()));
         }
         while self.statements.front().is_some_and(|(segment, _)| *segment < self.resolved) {
             self.statements.pop_front();
@@ -54,6 +58,11 @@ impl Segments {
 
     pub(super) fn in_flight(&self) -> bool {
         self.resolved < self.sent
+    }
+
+    /// False where no name but the empty one can be uncertain.
+    pub(super) fn has_named(&self) -> bool {
+        self.named > 0 && self.in_flight()
     }
 
     /// The last change of a name counts.
