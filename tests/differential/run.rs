@@ -162,8 +162,14 @@ fn comparable(program: &Program, mut direct: Seen, mut proxied: Seen) -> (Seen, 
     // A statement that the connection does not have is prepared first: in a failed transaction it cannot be, and a fault
     // of its text comes before one of what is bound.
     let other_fault = |theirs: &str, ours: &str| theirs.starts_with("E C=08P01") && ours.starts_with("E ");
-    // EXECUTE of what the protocol has prepared gives the columns of now.
-    let of_now = |theirs: &str, ours: &str| theirs.starts_with("E C=0A000") && ours.starts_with("T ");
+    // EXECUTE of what the protocol has prepared gives the columns of now, and a fault of its text comes before one of what
+    // it is given.
+    let of_now = |theirs: &str, ours: &str| {
+        (theirs.starts_with("E C=0A000") && ours.starts_with("T "))
+            || (theirs.starts_with("E C=42601")
+                && theirs.contains("wrong number of parameters")
+                && ours.starts_with("E "))
+    };
     let by_name = |at: usize| at.checked_sub(1).is_some_and(|at| statements::is_by_name(&program.groups[at].says));
     // A READ ONLY block that is too late for the primary is to be run again.
     let is_again = |ours: &str| ours.starts_with("E C=40001") && ours.contains("this READ ONLY transaction runs on");
@@ -260,6 +266,9 @@ impl<'p> Client<'p> {
                 frames.push(plain(&frame));
             }
         }
+        // The order of reports that come together says nothing.
+        let is_report = |frame: &String| frame.starts_with("S ");
+        frames.chunk_by_mut(|a, b| is_report(a) && is_report(b)).for_each(<[String]>::sort);
         frames
     }
 

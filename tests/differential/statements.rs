@@ -5,7 +5,8 @@ use crate::random::Random;
 /// Tables, data and a sequence of one client, and who may use them.
 pub fn schema(who: &str) -> String {
     format!(
-        "DROP SCHEMA IF EXISTS {who} CASCADE; CREATE SCHEMA {who}; SET LOCAL search_path = {who};
+        "DROP TABLE IF EXISTS public.made_by_{who}; DROP SCHEMA IF EXISTS {who} CASCADE; CREATE SCHEMA {who};
+         SET LOCAL search_path = {who};
          CREATE TABLE t (id int PRIMARY KEY, v text, n int);
          INSERT INTO t SELECT n, '{who}-' || n, n * 10 FROM generate_series(1, 5) AS n;
          CREATE TABLE u (id int, x {kind}); INSERT INTO u VALUES (1, 10), (2, 20);
@@ -364,15 +365,14 @@ fn sequence(random: &mut Random, _: &str) -> String {
         .to_owned()
 }
 
-fn definition(random: &mut Random, _: &str) -> String {
-    random
-        .pick(&[
-            "ALTER TABLE u ADD COLUMN more int DEFAULT 1",
-            "ALTER TABLE u DROP COLUMN IF EXISTS more",
-            "CREATE TABLE made (id int)",
-            "DROP TABLE made",
-            "CREATE INDEX ON t (v)",
-            "TRUNCATE u",
-        ])
-        .to_owned()
+fn definition(random: &mut Random, who: &str) -> String {
+    random.pick(&[
+        "ALTER TABLE u ADD COLUMN more int DEFAULT 1".to_owned(),
+        "ALTER TABLE u DROP COLUMN IF EXISTS more".to_owned(),
+        // It may come to be in the schema of all.
+        format!("CREATE TABLE made_by_{who} (id int)"),
+        format!("DROP TABLE made_by_{who}"),
+        "CREATE INDEX ON t (v)".to_owned(),
+        "TRUNCATE u".to_owned(),
+    ])
 }
