@@ -18,7 +18,7 @@ use crate::route::plan::Plan;
 use crate::session::pipeline::Expect;
 use crate::sql::Reason;
 use crate::wire::tag::frontend;
-use crate::wire::write;
+use crate::wire::{read, scan, write};
 
 /// One that is open on a replica, or about to be.
 #[derive(Debug, Default)]
@@ -92,6 +92,28 @@ impl Session {
         Ok(None)
     }
 
+    /// A string that ends a failed block and goes on behind it: as nothing is left of the block, it is run outside of it, and
+    /// its first statement finds no transaction to end. True where it is so.
+    ///
+    /// # Errors
+    /// The client breaks the protocol.
+    pub fn leaves_failed_block(&mut self) -> Result<bool, Fault> {
+        if self.status != b'E' || !self.is_in_block() || !self.pipeline.is_settled() || self.client_rest > 0 {
+            return Ok(false);
+        }
+        let Some((head, body)) = scan::frame(&self.inbox)? else { return Ok(false) };
+        if head.tag != frontend::QUERY {
+            return Ok(false);
+        }
+        let plan = self.plan(read::query(body)?);
+        let leaves = block::ends_first(&plan.facts, &plan.text);
+        if leaves {
+            self.leave_replica();
+            self.give_up_block();
+        }
+        Ok(leaves)
+    }
+
     fn go_on_in_block(&mut self, batch: Batch) {
         self.request.kept = Kept::Read;
         self.request.ends_own = batch.prepares_only && batch.end > 0;
@@ -151,7 +173,7 @@ impl Session {
     pub(super) fn is_refused_in_block(&mut self, plan: &Plan) -> bool {
         let Some(block) = &self.block else { return false };
         // A failed transaction refuses it by itself.
-        if self.status == b'E' && plan.facts.statements <= 1 {
+        if self.status == b'E' && plan.facts.statements <= 1 && !block.ends {
             return false;
         }
         let moves_names = block.moves_names;

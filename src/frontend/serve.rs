@@ -96,6 +96,9 @@ impl Session {
                         let owed = (self.pipeline.owes_ready() && !copying) || self.pipeline.is_survey();
                         return Ok((!self.terminating || owed).then_some(0));
                     }
+                    if self.leaves_failed_block().map_err(End::Fault)? {
+                        continue;
+                    }
                     if self.is_in_fresh_block() {
                         if !self.drop_rest() {
                             return Ok(Some(0));

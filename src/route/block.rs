@@ -36,6 +36,15 @@ pub fn ends(facts: &Facts) -> bool {
     ends && stands_alone(facts)
 }
 
+/// The first of several statements ends a block, as far as a look at its first word tells.
+pub fn ends_first(facts: &Facts, text: &str) -> bool {
+    let word = text.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    let ends = ["commit", "end", "rollback", "abort"].iter().any(|end| word.eq_ignore_ascii_case(end));
+    let first = facts.control.first();
+    let plain = matches!(first, Some(Control::Commit { chain: false } | Control::Rollback { chain: false }));
+    ends && plain && facts.statements > 1
+}
+
 fn stands_alone(facts: &Facts) -> bool {
     facts.statements == 1 && facts.effects.is_empty() && facts.primary == Some(Reason::Transaction)
 }
@@ -162,6 +171,17 @@ mod tests {
         assert!(opens(&classify("BEGIN"), || true) && !opens(&classify("BEGIN READ WRITE"), || true));
         assert!(ends(&classify("COMMIT WORK")) && ends(&classify("ABORT")));
         assert!(!ends(&classify("COMMIT AND CHAIN")) && !ends(&classify("COMMIT; SELECT 1")));
+        for (sql, first) in [
+            ("ROLLBACK; SELECT 1", true),
+            (" commit;begin", true),
+            ("ROLLBACK", false),
+            ("ROLLBACK TO a; ROLLBACK", false),
+            ("ROLLBACK AND CHAIN; SELECT 1", false),
+            ("SELECT 1; ROLLBACK", false),
+            ("ROLLBACK PREPARED 'a'; ROLLBACK", false),
+        ] {
+            assert_eq!(ends_first(&classify(sql), sql), first, "{sql}");
+        }
     }
 
     fn of(plans: &Plans, sql: &str) -> Fit {
