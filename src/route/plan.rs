@@ -336,7 +336,7 @@ impl Plans {
         let traceparent = fingerprint::traceparent(text).map(str::to_owned);
         let whole = text.len() <= MAX_KEPT_TEXT;
         let kept: Arc<str> = if whole { text.into() } else { bounded_text(text).into() };
-        Plan { traceparent, learned, whole, ..Plan::new(facts, fingerprint, record, kept) }
+        Plan { facts, fingerprint, record, text: kept, whole, traceparent, learned }
     }
 }
 
