@@ -46,24 +46,15 @@ pub fn targets(catalog: &Catalog, path: &Path, facts: &Facts) -> Vec<Table> {
 impl Catalog {
     /// The table of this name, with its schema.
     pub fn table(&self, name: &Name) -> Option<Table> {
-        let schema = self.schema(name.schema.as_deref()?)?;
-        let named = self.relations_by_name.get(name.name.as_str())?;
-        named.iter().find(|oid| self.relations.get(oid).is_some_and(|found| found.schema == schema)).copied().map(Table)
+        self.relations_named(name, &Path::Unknown).next().map(Table)
     }
 
     /// The tables of `schema.name`, or of a name in any schema, with their partitions and heirs; of a view all behind it.
     pub fn tables_named(&self, name: &str) -> Vec<Table> {
-        let (schema, name) = match name.split_once('.') {
-            Some((schema, name)) => (Some(schema), name),
-            None => (None, name),
-        };
-        let of_schema = |oid: &Oid| match (schema, self.relations.get(oid)) {
-            (Some(schema), Some(found)) => self.schema(schema) == Some(found.schema),
-            (None, found) => found.is_some(),
-            _ => false,
-        };
-        let named = self.relations_by_name.get(name).into_iter().flatten().copied().filter(of_schema);
-        self.with_all_behind(named.collect())
+        let (schema, name) =
+            name.split_once('.').map_or((None, name), |(schema, name)| (Some(schema.to_owned()), name));
+        let name = Name { schema, name: name.to_owned() };
+        self.with_all_behind(self.relations_named(&name, &Path::Unknown).collect())
     }
 
     fn with_all_behind(&self, mut found: Vec<Oid>) -> Vec<Table> {
