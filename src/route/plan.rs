@@ -11,10 +11,10 @@ use arc_swap::ArcSwapOption;
 use quick_cache::DefaultHashBuilder;
 use quick_cache::sync::Cache;
 
-use crate::catalog::Table;
 use crate::catalog::judge::{self, Verdict};
-use crate::catalog::path::Scope;
+use crate::catalog::path::{Path, Scope};
 use crate::catalog::sources::{self, Elusive};
+use crate::catalog::{Catalog, Table};
 use crate::sql::fingerprint::{self, Fingerprinted};
 use crate::sql::{Effect, Facts, Fingerprint, Reason, classify};
 use crate::stats::statements::Statement;
@@ -57,10 +57,31 @@ struct Learned {
     blocked: AtomicU64,
     /// The last verdicts, each with the scope that it holds in.
     verdicts: [AtomicU64; SCOPES],
-    /// The last answer of [`Plan::sources`], with the scope that it holds in.
-    sources: ArcSwapOption<(u64, Sources)>,
-    /// The same of [`Plan::targets`].
-    targets: ArcSwapOption<(u64, Arc<[Table]>)>,
+    /// Of [`Plan::sources`].
+    sources: Latest<Sources>,
+    /// Of [`Plan::targets`].
+    targets: Latest<Arc<[Table]>>,
+}
+
+/// The last answer to a question of the catalog, with the scope that it holds in.
+#[derive(Debug)]
+struct Latest<T>(ArcSwapOption<(u64, T)>);
+
+impl<T> Default for Latest<T> {
+    fn default() -> Latest<T> {
+        Latest(ArcSwapOption::empty())
+    }
+}
+
+impl<T: Clone> Latest<T> {
+    fn get(&self, scope: &Scope, find: impl FnOnce(&Catalog, &Path) -> T) -> T {
+        if let Some(known) = self.0.load().as_ref().filter(|known| known.0 == scope.id) {
+            return known.1.clone();
+        }
+        let found = find(&scope.catalog, &scope.path);
+        self.0.store(Some(Arc::new((scope.id, found.clone()))));
+        found
+    }
 }
 
 /// The tables from whose rows a result follows, or why there is more to it.
@@ -121,23 +142,13 @@ impl Plan {
         if self.verdict(Some(scope)).primary.is_some() {
             return Err(Elusive::Unknown);
         }
-        if let Some(known) = self.learned.sources.load().as_ref().filter(|known| known.0 == scope.id) {
-            return known.1.clone();
-        }
-        let sources = sources::sources(&scope.catalog, &scope.path, &self.facts).map(Arc::from);
-        self.learned.sources.store(Some(Arc::new((scope.id, sources.clone()))));
-        sources
+        self.learned.sources.get(scope, |catalog, path| sources::sources(catalog, path, &self.facts).map(Arc::from))
     }
 
     /// The tables that it says it writes, as far as they are known.
     pub fn targets(&self, scope: Option<&Scope>) -> Option<Arc<[Table]>> {
         let scope = scope.filter(|scope| scope.id != 0 && !self.facts.written.is_empty())?;
-        if let Some(known) = self.learned.targets.load().as_ref().filter(|known| known.0 == scope.id) {
-            return Some(known.1.clone());
-        }
-        let targets: Arc<[Table]> = sources::targets(&scope.catalog, &scope.path, &self.facts).into();
-        self.learned.targets.store(Some(Arc::new((scope.id, targets.clone()))));
-        Some(targets)
+        Some(self.learned.targets.get(scope, |catalog, path| sources::targets(catalog, path, &self.facts).into()))
     }
 
     /// A standby has found that it writes, by these definitions.
