@@ -257,7 +257,8 @@ impl Results {
         let Some(standing) = standing else { return Asked::Closed };
         let last = standing.changes.last(&wanted.reads);
         let visible = standing.visible();
-        if !standing.may_lack(wanted.after) {
+        let behind = standing.may_lack(wanted.after);
+        if !behind {
             let found = inner.store.find(wanted.key, now);
             if let Some((entry, read)) = found.filter(|(entry, _)| entry.has(wanted.needs)) {
                 standing.counters.hits.fetch_add(1, Ordering::Relaxed);
@@ -283,6 +284,7 @@ impl Results {
             reads: wanted.reads.clone(),
             ttl: wanted.ttl,
             changed: last,
+            behind,
         })
     }
 
@@ -322,9 +324,8 @@ impl Results {
 
     pub fn counts(&self, database: DatabaseId) -> Counts {
         let inner = self.inner.lock();
-        let share = inner.store.share(database);
-        drop(inner);
-        let Some(counters) = self.counters(database) else { return Counts::default() };
+        let Some(standing) = inner.databases.get(database.0 as usize) else { return Counts::default() };
+        let (share, counters) = (inner.store.share(database), &standing.counters);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
             share,
@@ -366,9 +367,15 @@ pub struct Fill {
     reads: Reads,
     ttl: Duration,
     changed: Mark,
+    behind: bool,
 }
 
 impl Fill {
+    /// Who asks must have what the change stream has yet to tell of.
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
     /// Whether a replica's answer is of use: it has replayed the last change of what is read.
     pub fn may_come_from(&self, sample: &Sample) -> bool {
         self.changed.is_replayed(sample)

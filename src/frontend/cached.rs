@@ -153,10 +153,10 @@ impl Session {
                 Formats::List(codes) => codes.into(),
             };
             let capture = Capture::new(cached.results.max_entry_bytes());
-            self.filling = Some(Box::new(Filling { fill, capture, formats }));
-            if self.wrote.is_some() {
+            if fill.is_behind() {
                 cached.urge.now();
             }
+            self.filling = Some(Box::new(Filling { fill, capture, formats }));
             return Ok((sought, Asked::Closed));
         }
         Ok((sought, asked))
