@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::sources::all;
 use crate::frontend::proxy::{Proxy, limits};
 use crate::stats::process::Usage;
 
@@ -29,8 +30,7 @@ pub(super) async fn watch(proxy: Arc<Proxy>) {
         let used = used(&usage, limit);
         let most = config.cache.max_bytes;
         if pressure.step(used, threshold, proxy.results.bytes(), most) {
-            let all: Vec<_> = proxy.databases.iter().map(|entry| entry.value().clone()).collect();
-            all.iter().flat_map(|database| database.pools.all()).for_each(|pool| pool.trim());
+            all(&proxy).iter().flat_map(|database| database.pools.all()).for_each(|pool| pool.trim());
         }
         if was || pressure.is_on() {
             let mut limits = limits(&config.cache);
