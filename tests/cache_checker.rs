@@ -19,6 +19,7 @@ use pgweir::cache::MOST_BEHIND;
 use pgweir::demo::cluster::{Cluster, Server, Shutdown};
 use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
+use support::random::{Random, number};
 use support::sessions::{block_on, column, sqlstate, try_connect, value, wait_for};
 use support::{LIMIT, Pgweir, wait_until};
 use tokio_postgres::Client;
@@ -73,20 +74,6 @@ fn start(replicas: usize) -> Cluster {
     cluster.primary().psql_in(sample::DATABASE, &format!("{roles} SET ROLE app; {SCHEMA} {rows}")).unwrap();
     cluster.wait_replayed(LIMIT).unwrap();
     cluster
-}
-
-/// Pseudo-random numbers, the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// What all sessions have in common.
@@ -322,7 +309,7 @@ impl<'a> Session<'a> {
 
 /// One session after another until told to end; the first violation ends it.
 async fn session(url: String, seed: u64, writes: bool, world: Arc<World>) -> Option<String> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     while !world.end.load(Ordering::Relaxed) {
         let Some(mut session) = Session::new(&url, &world, writes).await else { continue };
         while !world.end.load(Ordering::Relaxed) {
@@ -347,7 +334,7 @@ async fn session(url: String, seed: u64, writes: bool, world: Arc<World>) -> Opt
 
 /// Writes past pgweir: rows, and now and then definitions.
 async fn stranger(url: String, seed: u64, world: Arc<World>) -> Option<String> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut version = 0;
     while !world.end.load(Ordering::Relaxed) {
         let Some(mut session) = Session::new(&url, &world, true).await else { continue };
@@ -393,7 +380,7 @@ fn pass(milliseconds: u64) {
 /// Streams end, streams fall silent, and the primary restarts by chance, until the time is over; each fault is over before
 /// the next one.
 fn faults(cluster: &Cluster, seed: u64, until: Instant, world: &World) -> [usize; 3] {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut counts = [0; 3];
     let primary = cluster.primary();
     let signal = |signal| senders(primary).into_iter().for_each(|pid| kill_process(pid, signal).unwrap_or_default());
@@ -420,7 +407,7 @@ fn faults(cluster: &Cluster, seed: u64, until: Instant, world: &World) -> [usize
 /// A replica stalls while rows change, and reads go on when they no longer do: what is kept then must not be what the
 /// replica had. A commit that waits for it has been streamed, and cannot be seen yet.
 fn stalls(cluster: &Cluster, seed: u64, until: Instant, world: &World, pgweirs: &[Pgweir]) -> usize {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut count = 0;
     while Instant::now() < until && !world.end.load(Ordering::Relaxed) {
         let replica = &cluster.replicas()[random.below(2) as usize];

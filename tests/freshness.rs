@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use pgweir::demo::cluster::{Cluster, Server, Shutdown};
 use pgweir::demo::sample;
+use support::random::{Random, number};
 use support::sessions::{block_on, connect, sqlstate, value, wait_for};
 use support::{Builder, LIMIT, Pgweir, logged, wait_until};
 use tokio_postgres::Client;
@@ -70,16 +71,6 @@ fn builder(cluster: &Cluster) -> Builder {
         .set("pool.acquire_timeout", "20s")
 }
 
-/// Pseudo-random numbers, the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
 #[derive(Default)]
 struct Counts {
     reads: AtomicUsize,
@@ -90,10 +81,6 @@ struct Counts {
     early: AtomicUsize,
     /// As [`Told`].
     told: [AtomicI64; KEYS as usize + 1],
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// Of each key, the version that some writer has been told of.
@@ -202,7 +189,7 @@ impl View<'_> {
 
 /// One session after another until told to end; the first violation ends it.
 async fn session(url: String, seed: u64, writes: bool, counts: Arc<Counts>, end: Arc<AtomicBool>) -> Option<String> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     while !end.load(Ordering::Relaxed) {
         let Ok(client) = support::sessions::try_connect(&url).await else { continue };
         let mut view = View { client, least: HashMap::new(), counts: &counts };
@@ -236,7 +223,7 @@ async fn session(url: String, seed: u64, writes: bool, counts: Arc<Counts>, end:
 
 /// Faults of replicas by chance, until the time is over; each is over before the next one.
 fn faults(cluster: &Cluster, seed: u64, until: Instant, end: &AtomicBool) -> [usize; 4] {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut counts = [0; 4];
     while Instant::now() < until && !end.load(Ordering::Relaxed) {
         let replica = &cluster.replicas()[random.below(2) as usize];

@@ -16,6 +16,7 @@ pub mod console;
 pub mod differential;
 mod gate;
 pub mod newcomer;
+pub mod random;
 mod raw;
 mod role;
 pub mod http;
