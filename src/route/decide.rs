@@ -146,8 +146,8 @@ impl Demand {
     }
 }
 
-/// Decides a batch outside any transaction, or the first in a READ ONLY block. `session_hint` is `pgweir.route`; a hint in the text beats it. A hint
-/// never makes a read of what is none.
+/// Decides a batch outside any transaction, or the first in a READ ONLY block. `session_hint` is `pgweir.route`; a hint in
+/// the text beats it. A hint never makes a read of what is none.
 pub fn decide(demand: &Demand, session_hint: Option<RouteHint>) -> Target {
     if let Some(reason) = demand.primary {
         return Target::Primary(Why::Statement(reason));
