@@ -1,7 +1,7 @@
 //! What is known of each statement text, worked out once: facts, fingerprint, statistics record.
 //!
-//! Looked up by text first, by fingerprint second; parsed last. A text is kept from the second time on: most that have
-//! literals in them never come again.
+//! Looked up by text first, by template second, by fingerprint third; parsed last. A text is kept from the second time
+//! on: most that have literals in them never come again.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::catalog::path::{Path, Scope};
 use crate::catalog::sources::{self, Elusive};
 use crate::catalog::{Catalog, Table};
 use crate::sql::fingerprint::{self, Fingerprinted};
-use crate::sql::{Effect, Facts, Fingerprint, Reason, classify};
+use crate::sql::{Effect, Facts, Fingerprint, Reason, classify, template};
 use crate::stats::statements::Statement;
 use crate::stats::{Stats, bounded_text};
 
@@ -242,8 +242,15 @@ fn names_objects(facts: &Facts) -> bool {
         && facts.operators.is_empty())
 }
 
-/// What texts of one fingerprint have in common: their facts, and what was learned of one of them.
-type Known = (Arc<Facts>, Arc<Learned>);
+/// What texts of one fingerprint have in common.
+#[derive(Debug, Clone)]
+struct Known {
+    fingerprint: Fingerprint,
+    facts: Arc<Facts>,
+    record: Arc<Statement>,
+    /// Of any of them.
+    learned: Arc<Learned>,
+}
 
 /// Texts that have come, as long as none of the same slot has come since.
 #[derive(Debug)]
@@ -275,6 +282,7 @@ pub struct Plans {
     stats: Arc<Stats>,
     by_text: Cache<Arc<str>, Arc<Plan>>,
     sighted: Sighted,
+    by_template: Cache<Box<[u8]>, Known>,
     by_fingerprint: Cache<Fingerprint, Known>,
     /// For texts that cannot be read: primary, and the session's state unknown. Made at first use, as it takes a
     /// record.
@@ -283,8 +291,15 @@ pub struct Plans {
 
 impl Plans {
     pub fn new(database: Arc<str>, stats: Arc<Stats>) -> Plans {
-        let (by_text, by_fingerprint) = (Cache::new(KEPT), Cache::new(KEPT));
-        Plans { database, stats, by_text, sighted: Sighted::default(), by_fingerprint, opaque: OnceLock::new() }
+        Plans {
+            database,
+            stats,
+            by_text: Cache::new(KEPT),
+            sighted: Sighted::default(),
+            by_template: Cache::new(KEPT),
+            by_fingerprint: Cache::new(KEPT),
+            opaque: OnceLock::new(),
+        }
     }
 
     /// The plan of a statement's text as the client sent it.
@@ -334,20 +349,45 @@ impl Plans {
     }
 
     fn work_out(&self, text: &str) -> Plan {
-        let Fingerprinted { fingerprint, by_literal } = fingerprint::fingerprint(text);
+        let mut buffer = [0; template::LONGEST];
+        let template = template::template(text.as_bytes(), &mut buffer);
+        if let Some(known) = template.and_then(|template| self.by_template.get(template)) {
+            return known.plan(text.into());
+        }
+        let Fingerprinted { fingerprint, by_literal, comments } = fingerprint::fingerprint(text);
         let known = if by_literal { None } else { self.by_fingerprint.get(&fingerprint) };
-        let (facts, learned) = known.unwrap_or_else(|| {
-            let known: Known = (Arc::new(classify::classify(text)), Arc::default());
-            if !known.0.by_literal && !by_literal {
-                self.by_fingerprint.insert(fingerprint, known.clone());
-            }
-            known
-        });
-        let record = self.stats.statements.record(fingerprint, || fingerprint::normalize(text), &self.database);
-        let traceparent = fingerprint::traceparent(text).map(str::to_owned);
+        let comes_again = known.is_some();
+        let mut known = known.unwrap_or_else(|| self.classify(text, fingerprint, by_literal));
+        if known.record.fingerprint.is_none() {
+            // Beyond the bound, which may have been raised.
+            known.record = self.record(fingerprint, text);
+        } else if let Some(template) = template.filter(|_| comes_again) {
+            self.by_template.insert(template.into(), known.clone());
+        }
         let whole = text.len() <= MAX_KEPT_TEXT;
-        let kept: Arc<str> = if whole { text.into() } else { bounded_text(text).into() };
-        Plan { facts, fingerprint, record, text: kept, whole, traceparent, learned }
+        let plan = known.plan(if whole { text.into() } else { bounded_text(text).into() });
+        let traceparent = comments.then(|| fingerprint::traceparent(text).map(str::to_owned)).flatten();
+        Plan { whole, traceparent, ..plan }
+    }
+
+    fn classify(&self, text: &str, fingerprint: Fingerprint, by_literal: bool) -> Known {
+        let (facts, record) = (Arc::new(classify::classify(text)), self.record(fingerprint, text));
+        let known = Known { fingerprint, facts, record, learned: Arc::default() };
+        if !known.facts.by_literal && !by_literal {
+            self.by_fingerprint.insert(fingerprint, known.clone());
+        }
+        known
+    }
+
+    fn record(&self, fingerprint: Fingerprint, text: &str) -> Arc<Statement> {
+        self.stats.statements.record(fingerprint, || fingerprint::normalize(text), &self.database)
+    }
+}
+
+impl Known {
+    fn plan(self, text: Arc<str>) -> Plan {
+        let Known { fingerprint, facts, record, learned } = self;
+        Plan { facts, fingerprint, record, text, whole: true, traceparent: None, learned }
     }
 }
 

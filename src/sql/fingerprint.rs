@@ -16,6 +16,8 @@ pub struct Fingerprinted {
     /// What is known of another text of this fingerprint may not hold for this one: SET, set_config, a hint, a date
     /// word, a backslash in a plain string, or a text that cannot be read to its end.
     pub by_literal: bool,
+    /// There is a comment in it.
+    pub comments: bool,
 }
 
 /// The identity of a statement.
@@ -46,8 +48,9 @@ pub fn fingerprint(text: &str) -> Fingerprinted {
         hasher.write(text.get(folds.end..).unwrap_or_default());
     }
     by_literal |= folds.by_literal || lexer.unsure().is_some() || lexer.backslash();
-    by_literal |= lexer.comments() && memmem::find(text, b"pgweir").is_some();
-    Fingerprinted { fingerprint: Fingerprint(hasher.finish()), by_literal }
+    let comments = lexer.comments();
+    by_literal |= comments && memmem::find(text, b"pgweir").is_some();
+    Fingerprinted { fingerprint: Fingerprint(hasher.finish()), by_literal, comments }
 }
 
 /// A token whose value, not shape alone, decides what the statement does.

@@ -28,6 +28,7 @@ pub mod lex;
 pub mod procedural;
 mod relations;
 pub mod settings;
+pub mod template;
 mod tokens;
 mod tree;
 mod view;
