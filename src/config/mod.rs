@@ -231,7 +231,7 @@ pub enum LoadBalancing {
     Latency,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Freshness {
     Eventual,
     Session,

@@ -2,11 +2,13 @@
 //! keeps for them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::backend::connect::Login;
 use crate::config::{self, AuthQuery};
 use crate::error::{Fault, sqlstate};
 use crate::frontend::proxy::{Proxy, User};
+use crate::pool::lease::Return;
 use crate::session::parameters::literal;
 
 impl Proxy {
@@ -47,7 +49,7 @@ impl Proxy {
         let mut lease = pool.checkout(worker).await.map_err(|refused| refused.fault(timeout).message)?;
         lease.begin();
         let rows = lease.query(&query.sql.replace("$1", &literal(name))).await.map_err(|e| e.to_string())?;
-        lease.give_back(Default::default());
+        lease.give_back(Instant::now(), Return::default());
         // As PgBouncer's: the name and the password, or the password alone.
         Ok(rows.into_iter().next().and_then(|row| row.into_iter().next_back()).flatten())
     }

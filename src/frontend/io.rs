@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::Fault;
 use crate::frontend::client::Stop;
@@ -202,12 +202,17 @@ fn poll_send(stream: &mut Stream, out: &mut BytesMut, cx: &mut Context<'_>) -> P
 }
 
 /// Reads what is there into `buffer`; while nothing is, an empty buffer holds no memory.
-fn poll_receive<S: AsyncRead + Unpin>(
-    stream: &mut S,
+fn poll_receive(
+    stream: &mut Stream,
     buffer: &mut BytesMut,
     buffers: &Buffers,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
+    // Mostly nothing is there, and then no buffer is needed.
+    if stream.poll_read_ready(cx)?.is_pending() {
+        buffers.give_back(buffer);
+        return Poll::Pending;
+    }
     buffers.make_room(buffer);
     let received = pin!(stream.read_buf(buffer)).poll(cx);
     if received.is_pending() {

@@ -13,8 +13,8 @@ use crate::wire::tag::frontend;
 use crate::wire::{read, scan};
 
 impl Session {
-    /// Counts the statement that has ended now.
-    pub fn record(&mut self, plan: &Arc<Plan>) {
+    /// Counts the statement that has ended now; when that is.
+    pub fn record(&mut self, plan: &Arc<Plan>) -> Instant {
         let now = Instant::now();
         let is_write = self.verdict(plan).primary.is_some();
         self.leaving = None;
@@ -46,6 +46,7 @@ impl Session {
         if self.proxy.stats.record(self.worker.index, now, &plan.record, counters, &sample) {
             self.log_slow(plan, &sample, error, values);
         }
+        now
     }
 
     /// Counts the statement that the server's error belongs to: the one whose message it answers. That of a simple

@@ -206,10 +206,11 @@ impl Session {
     }
 
     fn pass_ready(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
+        let mut ended = None;
         let own = match self.pipeline.front() {
             Some(Expect::Query { plan: Some(plan), .. }) => {
                 let plan = plan.clone();
-                self.record(&plan);
+                ended = Some(self.record(&plan));
                 false
             }
             Some(Expect::Replay | Expect::Aside) => true,
@@ -230,7 +231,7 @@ impl Session {
         }
         self.pass(head, head.total, copy)?;
         if !own {
-            self.on_ready(copy.inbox[copy.at - 1]);
+            self.on_ready(copy.inbox[copy.at - 1], ended.unwrap_or_else(Instant::now));
         }
         Ok(())
     }
@@ -477,8 +478,7 @@ impl Session {
         Ok(())
     }
 
-    fn on_ready(&mut self, status: u8) {
-        let now = self.request.mark;
+    fn on_ready(&mut self, status: u8, now: Instant) {
         if status == b'I' {
             match self.failed {
                 true => self.rolled_back(),
@@ -492,7 +492,7 @@ impl Session {
             if self.writing {
                 self.invalidate();
             }
-            self.note_seen();
+            self.note_seen(now);
             self.portals.truncate(1);
             let began = self.transaction_began.take().unwrap_or(self.request.started);
             self.counters().transaction(now.saturating_duration_since(began));
@@ -510,14 +510,14 @@ impl Session {
     }
 
     /// A transaction has ended: what it has shown to the client, and what it has written, later reads must show too.
-    fn note_seen(&mut self) {
+    fn note_seen(&mut self, now: Instant) {
         let (wrote, read) = (self.writing, self.reading);
         let Some(leased) = &self.leased else { return };
         match leased.replica {
             true if read => {
-                self.seen.on_replica(Instant::now(), leased.lease.pool.node.index);
+                self.seen.on_replica(now, leased.lease.pool.node.index);
             }
-            false if wrote || read => self.seen.on_primary(Instant::now()),
+            false if wrote || read => self.seen.on_primary(now),
             _ => {}
         }
         // Else a segment behind this one may write and read.

@@ -110,6 +110,9 @@ impl Session {
                     }
                     self.begin_request();
                 }
+                if self.inbox.is_empty() {
+                    return Ok(Some(scan::HEADER));
+                }
                 match self.forward().map_err(End::Fault)? {
                     Forwarded::All { need } => return Ok(Some(need)),
                     Forwarded::Terminate => self.terminating = true,
@@ -225,7 +228,7 @@ impl Session {
         if batch.begins && self.mode == PoolMode::Statement || !replica && self.awaits_fence(batch) {
             return None;
         }
-        let lease = self.pools[usize::from(node)].try_checkout(self.worker.index)?;
+        let lease = self.pools[usize::from(node)].try_checkout(self.worker.index, self.request.mark)?;
         if replica && !self.may_read(&lease) {
             return None;
         }
@@ -480,8 +483,7 @@ impl Session {
         // Bytes behind the last ReadyForQuery belong to nobody: such a connection is dropped, and so closed.
         if lease.inbox.is_empty() && lease.outbox.is_empty() {
             lease.settings = actual;
-            lease.at_rest = self.request.mark;
-            lease.give_back(Return { reset: suspect || prepared, prepared });
+            lease.give_back(self.request.mark, Return { reset: suspect || prepared, prepared });
         }
     }
 
@@ -532,7 +534,7 @@ impl Session {
         let prepared = leased.prepared || self.pins.contains(Pin::Prepare) || self.mode == PoolMode::Session;
         self.client.set_target(None);
         if let Some(leased) = self.leased.take() {
-            leased.lease.give_back(Return { reset: true, prepared });
+            leased.lease.give_back(Instant::now(), Return { reset: true, prepared });
         }
     }
 

@@ -227,6 +227,15 @@ impl Stream {
         }
     }
 
+    /// Whether a read is worth a try: ready where the reactor has seen something come, and on TLS, which may hold some.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.transport {
+            Transport::Plain(Socket::Tcp(stream)) => stream.poll_read_ready(cx),
+            Transport::Plain(Socket::Unix(stream)) => stream.poll_read_ready(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
     /// As [`Stream::try_read_now`], without a system call where the reactor has not seen anything come. What has come
     /// since the reactor's last turn is not found; of TLS the kernel is asked all the same.
     pub fn try_read_seen(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {

@@ -112,7 +112,7 @@ impl Pool {
             });
             match checkout {
                 Checkout::Idle(held) => {
-                    if let Some(lease) = self.lease(held, worker) {
+                    if let Some(lease) = self.lease(held, worker, Instant::now()) {
                         return Ok(lease);
                     }
                 }
@@ -120,7 +120,7 @@ impl Pool {
                     self.start(create, worker);
                     let Some(receiver) = receiver else { return Err(Refused::Closed) };
                     let mut lease = self.wait(ticket, receiver).await?;
-                    if lease.settle_on(worker) {
+                    if lease.settle_on(worker, Instant::now()) {
                         return Ok(lease);
                     }
                 }
@@ -130,19 +130,19 @@ impl Pool {
     }
 
     /// An idle connection for a client of `worker`, or none: the common case, in which nothing is waited for.
-    pub fn try_checkout(self: &Arc<Self>, worker: usize) -> Option<Lease> {
+    pub fn try_checkout(self: &Arc<Self>, worker: usize, now: Instant) -> Option<Lease> {
         loop {
             let held = self.ledger.lock().try_checkout(worker)?;
-            if let Some(lease) = self.lease(held, worker) {
+            if let Some(lease) = self.lease(held, worker, now) {
                 return Some(lease);
             }
         }
     }
 
     /// A connection that has died idle is never leased; it is closed instead.
-    fn lease(self: &Arc<Self>, held: Pooled, worker: usize) -> Option<Lease> {
+    fn lease(self: &Arc<Self>, held: Pooled, worker: usize, now: Instant) -> Option<Lease> {
         let mut lease = Lease::new(held, self.clone());
-        lease.settle_on(worker).then_some(lease)
+        lease.settle_on(worker, now).then_some(lease)
     }
 
     async fn wait(self: &Arc<Self>, ticket: Ticket, mut receiver: oneshot::Receiver<Answer>) -> Answer {
@@ -160,9 +160,9 @@ impl Pool {
     }
 
     /// Takes a connection back from a lease.
-    pub(super) fn checkin(self: &Arc<Self>, held: Pooled, verdict: Verdict) {
+    pub(super) fn checkin(self: &Arc<Self>, now: Instant, held: Pooled, verdict: Verdict) {
         let home = held.home;
-        let placement = self.ledger.lock().checkin(Instant::now(), held, verdict);
+        let placement = self.ledger.lock().checkin(now, held, verdict);
         self.place(placement, home);
     }
 

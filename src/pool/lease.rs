@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backend::connection::Connection;
 use crate::backend::reset;
@@ -36,12 +36,12 @@ impl Lease {
 
     /// Moves the socket to `worker`'s reactor where it is not there yet; false, and closed when dropped, where the
     /// connection is dead.
-    pub(super) fn settle_on(&mut self, worker: usize) -> bool {
+    pub(super) fn settle_on(&mut self, worker: usize, now: Instant) -> bool {
         let Some(held) = self.held.as_mut() else { return false };
         let stays = held.home == worker;
         let moved = stays || held.connection.stream.rehome().is_ok();
         held.home = worker;
-        let usable = match stays && held.connection.at_rest.elapsed() < BUSY {
+        let usable = match stays && now.saturating_duration_since(held.connection.at_rest) < BUSY {
             true => held.connection.is_still_usable(),
             false => moved && held.connection.is_usable(),
         };
@@ -56,11 +56,12 @@ impl Lease {
 
     /// Gives the connection back, idle at ReadyForQuery and outside any transaction; a reset or an unsettled cancel
     /// happens behind the client's back first.
-    pub fn give_back(mut self, how: Return) {
-        let Some(held) = self.held.take() else { return };
+    pub fn give_back(mut self, now: Instant, how: Return) {
+        let Some(mut held) = self.held.take() else { return };
         let pool = self.pool.clone();
         if !how.reset && !held.suspect && held.identity.is_settled() {
-            return pool.checkin(held, Verdict::Clean);
+            held.at_rest = now;
+            return pool.checkin(now, held, Verdict::Clean);
         }
         self.held = Some(held);
         self.used = true;
@@ -102,7 +103,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
             let verdict = if self.used { Verdict::Discard } else { Verdict::Clean };
-            self.pool.checkin(held, verdict);
+            self.pool.checkin(Instant::now(), held, verdict);
         }
     }
 }

@@ -48,29 +48,73 @@ pub const HARMLESS: [&str; 15] = [
 
 /// Settings by lower-case name. Cheap to clone; equal maps are mostly the same allocation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Settings(Arc<BTreeMap<String, Value>>);
+pub struct Settings(Arc<Inner>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Inner {
+    values: BTreeMap<String, Value>,
+    routing: Routing,
+}
+
+/// What the settings ask of each statement's routing, read once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Routing {
+    route: Option<RouteHint>,
+    freshness: Option<Freshness>,
+    token: Option<Lsn>,
+    serializable: bool,
+}
+
+impl Routing {
+    fn of(values: &BTreeMap<String, Value>) -> Routing {
+        let keyword = |name| values.get(name).map(Value::keyword);
+        Routing {
+            route: match keyword("pgweir.route").as_deref() {
+                Some("primary") => Some(RouteHint::Primary),
+                Some("replica") => Some(RouteHint::Replica),
+                _ => None,
+            },
+            freshness: match keyword("pgweir.freshness").as_deref() {
+                Some("eventual") => Some(Freshness::Eventual),
+                Some("session") => Some(Freshness::Session),
+                Some("table") => Some(Freshness::Table),
+                _ => None,
+            },
+            token: keyword("pgweir.lsn")
+                .filter(|token| !token.is_empty())
+                .map(|token| token.parse().unwrap_or(Lsn::MAX)),
+            serializable: keyword("default_transaction_isolation").as_deref() == Some("serializable"),
+        }
+    }
+}
 
 impl Settings {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.values.is_empty()
     }
 
     pub fn set(&mut self, name: &str, value: Value) {
-        Arc::make_mut(&mut self.0).insert(name.to_ascii_lowercase(), value);
+        self.change(|values| _ = values.insert(name.to_ascii_lowercase(), value));
     }
 
     pub fn remove(&mut self, name: &str) {
-        if self.0.contains_key(name) {
-            Arc::make_mut(&mut self.0).remove(name);
+        if self.0.values.contains_key(name) {
+            self.change(|values| _ = values.remove(name));
         }
     }
 
+    fn change(&mut self, change: impl FnOnce(&mut BTreeMap<String, Value>)) {
+        let inner = Arc::make_mut(&mut self.0);
+        change(&mut inner.values);
+        inner.routing = Routing::of(&inner.values);
+    }
+
     pub fn value(&self, name: &str) -> Option<&Value> {
-        self.0.get(name)
+        self.0.values.get(name)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(n, v)| (n.as_str(), v))
+        self.0.values.iter().map(|(n, v)| (n.as_str(), v))
     }
 
     /// The SQL that brings a server in state `self` to `wanted`; `None` when it is there already.
@@ -87,7 +131,7 @@ impl Settings {
         if identity_left {
             sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
         }
-        for name in self.0.keys().filter(|n| !is_identity(n) && !wanted.0.contains_key(*n)) {
+        for (name, _) in self.iter().filter(|(n, _)| !is_identity(n) && wanted.value(n).is_none()) {
             let _ = write!(sql, "RESET {};", quoted(name));
         }
         for (name, value) in wanted.iter().filter(|(n, v)| !is_identity(n) && self.value(n) != Some(v)) {
@@ -156,32 +200,22 @@ impl Parameters {
 
     /// Where `pgweir.route` sends the session's reads.
     pub fn route(&self) -> Option<RouteHint> {
-        match self.current.value("pgweir.route")?.keyword().as_str() {
-            "primary" => Some(RouteHint::Primary),
-            "replica" => Some(RouteHint::Replica),
-            _ => None,
-        }
+        self.current.0.routing.route
     }
 
     /// What `pgweir.freshness` promises to the session's reads.
     pub fn freshness(&self) -> Option<Freshness> {
-        match self.current.value("pgweir.freshness")?.keyword().as_str() {
-            "eventual" => Some(Freshness::Eventual),
-            "session" => Some(Freshness::Session),
-            "table" => Some(Freshness::Table),
-            _ => None,
-        }
+        self.current.0.routing.freshness
     }
 
     /// `pgweir.lsn`: what a node must have replayed for the session's reads. One that cannot be read is beyond all nodes.
     pub fn token(&self) -> Option<Lsn> {
-        let token = self.current.value("pgweir.lsn")?.keyword();
-        (!token.is_empty()).then(|| token.parse().unwrap_or(Lsn::MAX))
+        self.current.0.routing.token
     }
 
     /// Each of its transactions is serializable, which no standby offers.
     pub fn is_serializable(&self) -> bool {
-        self.current.value("default_transaction_isolation").is_some_and(|level| level.keyword() == "serializable")
+        self.current.0.routing.serializable
     }
 
     /// Its transactions are READ ONLY where they do not say otherwise.

@@ -319,7 +319,7 @@ pub struct Hints {
     pub cache_ttl_ms: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RouteHint {
     Primary,
     Replica,

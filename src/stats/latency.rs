@@ -59,14 +59,15 @@ impl<C: Counter> Latency<C> {
     }
 
     /// Adds all times of another.
-    pub fn add(&mut self, other: &Latency<C>) {
+    pub fn add<D: Counter + Into<C>>(&mut self, other: &Latency<D>) {
         self.zeros += other.zeros;
         self.sum = self.sum.saturating_add(other.sum);
         self.max = self.max.max(other.max);
         if let Some(theirs) = &other.histogram {
             let ours = self.histogram.get_or_insert_with(new_histogram);
-            // cannot fail: both have the same bounds
-            let _ = ours.add(theirs);
+            for value in theirs.iter_recorded() {
+                ours.saturating_record_n(value.value_iterated_to(), value.count_at_value().into());
+            }
         }
     }
 

@@ -34,8 +34,8 @@ pub struct Window {
 #[repr(align(128))]
 struct Shard {
     slots: [Slot; SLOTS as usize],
-    since_start: Counts,
-    latency: Latency<u64>,
+    /// What the slots held before they were used again.
+    earlier: (Counts, Latency<u64>),
 }
 
 #[derive(Debug, Default)]
@@ -111,12 +111,12 @@ impl Window {
     pub fn record(&self, worker: usize, now: Instant, request: &Request) {
         let second = self.second(now);
         let mut shard = self.shards[worker % self.shards.len()].lock();
-        shard.since_start.count(request);
-        shard.latency.record(request.elapsed);
-        let slot = &mut shard.slots[(second % SLOTS) as usize];
+        let Shard { slots, earlier: (counts, latency) } = &mut *shard;
+        let slot = &mut slots[(second % SLOTS) as usize];
         if slot.second < second {
             slot.second = second;
-            slot.counts = Counts::default();
+            counts.add(&std::mem::take(&mut slot.counts));
+            latency.add(&slot.latency);
             slot.latency.clear();
         }
         slot.counts.count(request);
@@ -162,8 +162,12 @@ impl Window {
         let mut latency = Latency::default();
         for shard in &self.shards {
             let shard = shard.lock();
-            counts.add(&shard.since_start);
-            latency.add(&shard.latency);
+            counts.add(&shard.earlier.0);
+            latency.add(&shard.earlier.1);
+            for slot in &shard.slots {
+                counts.add(&slot.counts);
+                latency.add(&slot.latency);
+            }
         }
         (counts, latency)
     }

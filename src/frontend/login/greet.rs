@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
@@ -61,7 +61,7 @@ impl Opening {
         // A session of its own has one connection from first to last; others give it back.
         let lease = match lease {
             Some(lease) if mode != PoolMode::Session || lease.pool.node.role() != Role::Primary => {
-                lease.give_back(Return::default());
+                lease.give_back(Instant::now(), Return::default());
                 None
             }
             lease => lease,
@@ -118,7 +118,7 @@ impl Opening {
                 Err(error) => {
                     // What was refused has changed nothing: the connection is as it was.
                     if matches!(&error, BackendError::Server(e) if !e.fatal) {
-                        lease.give_back(Return::default());
+                        lease.give_back(Instant::now(), Return::default());
                     }
                     return Err(fatal(error));
                 }
