@@ -248,6 +248,214 @@ fn what_follows_the_end_of_a_block_is_decided_anew() {
     assert_eq!(runs(cluster(), "behind-end-c"), [0, 0, 0]);
 }
 
+// ---- blocks that say it later ----------------------------------------------------------------------------------
+
+/// What makes a block READ ONLY that has begun as any other.
+const TURNS: [&str; 5] = [
+    "SET TRANSACTION READ ONLY",
+    "set transaction isolation level repeatable read, read only",
+    "SET LOCAL transaction_read_only = on",
+    "SET transaction_read_only TO 'on'",
+    "SELECT set_config('transaction_read_only', 'on', true)",
+];
+
+#[test]
+fn a_block_that_its_first_statement_makes_read_only_runs_on_a_replica() {
+    let pgweir = builder().start();
+    for (number, turn) in TURNS.iter().enumerate() {
+        for (begin, extended) in [("BEGIN", false), ("BEGIN ISOLATION LEVEL READ COMMITTED", true)] {
+            let marker = format!("turned-{number}-{extended}-end");
+            let mut raw = Raw::connect(pgweir.port(), sample::USER);
+            assert_eq!(raw.run(begin), b'T');
+            match extended {
+                true => raw.execute(turn).frame(b'S', b"").flush(),
+                false => raw.query(turn).flush(),
+            };
+            assert_eq!(raw.until_ready(), b'T', "{turn}");
+            assert_eq!(raw.run(&format!("SELECT count(*) FROM users /* {marker} */")), b'T');
+            assert_eq!(raw.value(&format!("SELECT 1 /* {marker} */")), "1");
+            let repeatable = turn.contains("repeatable");
+            let isolation = if repeatable { "repeatable read" } else { "read committed" };
+            assert_eq!(raw.value("SHOW transaction_isolation"), isolation, "{turn}");
+            assert_eq!(raw.value("SHOW transaction_read_only"), "on", "{turn}");
+            assert_eq!(raw.run("COMMIT"), b'I');
+            assert_on_one_replica(&marker);
+            // Nothing of it is left.
+            assert_eq!(raw.value("/* pgweir: primary */ SHOW transaction_read_only"), "off");
+            assert_eq!(raw.run("BEGIN"), b'T');
+            assert_eq!((raw.value("SHOW transaction_read_only").as_str(), raw.run("ROLLBACK")), ("off", b'I'));
+        }
+    }
+}
+
+#[test]
+fn a_block_is_not_turned_that_has_done_something_or_has_to_stay() {
+    directly("SET ROLE app; CREATE TABLE not_turned (n int)");
+    let pgweir = builder().start();
+    let mut raw = Raw::connect(pgweir.port(), sample::USER);
+    let ahead = [
+        "INSERT INTO not_turned VALUES (1)",
+        "SELECT 1",
+        "SAVEPOINT a",
+        "SET LOCAL work_mem = '7MB'",
+        "SELECT 1; SELECT 2",
+    ];
+    for sql in ahead {
+        for statement in ["BEGIN", sql, "SET TRANSACTION READ ONLY", "SELECT 1 /* not-turned */", "COMMIT"] {
+            raw.run(statement);
+        }
+    }
+    // In one segment with the BEGIN.
+    raw.execute("BEGIN").execute("INSERT INTO not_turned VALUES (1)").frame(b'S', b"").flush();
+    assert_eq!(raw.until_ready(), b'T');
+    assert_eq!((raw.run("SET TRANSACTION READ ONLY"), raw.run("SELECT 1 /* not-turned */")), (b'T', b'T'));
+    assert_eq!(raw.run("COMMIT"), b'I');
+    // Within a transaction, which that does not begin.
+    let within = ["BEGIN", "INSERT INTO not_turned VALUES (3)", "BEGIN", "SET TRANSACTION READ ONLY"];
+    for sql in within {
+        assert_eq!(raw.run(sql), b'T');
+    }
+    assert_eq!(raw.run("COMMIT"), b'I');
+    for sql in within.into_iter().chain(["COMMIT"]) {
+        raw.query(sql);
+    }
+    raw.flush();
+    for status in [b'T', b'T', b'T', b'T', b'I'] {
+        assert_eq!(raw.until_ready(), status);
+    }
+    raw.execute("INSERT INTO not_turned VALUES (3)").query("BEGIN").flush();
+    assert_eq!((raw.until_ready(), raw.run("SET TRANSACTION READ ONLY"), raw.run("COMMIT")), (b'T', b'T', b'I'));
+    for begin in ["BEGIN ISOLATION LEVEL SERIALIZABLE", "/* pgweir: primary */ BEGIN", "BEGIN DEFERRABLE"] {
+        assert_eq!((raw.run(begin), raw.run("SET TRANSACTION READ ONLY")), (b'T', b'T'), "{begin}");
+        assert_eq!((raw.run("SELECT 1 /* not-turned */"), raw.run("COMMIT")), (b'T', b'I'), "{begin}");
+    }
+    // It is pinned to its connection.
+    assert_eq!(raw.run("CREATE TEMP TABLE not_turned_temp (n int)"), b'I');
+    assert_eq!((raw.run("BEGIN"), raw.run("SET TRANSACTION READ ONLY")), (b'T', b'T'));
+    assert_eq!((raw.run("SELECT * FROM not_turned_temp /* not-turned */"), raw.run("COMMIT")), (b'T', b'I'));
+    assert_on_primary("not-turned */");
+    assert_eq!(pgweir.psql("/* pgweir: primary */ SELECT count(*) FROM not_turned"), "5");
+    // Turned, and then for the primary: READ ONLY there too, at the level that was set.
+    let mut raw = Raw::connect(pgweir.port(), sample::USER);
+    assert_eq!((raw.run("BEGIN"), raw.run(TURNS[1]), raw.run("NOTIFY not_turned")), (b'T', b'T', b'T'));
+    assert_eq!(raw.value("SHOW transaction_isolation"), "repeatable read");
+    raw.query("INSERT INTO not_turned VALUES (1)").flush();
+    assert_eq!((raw.until_error().as_str(), raw.until_ready(), raw.run("ROLLBACK")), ("25006", b'E', b'I'));
+    // … or to be written in after all.
+    assert_eq!((raw.run("BEGIN"), raw.run(TURNS[0]), raw.run("SET TRANSACTION READ WRITE")), (b'T', b'T', b'T'));
+    assert_eq!((raw.run("INSERT INTO not_turned VALUES (2)"), raw.run("COMMIT")), (b'T', b'I'));
+    assert_eq!(pgweir.psql("/* pgweir: primary */ SELECT count(*) FROM not_turned"), "6");
+}
+
+#[test]
+fn what_is_set_ahead_of_the_first_statement_goes_where_the_block_goes() {
+    let pgweir = builder().start();
+    let settings =
+        ["SET LOCAL extra_float_digits = -3", "SAVEPOINT a", "SET LOCAL my.own = 'x'", "SHOW transaction_isolation"];
+    let read = "SELECT current_setting('my.own', true)";
+    for (begin, turn) in [("BEGIN READ ONLY", None), ("BEGIN", Some(TURNS[0]))] {
+        for extended in [false, true] {
+            let mut raw = Raw::connect(pgweir.port(), sample::USER);
+            let open = |raw: &mut Raw| {
+                assert_eq!(raw.run(begin), b'T');
+                for sql in turn.iter().chain(&settings) {
+                    match extended {
+                        true => raw.execute(sql).frame(b'S', b"").flush(),
+                        false => raw.query(sql).flush(),
+                    };
+                    assert_eq!(raw.until_ready(), b'T', "{sql}");
+                }
+            };
+            let marker = format!("prelude-{}-{extended}-end", turn.is_some());
+            open(&mut raw);
+            assert_eq!(raw.value(&format!("{read} /* {marker}-a */")), "x");
+            assert_eq!((raw.value("SHOW extra_float_digits").as_str(), raw.run("ROLLBACK TO a")), ("-3", b'T'));
+            assert_eq!(
+                raw.value(&format!("SELECT count(*) FROM users /* {marker}-a */")),
+                pgweir.psql("SELECT count(*) FROM users")
+            );
+            assert_ne!(raw.value(&format!("{read} /* {marker}-a */")), "x");
+            assert_eq!(raw.run("COMMIT"), b'I');
+            assert_on_one_replica(&format!("{marker}-a */"));
+            assert_eq!(raw.value("SHOW extra_float_digits"), "1");
+            open(&mut raw);
+            assert_eq!(raw.run(&format!("SELECT pg_advisory_xact_lock(7009) /* {marker}-b */")), b'T');
+            assert_eq!(raw.value(&format!("{read} /* {marker}-b */")), "x");
+            assert_eq!((raw.value("SHOW extra_float_digits").as_str(), raw.run("ROLLBACK TO a")), ("-3", b'T'));
+            assert_eq!(raw.run("COMMIT"), b'I');
+            assert_on_primary(&format!("{marker}-b */"));
+            assert_eq!(raw.value("/* pgweir: primary */ SHOW extra_float_digits"), "1");
+        }
+    }
+}
+
+/// What fails ahead of the first statement, or stands behind a name that cannot be said again.
+#[test]
+fn what_goes_wrong_ahead_of_the_first_statement_is_not_said_again() {
+    let pgweir = builder().start();
+    let mut raw = Raw::connect(pgweir.port(), sample::USER);
+    assert_eq!((raw.run("BEGIN READ ONLY"), raw.run("SAVEPOINT a")), (b'T', b'T'));
+    raw.query("SET LOCAL work_mem = 'much'").flush();
+    assert_eq!((raw.until_error().as_str(), raw.until_ready(), raw.run("ROLLBACK TO a")), ("22023", b'E', b'T'));
+    assert_eq!(raw.run("SELECT count(*) FROM users /* went-wrong */"), b'T');
+    raw.query("NOTIFY went_wrong").flush();
+    assert_eq!((raw.until_error().as_str(), raw.until_ready(), raw.run("ROLLBACK")), ("40001", b'E', b'I'));
+    // The next one begins on the primary, as after any such.
+    assert_eq!((raw.run("BEGIN READ ONLY"), raw.run("NOTIFY went_wrong"), raw.run("COMMIT")), (b'T', b'T', b'I'));
+    // A portal that is bound and never run.
+    let mut raw = Raw::connect(pgweir.port(), sample::USER);
+    assert_eq!(raw.run("BEGIN READ ONLY"), b'T');
+    raw.frame(b'P', b"\0SET LOCAL statement_timeout = '72s'\0\0\0")
+        .frame(b'B', b"\0\0\0\0\0\0\0\0")
+        .frame(b'S', b"")
+        .flush();
+    assert_eq!((raw.until_ready(), raw.run("NOTIFY went_wrong")), (b'T', b'T'));
+    assert_eq!((raw.value("SHOW statement_timeout").as_str(), raw.run("COMMIT")), ("0", b'I'));
+    assert_on_one_replica("went-wrong */");
+}
+
+#[test]
+fn a_string_that_is_a_whole_block_runs_on_a_replica() {
+    directly("SET ROLE app; CREATE UNLOGGED TABLE whole_unlogged (n int); CREATE TABLE whole_rows (n int)");
+    let pgweir = builder().start();
+    let mut raw = Raw::connect(pgweir.port(), sample::USER);
+    for (number, sql) in [
+        "BEGIN READ ONLY; SELECT count(*) FROM users; SELECT 1 /* whole-string */; COMMIT",
+        "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; TABLE users /* whole-string */; ROLLBACK;",
+        "SELECT 1; SELECT count(*) FROM users /* whole-string */",
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert_eq!(raw.run(sql), b'I', "{number}");
+    }
+    // It fails in the middle: the block is open until the client ends it.
+    raw.query("BEGIN READ ONLY; SELECT 1; SELECT 1/0 /* whole-string */; COMMIT").flush();
+    assert_eq!((raw.until_error().as_str(), raw.until_ready()), ("22012", b'E'));
+    raw.query("SELECT 1").flush();
+    assert_eq!((raw.until_error().as_str(), raw.until_ready()), ("25P02", b'E'));
+    assert_eq!((raw.run("ROLLBACK"), raw.value("SELECT 4").as_str()), (b'I', "4"));
+    raw.query("SELECT 1; SELECT 1/0 /* whole-string */; SELECT 2").flush();
+    assert_eq!((raw.until_error().as_str(), raw.until_ready()), ("22012", b'I'));
+    let there = runs(cluster(), "whole-string");
+    assert!(there[0] == 0 && there[1] + there[2] >= 5, "{there:?}");
+    // One of them is for the primary.
+    for sql in [
+        "BEGIN READ ONLY; SELECT 1; SELECT pg_advisory_xact_lock(7010) /* whole-primary */; COMMIT",
+        "BEGIN READ ONLY; SELECT count(*) FROM whole_unlogged /* whole-primary */; COMMIT",
+        "BEGIN; INSERT INTO whole_rows VALUES (1) /* whole-primary */; COMMIT",
+        "BEGIN READ ONLY; SELECT 1; COMMIT; INSERT INTO whole_rows VALUES (1) /* whole-primary */",
+        "SELECT 1; INSERT INTO whole_rows VALUES (1) /* whole-primary */",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY; SELECT 1 /* whole-primary */; COMMIT",
+    ] {
+        assert_eq!(raw.run(sql), b'I', "{sql}");
+    }
+    assert_on_primary("whole-primary");
+    raw.query("BEGIN READ ONLY; INSERT INTO whole_rows VALUES (1); COMMIT").flush();
+    assert_eq!((raw.until_error().as_str(), raw.until_ready(), raw.run("ROLLBACK")), ("25006", b'E', b'I'));
+    assert_eq!(pgweir.psql("/* pgweir: primary */ SELECT count(*) FROM whole_rows"), "3");
+}
+
 // ---- what only the primary can do ------------------------------------------------------------------------------
 
 const VOLATILE: &str = "
@@ -809,6 +1017,7 @@ fn a_replica_that_dies_in_a_block_is_told_of_and_the_next_block_is_unharmed() {
         let mut busy = Raw::connect(pgweir.port(), sample::USER);
         let marker = format!("dying-{round}-end");
         assert_eq!(idle.run(&format!("BEGIN READ ONLY /* {marker} */")), b'T');
+        assert_eq!(idle.run("SET LOCAL statement_timeout = '73s'"), b'T');
         assert_eq!(busy.run(&format!("BEGIN READ ONLY /* {marker} */")), b'T');
         assert_eq!(busy.run("SELECT 1"), b'T');
         assert_eq!(logged(victim, &marker), 2);
@@ -823,7 +1032,10 @@ fn a_replica_that_dies_in_a_block_is_told_of_and_the_next_block_is_unharmed() {
         assert_eq!((again.run("BEGIN READ ONLY"), again.value("SELECT 2").as_str()), (b'T', "2"));
         assert_eq!(again.run("COMMIT"), b'I');
         // The one that had not has lost nothing.
-        assert_eq!((idle.value("SELECT 3").as_str(), idle.run("COMMIT")), ("3", b'I'));
+        assert_eq!(
+            (idle.value("SELECT current_setting('statement_timeout')").as_str(), idle.run("COMMIT")),
+            ("73s", b'I')
+        );
         victim.start().unwrap();
     }
 }

@@ -150,6 +150,8 @@ const READS: &[&str] = &[
     "SELECT /*+ hint */ id FROM users ORDER BY id DESC FETCH FIRST 2 ROWS ONLY",
     "SELECT string_agg(name, ',' ORDER BY id) FROM users WHERE id < 4",
     "START TRANSACTION READ ONLY",
+    "SELECT 1; SELECT count(*) FROM users",
+    "BEGIN READ ONLY; SELECT count(*) FROM users; COMMIT",
     "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
     "SELECT date_trunc('month', created_at), percentile_cont(0.5) WITHIN GROUP (ORDER BY score) FROM evaluations GROUP BY 1 LIMIT 1",
 ];
@@ -224,7 +226,8 @@ const NOT_READS: &[&str] = &[
     "BEGIN READ ONLY; SELECT 1",
     "BEGIN; INSERT INTO kept (n) VALUES (4); COMMIT",
     "SELECT 1; INSERT INTO kept (n) VALUES (5)",
-    "SELECT 1; SELECT 2",
+    "SELECT 1; SELECT count(*) FROM users FOR UPDATE",
+    "BEGIN READ ONLY; SELECT pg_advisory_xact_lock(4); COMMIT",
     "DO $$ BEGIN PERFORM 1; END $$",
     "CALL act()",
     "ANALYZE kept",

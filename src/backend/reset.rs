@@ -11,6 +11,13 @@ const RESET: &str = "ROLLBACK;CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET 
 /// SQL-level PREPARE may have left names: everything goes, and pgweir's own statements with it.
 const RESET_ALL: [&str; 2] = ["ROLLBACK", "DISCARD ALL"];
 
+/// Ends a transaction that has done nothing. On an error the connection must be closed.
+pub async fn roll_back(connection: &mut Connection) -> Result<(), BackendError> {
+    connection.query("ROLLBACK").await?;
+    connection.unnamed = None;
+    Ok(())
+}
+
 /// Resets a connection on which no statement is running. On an error it must be closed.
 pub async fn reset(connection: &mut Connection, prepared: bool) -> Result<(), BackendError> {
     if prepared {

@@ -1,6 +1,7 @@
 //! The client's messages up to where a node can be chosen: Query, Sync or Flush.
 
 use crate::error::Fault;
+use crate::frontend::block::decides_nothing;
 use crate::frontend::io::MAX_WAITING;
 use crate::frontend::session::{Scanned, Session};
 use crate::route::decide::Demand;
@@ -133,8 +134,8 @@ impl Session {
     /// Adds a statement to what the batch asks for.
     fn weigh(&self, plan: &Plan, batch: &mut Batch) {
         let mut primary = self.verdict(plan).primary;
-        if batch.demand.is_of_block() && primary.is_none() {
-            primary = plan.blocked(self.scope());
+        if batch.demand.is_of_block() {
+            primary = primary.filter(|_| !decides_nothing(plan)).or_else(|| plan.blocked(self.scope()));
         }
         // What cannot be said again elsewhere opens no block on a replica.
         let defaults = || self.parameters.defaults_to_read_only();

@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::cluster::Tried;
+use crate::config::PoolMode;
 use crate::error::{Fault, sqlstate};
 use crate::frontend::batch::{Batch, Head};
 use crate::frontend::client::Activity;
@@ -15,10 +17,14 @@ use crate::frontend::session::{Kept, Request, Session};
 use crate::route::block::{self, Fit};
 use crate::route::decide::{Target, Why};
 use crate::route::plan::Plan;
+use crate::session::environment;
 use crate::session::pipeline::Expect;
 use crate::sql::Reason;
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
+
+/// Statements ahead of the first that decides; with more of them the block stays where it is.
+const MAX_PRELUDE: usize = 16;
 
 /// One that is open on a replica, or about to be.
 #[derive(Debug, Default)]
@@ -26,7 +32,10 @@ pub struct Block {
     /// Its BEGIN has succeeded.
     is_open: bool,
     begin: Option<Arc<Plan>>,
-    /// Its first statement. `None`: nothing has been run in it.
+    /// What was said in it ahead of its first statement, and how many of these have been answered.
+    prelude: Vec<Arc<Plan>>,
+    answered: usize,
+    /// Its first statement that decides. `None`: nothing has been run in it.
     first: Option<Arc<Plan>>,
     /// Names may mean something else in it than where it began.
     moves_names: bool,
@@ -42,6 +51,18 @@ impl Block {
     /// What the client sends next waits until the block's end is answered.
     pub fn is_closing(&self) -> bool {
         self.is_closing
+    }
+
+    /// The plan is said ahead of the first statement.
+    fn is_undecided(&self, plan: &Plan) -> bool {
+        self.first.is_none() && self.begin.is_some() && self.prelude.len() < MAX_PRELUDE && decides_nothing(plan)
+    }
+
+    /// What opens it anew elsewhere.
+    fn opening(&self) -> impl Iterator<Item = Arc<Plan>> + use<> {
+        let begin = self.begin.clone().filter(|_| self.is_open);
+        let prelude = if begin.is_some() { self.prelude.clone() } else { Vec::new() };
+        begin.into_iter().chain(prelude)
     }
 
     /// A frame has been passed on.
@@ -83,9 +104,10 @@ impl Session {
             Head::Terminate => self.terminating = true,
             Head::Batch(batch) => {
                 self.request = Request::new(Instant::now(), Why::InTransaction);
+                let on_replica = self.leased.as_ref().is_some_and(|leased| leased.replica);
                 match self.target(&batch) {
-                    Target::Replica => self.go_on_in_block(batch),
-                    Target::Primary(_) => self.leave_replica(),
+                    Target::Replica if on_replica => self.go_on_in_block(batch),
+                    _ => self.leave_fresh_block(),
                 }
             }
         }
@@ -125,6 +147,47 @@ impl Session {
         }
     }
 
+    /// Whether a block that has begun on the primary turns out to be READ ONLY now, and a replica would take it.
+    ///
+    /// # Errors
+    /// The client breaks the protocol.
+    pub fn turns_block(&mut self) -> Result<bool, Fault> {
+        let Some(begin) = self.begun.clone().filter(|_| self.block.is_none()) else { return Ok(false) };
+        let idle = self.pipeline.is_settled() && self.client_rest == 0 && self.server_rest == 0;
+        if self.status != b'T' || !idle || self.mode == PoolMode::Session || !self.pins.is_empty() {
+            return Ok(false);
+        }
+        let Some((head, body)) = scan::frame(&self.inbox)? else { return Ok(false) };
+        let text = match head.tag {
+            frontend::QUERY => read::query(body)?,
+            frontend::PARSE => read::parse(body)?.text,
+            _ => return Ok(false),
+        };
+        if !is_setting(text) || !block::turns(&self.plan(text).facts) {
+            return Ok(false);
+        }
+        self.block = Some(Box::new(Block { is_open: true, begin: Some(begin), ..Block::default() }));
+        let taken = match self.scan()? {
+            Head::Batch(batch) => self.choose(&batch, Tried::default()).filter(|chosen| self.is_replica(chosen.node)),
+            _ => None,
+        };
+        match &taken {
+            Some(chosen) => self.undeal(chosen),
+            None => self.block = None,
+        }
+        self.scanned.clear();
+        self.begun = None;
+        Ok(taken.is_some())
+    }
+
+    /// Nothing has been run in it.
+    fn leave_fresh_block(&mut self) {
+        if let Some(leased) = &mut self.leased {
+            leased.open = true;
+        }
+        self.give_back();
+    }
+
     fn leave_replica(&mut self) {
         if let Some(leased) = &mut self.leased {
             // The transaction is open there.
@@ -145,10 +208,10 @@ impl Session {
             }
             return;
         }
-        let begin = self.block.as_ref().filter(|block| block.is_open).and_then(|block| block.begin.clone());
-        if let (Some(begin), Some(leased)) = (begin, &mut self.leased) {
+        for plan in self.block.iter().flat_map(|block| block.opening()) {
+            let Some(leased) = &mut self.leased else { break };
             leased.lease.begin();
-            write::query(&mut leased.lease.outbox, &begin.text);
+            write::query(&mut leased.lease.outbox, &plan.text);
             leased.lease.unnamed = None;
             self.pipeline.push(Expect::Replay);
         }
@@ -157,16 +220,43 @@ impl Session {
         }
     }
 
-    /// A statement is sent to the block's replica.
-    pub(super) fn note_in_block(&mut self, plan: &Arc<Plan>) {
+    /// A Query is about to be sent. A block may turn out to be READ ONLY that begins with it, and with nothing that came
+    /// before.
+    pub(super) fn note_begin(&mut self, plan: &Arc<Plan>) {
+        let begins = block::may_turn(&plan.facts) && self.status == b'I';
+        let anew = begins && !self.opens_block && !self.pipeline.is_unsynced();
+        self.begun = anew.then(|| plan.clone());
+    }
+
+    /// A statement is sent to the block's replica, by a Query or bound to a portal.
+    pub(super) fn note_in_block(&mut self, plan: &Arc<Plan>, portal: Option<&[u8]>) {
+        if portal.is_some() {
+            self.begun = None;
+        }
         let Some(block) = &mut self.block else { return };
         if block.begin.is_none() && block::opens(&plan.facts, || self.parameters.defaults_to_read_only()) {
             block.begin = Some(plan.clone());
             return;
         }
+        if self.status != b'E' && block.is_undecided(plan) {
+            match portal {
+                None => return block.prelude.push(plan.clone()),
+                // At its Execute. What it has bound cannot be said again, nor can a portal be opened anew.
+                Some(b"") if plan.facts.functions.is_empty() => return,
+                Some(_) => {}
+            }
+        }
         block.ends |= block::ends(&plan.facts);
         block.moves_names |= block::moves_names(&plan.facts);
         block.first.get_or_insert_with(|| plan.clone());
+    }
+
+    /// What is bound to a portal is run.
+    pub(super) fn note_executed_in_block(&mut self, plan: &Arc<Plan>) {
+        self.begun = None;
+        if let Some(block) = self.block.as_mut().filter(|block| block.is_undecided(plan)) {
+            block.prelude.push(plan.clone());
+        }
     }
 
     /// Whether what a plan does is for the primary alone, and it is too late for the block to go there.
@@ -222,6 +312,7 @@ impl Session {
                 self.block = None;
             } else {
                 (block.is_open, block.ends, block.is_closing) = (true, false, false);
+                block.answered = block.prelude.len();
             }
         }
     }
@@ -229,7 +320,10 @@ impl Session {
     /// What the block was about to run is said again.
     pub(super) fn say_again_in_block(&mut self) {
         match &mut self.block {
-            Some(block) if block.is_open => (block.first, block.ends, block.is_closing) = (None, false, false),
+            Some(block) if block.is_open => {
+                (block.first, block.ends, block.is_closing) = (None, false, false);
+                block.prelude.truncate(block.answered);
+            }
             _ => self.block = None,
         }
     }
@@ -242,6 +336,18 @@ impl Session {
             self.transaction_began = None;
         }
     }
+}
+
+/// It can be said again wherever the block is opened anew, and what comes behind it means what it would without it.
+pub(super) fn decides_nothing(plan: &Plan) -> bool {
+    plan.whole && block::prepares(&plan.facts) && !environment::moves_texts(&plan.facts)
+}
+
+/// A look at its first words: whether the text sets something.
+fn is_setting(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    let starts = |words: &&[u8]| text.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words));
+    [&b"set "[..], b"select set_config", b"select pg_catalog.set_config"].iter().any(starts)
 }
 
 /// What the client is told whose block has come to what a replica cannot do. Standbys raise this code for reasons of their

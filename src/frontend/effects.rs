@@ -333,6 +333,7 @@ fn may_write(facts: &Facts, verdict: Verdict) -> bool {
     let shows = facts.control.contains(&Control::FinishPrepared);
     match verdict.primary {
         // The reason of the first of several statements says nothing of the others.
+        None if !executes => false,
         _ if facts.statements > 1 => true,
         None | Some(Reason::Transaction | Reason::Session | Reason::NodeLocal | Reason::Foreign | Reason::Unlogged) => {
             executes || shows

@@ -203,9 +203,10 @@ impl Session {
                 } else {
                     self.name_for_sql(&plan.facts, leased);
                     self.note_sequences(&plan, leased);
+                    self.note_begin(&plan);
                     self.note_plan(&plan, leased);
                     self.leave(&plan);
-                    self.note_in_block(&plan);
+                    self.note_in_block(&plan, None);
                     match in_other_words(body.strip_suffix(b"\0").unwrap_or_default(), &plan.facts) {
                         Some(text) => write::query(&mut leased.lease.outbox, &text),
                         None => leased.lease.outbox.put_slice(frame),
@@ -221,7 +222,10 @@ impl Session {
                 let portal = self.portals.iter().find(|known| *known.name == *portal);
                 let (plan, values) = portal.map(|p| (p.plan.clone(), p.values.clone())).unzip();
                 let undo = plan.as_ref().map(|plan| self.deallocate(&plan.facts, leased)).unwrap_or_default();
-                plan.iter().for_each(|plan| self.leave(plan));
+                plan.iter().for_each(|plan| {
+                    self.leave(plan);
+                    self.note_executed_in_block(plan);
+                });
                 leased.lease.outbox.put_slice(frame);
                 self.pipeline.push(Expect::Execute { plan, values: values.flatten(), undo });
             }
@@ -238,7 +242,7 @@ impl Session {
             }
             frontend::FUNCTION_CALL => {
                 // By OID, so of unknown effect.
-                self.writing = true;
+                (self.writing, self.begun) = (true, None);
                 (leased.suspect, leased.unsure) = (true, true);
                 leased.lease.outbox.put_slice(frame);
                 self.pipeline.push(Expect::Function);
@@ -284,7 +288,7 @@ impl Session {
             self.name_for_sql(&plan.facts, leased);
             self.note_sequences(&plan, leased);
             self.note_plan(&plan, leased);
-            self.note_in_block(&plan);
+            self.note_in_block(&plan, Some(portal));
             self.note_portal(portal, &plan, rest);
         }
         let out = &mut leased.lease.outbox;

@@ -99,7 +99,7 @@ impl Session {
                     if self.leaves_failed_block().map_err(End::Fault)? {
                         continue;
                     }
-                    if self.is_in_fresh_block() {
+                    if self.is_in_fresh_block() || self.turns_block().map_err(End::Fault)? {
                         if !self.drop_rest() {
                             return Ok(Some(0));
                         }
@@ -314,7 +314,7 @@ impl Session {
         }
     }
 
-    fn is_replica(&self, node: u16) -> bool {
+    pub(super) fn is_replica(&self, node: u16) -> bool {
         !matches!(self.cluster().primary(), Some(primary) if primary.index == node)
     }
 
@@ -472,9 +472,8 @@ impl Session {
     }
 
     pub(super) fn give_back(&mut self) {
-        let Some(Leased { mut lease, why, actual, suspect, prepared, replica, turn, .. }) = self.leased.take() else {
-            return;
-        };
+        let Some(leased) = self.leased.take() else { return };
+        let Leased { mut lease, why, actual, suspect, prepared, open, replica, turn, .. } = leased;
         self.client.set_target(None);
         // Of single reads alone, which are alike on all nodes.
         if let Some(turn) = turn.filter(|_| replica && why != Why::InTransaction) {
@@ -483,7 +482,7 @@ impl Session {
         // Bytes behind the last ReadyForQuery belong to nobody: such a connection is dropped, and so closed.
         if lease.inbox.is_empty() && lease.outbox.is_empty() {
             lease.settings = actual;
-            lease.give_back(self.request.mark, Return { reset: suspect || prepared, prepared });
+            lease.give_back(self.request.mark, Return { reset: suspect || prepared, prepared, open });
         }
     }
 
@@ -534,7 +533,7 @@ impl Session {
         let prepared = leased.prepared || self.pins.contains(Pin::Prepare) || self.mode == PoolMode::Session;
         self.client.set_target(None);
         if let Some(leased) = self.leased.take() {
-            leased.lease.give_back(Instant::now(), Return { reset: true, prepared });
+            leased.lease.give_back(Instant::now(), Return { reset: true, prepared, open: false });
         }
     }
 

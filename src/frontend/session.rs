@@ -60,6 +60,8 @@ pub struct Leased {
     pub suspect: bool,
     /// … and SQL-level prepared statements may be among it.
     pub prepared: bool,
+    /// It is given back in a transaction that has done nothing.
+    pub open: bool,
     /// What the session is, settings and pins, only the server knows: asked when it is at rest.
     pub unsure: bool,
     /// What it has drawn from sequences is the client's own, or nothing.
@@ -89,6 +91,7 @@ impl Leased {
             named: Vec::new(),
             fresh: None,
             prepared: false,
+            open: false,
             fenced: false,
             turn: None,
         }
@@ -216,6 +219,8 @@ pub struct Session {
     pub block: Option<Box<Block>>,
     /// One has come to what needed the primary: the next one begins there.
     pub retries_block: bool,
+    /// The BEGIN of a block on the primary that has done nothing, and may turn out to be a READ ONLY one.
+    pub begun: Option<Arc<Plan>>,
     pub request: Request,
     /// The reply under way is to be kept.
     pub filling: Option<Box<Filling>>,

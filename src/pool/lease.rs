@@ -27,6 +27,8 @@ pub struct Return {
     pub reset: bool,
     /// … among it SQL-level prepared statements.
     pub prepared: bool,
+    /// A transaction is open that has done nothing.
+    pub open: bool,
 }
 
 impl Lease {
@@ -54,12 +56,12 @@ impl Lease {
         self.used = true;
     }
 
-    /// Gives the connection back, idle at ReadyForQuery and outside any transaction; a reset or an unsettled cancel
+    /// Gives the connection back, idle at ReadyForQuery; a reset, a ROLLBACK or an unsettled cancel
     /// happens behind the client's back first.
     pub fn give_back(mut self, now: Instant, how: Return) {
         let Some(mut held) = self.held.take() else { return };
         let pool = self.pool.clone();
-        if !how.reset && !held.suspect && held.identity.is_settled() {
+        if !how.reset && !how.open && !held.suspect && held.identity.is_settled() {
             held.at_rest = now;
             return pool.checkin(now, held, Verdict::Clean);
         }
@@ -75,6 +77,7 @@ impl Lease {
             self.identity.settled().await;
             match how.reset || self.suspect {
                 true => reset::reset(&mut self, how.prepared).await,
+                false if how.open => reset::roll_back(&mut self).await,
                 false => Ok(()),
             }
         });

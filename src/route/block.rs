@@ -7,8 +7,8 @@
 use crate::catalog::path::Scope;
 use crate::route::plan::Plan;
 use crate::sql::functions;
-use crate::sql::settings::is_of_transaction;
-use crate::sql::{Control, Effect, Facts, Name, Reason, SetValue};
+use crate::sql::settings::{is_of_transaction, truth};
+use crate::sql::{Control, Effect, Facts, Name, Reason, RouteHint, SetValue};
 
 /// How a statement fits into a READ ONLY block on a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,27 +22,56 @@ pub enum Fit {
     Primary(Reason),
 }
 
-/// The statement opens a READ ONLY block that a replica may run. No standby runs a SERIALIZABLE one, and only such a one can
-/// be DEFERRABLE.
+/// The statement opens a READ ONLY block that a replica may run.
 pub fn opens(facts: &Facts, defaults_to_read_only: impl Fn() -> bool) -> bool {
-    let [Control::Begin { read_only, serializable, deferrable }] = facts.control[..] else { return false };
-    let plain = serializable != Some(true) && deferrable != Some(true);
-    read_only.unwrap_or_else(defaults_to_read_only) && plain && stands_alone(facts)
+    let [begin] = &facts.control[..] else { return false };
+    begin.begins_plainly() && begin.says_read_only().unwrap_or_else(defaults_to_read_only) && stands_alone(facts)
+}
+
+/// The statement begins a block that [`turns`] may make one for a replica. A standby refuses to begin a READ WRITE one.
+pub fn may_turn(facts: &Facts) -> bool {
+    let [begin] = &facts.control[..] else { return false };
+    let plain = begin.begins_plainly() && begin.says_read_only().is_none();
+    plain && facts.hints.route != Some(RouteHint::Primary) && stands_alone(facts)
+}
+
+/// The statement makes READ ONLY the block that begins with it.
+pub fn turns(facts: &Facts) -> bool {
+    let says_so = match (&facts.control[..], &facts.effects[..]) {
+        ([control], []) => control.says_read_only() == Some(true),
+        ([], [effect]) => is_read_only(effect),
+        _ => false,
+    };
+    says_so && prepares(facts)
+}
+
+/// It looks at no rows, and leaves nothing behind its block: said again elsewhere it does the same.
+pub fn prepares(facts: &Facts) -> bool {
+    let local = |effect: &Effect| is_read_only(effect) || matches!(effect, Effect::Set { local: true, .. });
+    let goes_on = |control: &Control| {
+        matches!(control, Control::Savepoint(_) | Control::Release(_) | Control::SetTransaction { .. })
+    };
+    let alike = match facts.primary {
+        Some(Reason::Transaction) => facts.control.iter().all(|control| goes_on(control) && is_alike(control)),
+        // FETCH, of which the relations are not known, is among these.
+        Some(Reason::Session) if facts.relations_exact && facts.relations.is_empty() => {
+            facts.effects.iter().all(local) && is_session_alike(facts)
+        }
+        _ => false,
+    };
+    alike && facts.statements == 1 && !moves_names(facts)
 }
 
 /// The statement ends a block, and no other follows by itself.
 pub fn ends(facts: &Facts) -> bool {
-    let ends = matches!(facts.control[..], [Control::Commit { chain: false } | Control::Rollback { chain: false }]);
-    ends && stands_alone(facts)
+    matches!(&facts.control[..], [end] if end.ends()) && stands_alone(facts)
 }
 
 /// The first of several statements ends a block, as far as a look at its first word tells.
 pub fn ends_first(facts: &Facts, text: &str) -> bool {
     let word = text.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
     let ends = ["commit", "end", "rollback", "abort"].iter().any(|end| word.eq_ignore_ascii_case(end));
-    let first = facts.control.first();
-    let plain = matches!(first, Some(Control::Commit { chain: false } | Control::Rollback { chain: false }));
-    ends && plain && facts.statements > 1
+    ends && facts.control.first().is_some_and(Control::ends) && facts.statements > 1
 }
 
 fn stands_alone(facts: &Facts) -> bool {
@@ -57,7 +86,6 @@ pub fn fit(plan: &Plan, scope: Option<&Scope>) -> Fit {
         return Fit::Ends;
     }
     let alike = match reason {
-        Reason::MultiStatement => is_settled(facts, |_| false) && plan.names_ask(scope).is_none(),
         _ if facts.statements != 1 => false,
         Reason::Transaction => facts.control.iter().all(is_alike),
         Reason::Session if facts.effects.iter().any(is_cursor) => {
@@ -111,11 +139,21 @@ fn is_session_alike(facts: &Facts) -> bool {
 
 fn is_effect_alike(effect: &Effect) -> bool {
     match effect {
+        _ if is_read_only(effect) => true,
         // A token is another promise than the one the node was chosen by.
         Effect::Set { name, value, .. } => {
             *value != SetValue::Opaque && name != "pgweir.lsn" && !is_of_transaction(name)
         }
         Effect::Role { .. } | Effect::ResetAll | Effect::Close(_) | Effect::Deallocate(_) => true,
+        _ => false,
+    }
+}
+
+fn is_read_only(effect: &Effect) -> bool {
+    match effect {
+        Effect::Set { name, value: SetValue::Sql(value) | SetValue::Flat(value), .. } => {
+            name == "transaction_read_only" && truth(value.trim_matches('\'').as_bytes()) == Some(true)
+        }
         _ => false,
     }
 }
@@ -209,7 +247,9 @@ mod tests {
             ("MOVE 1 FROM c", Fit::Alike),
             ("CLOSE c", Fit::Alike),
             ("DEALLOCATE p", Fit::Alike),
-            ("SELECT 1; SELECT 2", Fit::Alike),
+            ("SELECT 1; SELECT 2", Fit::Read),
+            ("SET LOCAL transaction_read_only = on", Fit::Alike),
+            ("SELECT set_config('transaction_read_only', 'on', true)", Fit::Alike),
             ("INSERT INTO t VALUES (1)", Fit::Alike),
             ("WITH w AS (DELETE FROM t RETURNING 1) SELECT pg_notify('a', 'b') FROM w", Fit::Alike),
             ("CREATE TEMP TABLE t (n int)", Fit::Alike),
@@ -258,6 +298,61 @@ mod tests {
             "SELEC 1",
         ] {
             assert!(matches!(of(&plans, sql), Fit::Primary(_)), "{sql}: {:?}", of(&plans, sql));
+        }
+    }
+
+    #[test]
+    fn what_turns_a_block_and_what_leaves_it_undecided() {
+        for sql in [
+            "SET TRANSACTION READ ONLY",
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+            "SET LOCAL transaction_read_only = on",
+            "SET transaction_read_only TO 'true'",
+            "SELECT set_config('transaction_read_only', 'on', true)",
+        ] {
+            assert!(turns(&classify(sql)) && prepares(&classify(sql)), "{sql}");
+        }
+        for sql in [
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "SET LOCAL work_mem = '1MB'",
+            "SELECT set_config('work_mem', '1MB', true)",
+            "SHOW TimeZone",
+            "SHOW transaction_isolation",
+            "SAVEPOINT a",
+            "RELEASE a",
+        ] {
+            assert!(!turns(&classify(sql)) && prepares(&classify(sql)), "{sql}");
+        }
+        for sql in [
+            "SET TRANSACTION READ WRITE",
+            "SET TRANSACTION READ ONLY, READ WRITE",
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY",
+            "SET TRANSACTION SNAPSHOT '1'",
+            "SET transaction_read_only = off",
+            "SET transaction_read_only = DEFAULT",
+            "SET work_mem = '1MB'",
+            "SET LOCAL search_path = a",
+            "SET LOCAL ROLE app",
+            "SET LOCAL work_mem FROM CURRENT",
+            "SELECT set_config($1, 'on', true)",
+            "SHOW port",
+            "FETCH 1 FROM c",
+            "DECLARE c CURSOR FOR SELECT 1",
+            "EXPLAIN DECLARE c CURSOR FOR SELECT 1 FROM t",
+            "ROLLBACK TO a",
+            "COMMIT AND CHAIN",
+            "ROLLBACK",
+            "BEGIN READ ONLY",
+            "SELECT 1",
+            "SET TRANSACTION READ ONLY; SELECT 1",
+        ] {
+            assert!(!turns(&classify(sql)) && !prepares(&classify(sql)), "{sql}");
+        }
+        assert!(may_turn(&classify("BEGIN")) && may_turn(&classify("BEGIN ISOLATION LEVEL REPEATABLE READ")));
+        for sql in
+            ["BEGIN ISOLATION LEVEL SERIALIZABLE", "BEGIN DEFERRABLE", "/* pgweir: primary */ BEGIN", "BEGIN; SELECT 1"]
+        {
+            assert!(!may_turn(&classify(sql)), "{sql}");
         }
     }
 

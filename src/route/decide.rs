@@ -123,6 +123,9 @@ impl Demand {
         if block::opens(facts, defaults_to_read_only) {
             self.read_only = true;
             self.add(None, hint);
+        } else if facts.is_block {
+            self.read_only = true;
+            self.add(primary, hint);
         } else if block::ends(facts) {
             self.ends = true;
             self.add(None, hint);

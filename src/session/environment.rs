@@ -9,11 +9,15 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::session::parameters::{HARMLESS, Settings};
+use crate::sql::settings::is_of_transaction;
 use crate::sql::{Effect, Facts};
 
-/// Whether a setting does not change what a text means; custom ones (`a.b`) do not either.
+/// Whether a setting does not change what a text means; custom ones (`a.b`) and those of the transaction do not either.
 fn is_harmless(name: &str) -> bool {
-    name.contains('.') || name == "extra_float_digits" || HARMLESS.binary_search(&name).is_ok()
+    name.contains('.')
+        || is_of_transaction(name)
+        || name == "extra_float_digits"
+        || HARMLESS.binary_search(&name).is_ok()
 }
 
 /// One client's, kept in step with its settings.
@@ -63,11 +67,16 @@ impl Environment {
     pub fn note(&mut self, facts: &Facts, unseen: bool, unique: impl FnOnce() -> String) {
         let returns = self.moved && !facts.control.is_empty();
         let sets = facts.functions.iter().any(|function| function.name == "set_config");
-        if returns || sets || unseen || facts.effects.iter().any(changes) {
+        if returns || sets || unseen || moves_texts(facts) {
             (self.apart, self.moved) = (true, true);
             self.key = unique().into();
         }
     }
+}
+
+/// It may change what texts mean.
+pub fn moves_texts(facts: &Facts) -> bool {
+    facts.effects.iter().any(changes)
 }
 
 /// It may change a setting that is not harmless, be it for the transaction alone, or what temporary objects hide.

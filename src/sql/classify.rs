@@ -15,11 +15,6 @@ const NAMES: usize = 256;
 /// What the text is. Holds while standard_conforming_strings is on, or `backslash` is false.
 pub fn classify(text: &str) -> Facts {
     let mut facts = gather(text);
-    // the catalog may clear unknown names of one statement; several stay together
-    let open = matches!(facts.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator));
-    if facts.statements > 1 && open {
-        facts.primary = Some(Reason::MultiStatement);
-    }
     facts.hints = hints(text);
     facts.by_literal |= facts.hints != super::Hints::default();
     facts
@@ -36,10 +31,7 @@ fn gather(text: &str) -> Facts {
     let tokens: Vec<Token> = lexer.by_ref().take(TOKENS).collect();
     let cut = tokens.len() == TOKENS && lexer.next().is_some();
     let mut notes = Notes::default();
-    for part in split(View { text, tokens: &tokens }) {
-        notes.facts.statements += 1;
-        statement(part, &mut notes, 0);
-    }
+    statements(&split(View { text, tokens: &tokens }), &mut notes);
     if lexer.unsure().is_some() {
         notes.facts.statements = notes.facts.statements.max(1);
         notes.unreadable();
@@ -52,6 +44,37 @@ fn gather(text: &str) -> Facts {
     facts.backslash = lexer.backslash();
     facts.by_literal |= facts.backslash || unsure;
     facts
+}
+
+/// Notes what the statements of a string do. BEGIN READ ONLY and the COMMIT of it ask for nothing themselves.
+fn statements(parts: &[View], notes: &mut Notes) {
+    let is_block = is_read_only_block(parts);
+    for (at, part) in parts.iter().enumerate() {
+        let asked = notes.facts.primary;
+        notes.facts.statements += 1;
+        statement(*part, notes, 0);
+        if is_block && (at == 0 || at + 1 == parts.len()) {
+            notes.facts.primary = asked;
+        }
+    }
+    // Nothing in between ends it, or goes back in it.
+    notes.facts.is_block = is_block && notes.facts.control.len() == 2;
+    if is_block && !notes.facts.is_block {
+        notes.reason(Reason::Transaction);
+    }
+}
+
+/// The first begins a READ ONLY block that a standby can run, and the last ends one.
+fn is_read_only_block(parts: &[View]) -> bool {
+    let control = |part: &View| {
+        let mut notes = Notes::default();
+        statement(*part, &mut notes, 0);
+        notes.facts.control.pop()
+    };
+    let [first, _, .., last] = parts else { return false };
+    first.is_any(0, &["begin", "start"])
+        && control(first).is_some_and(|begin| begin.begins_plainly() && begin.says_read_only() == Some(true))
+        && control(last).is_some_and(|end| end.ends())
 }
 
 /// The statements of a string. A `;` in brackets (rules) or between BEGIN ATOMIC and END (SQL functions) is inside.

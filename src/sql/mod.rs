@@ -47,6 +47,8 @@ pub struct Facts {
     pub primary: Option<Reason>,
     /// Transaction control in the order of the statements (usually none or one).
     pub control: Vec<Control>,
+    /// Several statements that are a READ ONLY block as a whole, from BEGIN to COMMIT.
+    pub is_block: bool,
     /// What it does to the session, in the order of the statements; empty: proven to leave it as it was.
     pub effects: Vec<Effect>,
     /// Relations named, as written (folded to lower case where unquoted), CTE names left out.
@@ -127,8 +129,6 @@ pub enum Reason {
     Utility,
     /// A relation whose content is the node's own (pg_stat_activity, pg_locks…) or temporary.
     NodeLocal,
-    /// A string of several statements.
-    MultiStatement,
     /// The text does not parse, or lexes differently by server settings.
     Unparsable,
     /// Longer or deeper than is looked at.
@@ -142,7 +142,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 19] = [
+    pub const ALL: [Reason; 18] = [
         Reason::Write,
         Reason::Ddl,
         Reason::Locking,
@@ -156,7 +156,6 @@ impl Reason {
         Reason::Transaction,
         Reason::Utility,
         Reason::NodeLocal,
-        Reason::MultiStatement,
         Reason::Unparsable,
         Reason::TooLong,
         Reason::Foreign,
@@ -180,7 +179,6 @@ impl Reason {
             Reason::Transaction => "transaction",
             Reason::Utility => "utility",
             Reason::NodeLocal => "node_local",
-            Reason::MultiStatement => "multi_statement",
             Reason::Unparsable => "unparsable",
             Reason::TooLong => "too_long",
             Reason::Foreign => "foreign_table",
@@ -219,6 +217,26 @@ pub enum Control {
 }
 
 impl Control {
+    /// It begins a block that a standby runs if it is READ ONLY: no standby runs a SERIALIZABLE one, and only such a one can
+    /// be DEFERRABLE.
+    pub fn begins_plainly(&self) -> bool {
+        let Control::Begin { serializable, deferrable, .. } = *self else { return false };
+        serializable != Some(true) && deferrable != Some(true)
+    }
+
+    /// What a BEGIN or a SET TRANSACTION says of it.
+    pub fn says_read_only(&self) -> Option<bool> {
+        match *self {
+            Control::Begin { read_only, .. } | Control::SetTransaction { read_only, .. } => read_only,
+            _ => None,
+        }
+    }
+
+    /// It ends a block, and begins no other.
+    pub fn ends(&self) -> bool {
+        matches!(self, Control::Commit { chain: false } | Control::Rollback { chain: false })
+    }
+
     /// Postgres takes it in a failed transaction (`IsTransactionExitStmt`).
     pub fn ends_failed(&self) -> bool {
         use Control::{Commit, PrepareTransaction, Rollback, RollbackTo};

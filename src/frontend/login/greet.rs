@@ -219,6 +219,7 @@ impl Parts {
             request: Request::new(now, Why::Read),
             block: None,
             retries_block: false,
+            begun: None,
             filling: None,
             asker: Default::default(),
             tried: Tried::default(),

@@ -379,7 +379,52 @@ fn unknown_names() {
     // what the catalog can clear never hides what it cannot
     check(Some(Reason::Locking), &["SELECT my_function(a) FROM t FOR UPDATE"]);
     check(Some(Reason::Sequence), &["SELECT a <=> b, nextval('s')"]);
-    check(Some(Reason::MultiStatement), &["SELECT f(1); SELECT 1", "SELECT 1; SELECT 2", "TABLE a; TABLE b;"]);
+}
+
+#[test]
+fn several_statements_are_as_the_worst_of_them() {
+    check(None, &["SELECT 1; SELECT 2", "TABLE a; TABLE b;", ";;SELECT 1;;"]);
+    check(Some(Reason::UnknownFunction), &["SELECT f(1); SELECT 1", "SELECT 1; SELECT f(1)"]);
+    check(Some(Reason::Locking), &["SELECT f(1); SELECT 1; SELECT 1 FROM t FOR UPDATE", "SELECT 1; TABLE t FOR SHARE"]);
+    check(Some(Reason::Write), &["SELECT 1; INSERT INTO t VALUES (1)", "SELECT 1; SELECT 2; DELETE FROM t; SELECT 3"]);
+    check(Some(Reason::Session), &["SELECT 1; SET a.b = 1", "SELECT 1; SHOW x; SELECT 2"]);
+    check(Some(Reason::Transaction), &["SELECT 1; COMMIT", "SELECT 1; BEGIN"]);
+}
+
+#[test]
+fn a_whole_read_only_block_is_as_what_it_runs() {
+    let is_block = |sql: &str| classify(sql).is_block;
+    let reads = [
+        "BEGIN READ ONLY; SELECT 1; COMMIT",
+        "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; TABLE a; TABLE b; END;",
+        "begin work read only;select 1;rollback",
+        "BEGIN READ WRITE, READ ONLY; SELECT 1; ABORT",
+    ];
+    check(None, &reads);
+    assert!(reads.iter().all(|sql| is_block(sql)));
+    check(Some(Reason::UnknownFunction), &["BEGIN READ ONLY; SELECT f(1); COMMIT"]);
+    check(Some(Reason::Lock), &["BEGIN READ ONLY; LOCK TABLE t; COMMIT"]);
+    check(Some(Reason::Session), &["BEGIN READ ONLY; SET LOCAL a.b = 1; SELECT 1; COMMIT"]);
+    check(Some(Reason::Write), &["BEGIN READ ONLY; SELECT 1; INSERT INTO t VALUES (1); COMMIT"]);
+    let others = [
+        "BEGIN; SELECT 1; COMMIT",
+        "BEGIN READ WRITE; SELECT 1; COMMIT",
+        "BEGIN READ ONLY; SELECT 1",
+        "BEGIN READ ONLY; COMMIT",
+        "BEGIN READ ONLY; SELECT 1; COMMIT AND CHAIN",
+        "BEGIN READ ONLY; SELECT 1; COMMIT; SELECT 1",
+        "BEGIN READ ONLY; SELECT 1; COMMIT; SELECT 1; COMMIT",
+        "BEGIN READ ONLY; SELECT 1; SET TRANSACTION READ WRITE; COMMIT",
+        "BEGIN READ ONLY; SAVEPOINT a; SELECT 1; COMMIT",
+        "BEGIN READ ONLY; SELECT 1; ROLLBACK TO a",
+        "BEGIN READ ONLY; SELECT 1; ROLLBACK PREPARED 'a'",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY; SELECT 1; COMMIT",
+        "BEGIN READ ONLY DEFERRABLE; SELECT 1; COMMIT",
+        "SELECT 1; SELECT 2; COMMIT",
+        "BEGIN READ ONLY; BEGIN READ WRITE; SELECT 1; COMMIT",
+    ];
+    check(Some(Reason::Transaction), &others);
+    assert!(!others.iter().any(|sql| is_block(sql)));
 }
 
 #[test]
