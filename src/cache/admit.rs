@@ -112,7 +112,7 @@ pub fn admit(
 pub fn explain(text: &str, scope: Option<&Scope>, choice: Option<Choice>) -> Option<&'static str> {
     let facts = classify::classify(text);
     let sources = || match scope.map(|scope| sources::sources(&scope.catalog, &scope.path, &facts)) {
-        Some(sources) => sources.map(|tables| Reads::Tables(tables.into())).map_err(Refusal::from),
+        Some(sources) => sources.alone().map(Reads::Tables).map_err(Refusal::from),
         None => Err(Refusal::Unresolved),
     };
     let judged = choice.ok_or(Refusal::Closed).and_then(|choice| admit(&facts, choice, Duration::MAX, sources));
@@ -123,8 +123,8 @@ impl From<Elusive> for Refusal {
     fn from(why: Elusive) -> Refusal {
         match why {
             Elusive::Unknown => Refusal::Unresolved,
-            Elusive::Transient => Refusal::Transient,
-            Elusive::Relation => Refusal::Relation,
+            Elusive::Transient | Elusive::Hidden => Refusal::Transient,
+            Elusive::Secured | Elusive::Relation => Refusal::Relation,
         }
     }
 }

@@ -59,5 +59,5 @@ mod store;
 #[cfg(test)]
 mod model;
 
-pub use changes::{Change, Reads, Table};
+pub use changes::{Change, Changes, Mark, Reads, Table};
 pub use results::{Asked, Counts, DatabaseId, Fill, INVALIDATIONS, Invalidation, Limits, MOST_BEHIND, Results, Wanted};

@@ -67,7 +67,7 @@ struct Step {
 }
 
 pub(super) struct Walk<'a> {
-    catalog: &'a Catalog,
+    pub(super) catalog: &'a Catalog,
     /// The session's, then those of functions that set their own.
     paths: Vec<Path>,
     seen: HashSet<(Object, usize)>,
@@ -135,10 +135,10 @@ impl<'a> Walk<'a> {
     }
 
     /// A function that is called, and not merely behind an operator, a cast or a type: those of C that are stable there
-    /// look at settings.
+    /// look at settings, or at tables.
     fn calls(&mut self, function: &Function) {
         if matches!(function.body, Body::Trusted) && function.volatility != Volatility::Immutable {
-            self.eludes(Elusive::Transient);
+            self.eludes(Elusive::Hidden);
         }
     }
 
@@ -199,7 +199,7 @@ impl<'a> Walk<'a> {
                 Some(_) => return Ok(()),
                 None if catalog.harmless.contains(name.name.as_str()) => {
                     known = true;
-                    self.eludes(Elusive::Transient);
+                    self.eludes(Elusive::Hidden);
                 }
                 None => {}
             }
@@ -436,7 +436,7 @@ impl<'a> Walk<'a> {
             },
         }
         if relation.secured {
-            self.eludes(Elusive::Relation);
+            self.eludes(Elusive::Secured);
             self.refs(&relation.policies, path, Some(at))?;
         }
         for oid in &relation.children {

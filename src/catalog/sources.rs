@@ -1,5 +1,7 @@
 //! The tables from whose rows a read's result follows, where it follows from nothing else.
 
+use std::sync::Arc;
+
 use super::judge::Walk;
 use super::path::Path;
 use super::{Catalog, Oid, RelationKind, Table};
@@ -12,21 +14,55 @@ pub enum Elusive {
     Unknown,
     /// The clock, the session or chance have a part in it.
     Transient,
-    /// A relation of a kind that no change is told of, or whose rows depend on who asks.
+    /// Which rows of a table count depends on who asks.
+    Secured,
+    /// A function of which nobody knows at what it looks.
+    Hidden,
+    /// A relation of a kind that no change is told of.
     Relation,
 }
 
-/// All tables behind what a read names, through views and functions, down to partitions.
-///
-/// # Errors
-/// There is more to it than tables.
-pub fn sources(catalog: &Catalog, path: &Path, facts: &Facts) -> Result<Vec<Table>, Elusive> {
-    let mut walk = Walk::new(catalog, path);
-    let looked = walk.run(facts);
-    if let Some(why) = walk.elusive {
-        return Err(why);
+impl Elusive {
+    /// The tables are all there are, though more than their rows makes the result.
+    fn names_all_tables(self) -> bool {
+        matches!(self, Elusive::Transient | Elusive::Secured)
     }
-    looked.map_err(|found| match found.reason {
+}
+
+/// What a read looks at, through views and functions, down to partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sources {
+    tables: Arc<[Table]>,
+    elusive: Option<Elusive>,
+}
+
+impl Sources {
+    /// The tables from which the result follows, and from nothing else.
+    ///
+    /// # Errors
+    /// There is more to it.
+    pub fn alone(self) -> Result<Arc<[Table]>, Elusive> {
+        self.elusive.map_or(Ok(self.tables), Err)
+    }
+
+    /// All tables whose rows it may read, whatever else it looks at. `None`: there may be others.
+    pub fn tables(self) -> Option<Arc<[Table]>> {
+        self.elusive.is_none_or(Elusive::names_all_tables).then_some(self.tables)
+    }
+}
+
+/// What a read looks at.
+pub fn sources(catalog: &Catalog, path: &Path, facts: &Facts) -> Sources {
+    let mut walk = Walk::new(catalog, path);
+    match tables(&mut walk, facts) {
+        Ok(tables) => Sources { tables: tables.into(), elusive: walk.elusive },
+        Err(why) => Sources { tables: [].into(), elusive: walk.elusive.max(Some(why)) },
+    }
+}
+
+fn tables(walk: &mut Walk, facts: &Facts) -> Result<Vec<Table>, Elusive> {
+    let catalog = walk.catalog;
+    walk.run(facts).map_err(|found| match found.reason {
         Reason::Unlogged | Reason::Foreign | Reason::NodeLocal | Reason::Sequence => Elusive::Relation,
         _ => Elusive::Unknown,
     })?;

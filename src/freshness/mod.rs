@@ -9,8 +9,8 @@
 //!   fresh for it that has replayed a sample of the primary asked for after that instant ([`positions`]). The node of the
 //!   session's last read is fresh by itself, as long as the connection is older than that read: a server that starts
 //!   anew after a crash may serve from an earlier position than the one at which it died.
-//! - `table`: to come with the change stream: for each relation the position of its last change, as a floor ([`Need::floor`]) of
-//!   the reads of it. Until then it is `session`.
+//! - `table`: the same, and a read goes only to replicas that have replayed the last change of its tables known to the change
+//!   stream, whoever made it: a floor ([`Need::new`]) for each read.
 //!
 //! A causal token (`SET pgweir.lsn`) is a floor whatever the promise.
 
@@ -95,7 +95,7 @@ pub struct Need {
 }
 
 impl Need {
-    /// `floor`: the session's causal token.
+    /// `floor`: the session's causal token, or the last change of what is read.
     pub fn new(freshness: Freshness, seen: Seen, floor: Option<Lsn>) -> Need {
         let seen = if freshness == Freshness::Eventual { Seen::default() } else { seen };
         Need { freshness, seen, floor }

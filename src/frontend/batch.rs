@@ -1,9 +1,13 @@
 //! The client's messages up to where a node can be chosen: Query, Sync or Flush.
 
+use std::time::Instant;
+
+use crate::config::Freshness;
 use crate::error::Fault;
 use crate::frontend::block::decides_nothing;
 use crate::frontend::io::MAX_WAITING;
 use crate::frontend::session::{Scanned, Session};
+use crate::frontend::tables::Floor;
 use crate::route::decide::Demand;
 use crate::route::plan::Plan;
 use crate::sql::{Control, Reason};
@@ -39,6 +43,8 @@ pub struct Batch {
     pub begins: bool,
     /// There is a Parse in it.
     pub parses: bool,
+    /// What the tables that it reads ask for.
+    pub floor: Floor,
 }
 
 impl Session {
@@ -52,7 +58,7 @@ impl Session {
         self.settle_scope();
         let mut at = 0;
         let demand = Demand { in_block: self.is_in_block(), ..Demand::default() };
-        let mut batch = Batch { end: 0, demand, prepares_only: true, begins: false, parses: false };
+        let mut batch = Batch { end: 0, demand, prepares_only: true, begins: false, parses: false, floor: Floor::None };
         loop {
             let Some(head) = scan::head(&self.inbox[at..])? else { return Ok(self.cut_short(at, scan::HEADER, batch)) };
             check_size(head)?;
@@ -143,7 +149,20 @@ impl Session {
             true => batch.demand.take(&plan.facts, primary, defaults),
             false => batch.demand.add(primary, plan.facts.hints.route),
         }
+        if self.promise() == Freshness::Table {
+            // What else a block will read is not known.
+            let of_block = batch.demand.is_of_block();
+            batch.floor = batch.floor.and(if of_block { Floor::Unknown } else { self.floor_of(plan) });
+        }
         batch.begins |= plan.facts.control.iter().any(|c| matches!(c, Control::Begin { .. }));
+    }
+
+    /// What the last changes of its tables ask for.
+    fn floor_of(&self, plan: &Plan) -> Floor {
+        match plan.tables(self.scope()) {
+            Some(tables) => self.database.tables.floor(&tables, Instant::now()),
+            None => Floor::Unknown,
+        }
     }
 
     /// The message at `at` is not all there. What does not fit is not waited for: all of it goes to the primary, as it

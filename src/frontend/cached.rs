@@ -121,7 +121,7 @@ impl Session {
             return Err(Refusal::Asked);
         }
         let choice = cached.mode().choice().ok_or(Refusal::Closed)?;
-        let sources = || Ok(Reads::Tables(sought.plan.sources(self.scope())?));
+        let sources = || Ok(Reads::Tables(sought.plan.follows_from(self.scope())?));
         let admitted = admit::admit(&sought.plan.facts, choice, cached.ttl, sources)?;
         if request.moves {
             return Err(Refusal::Transient);

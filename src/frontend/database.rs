@@ -12,6 +12,7 @@ use crate::cache::Change;
 use crate::cluster::Cluster;
 use crate::config;
 use crate::frontend::invalidation::Cached;
+use crate::frontend::tables::Tables;
 use crate::net::tls::{Connector, TlsError};
 use crate::notify::hub::{Hub, Reach};
 use crate::pool::checkout::Pool;
@@ -46,6 +47,7 @@ pub struct Database {
     pub statements: Registry,
     pub counters: Arc<stats::counters::Database>,
     pub tally: Tally,
+    pub tables: Arc<Tables>,
     /// `None`: no result of it is kept.
     pub cached: Option<Arc<Cached>>,
     /// By user, since roles may have settings of their own, and by what the startup packet sets; with the time.
@@ -70,6 +72,8 @@ impl Database {
         let dbname = config.dbname.as_deref().map_or_else(|| name.clone(), Arc::from);
         let tls = Connector::new(config.tls, config.ca.as_deref())?;
         let cluster = Arc::new(Cluster::new(name.clone(), &config.nodes, routing, epoch));
+        let by_table = routing.freshness == config::Freshness::Table;
+        let tables = Tables::new(name.clone(), cluster.definitions.clone(), by_table);
         let counters = stats.databases.database(&name);
         let reach = Reach {
             cluster: cluster.clone(),
@@ -86,6 +90,7 @@ impl Database {
             statements: Registry::default(),
             counters,
             tally: Tally::default(),
+            tables: Arc::new(tables),
             cached: None,
             statuses: Cache::new(STATUSES_KEPT),
             leavings: Mutex::new(0),

@@ -215,7 +215,7 @@ impl Keeper {
 }
 
 /// The tables of a commit; `None` where one of them is not known.
-fn tables(changed: &Changed, catalog: Option<&Catalog>) -> Option<Vec<Table>> {
+pub(super) fn tables(changed: &Changed, catalog: Option<&Catalog>) -> Option<Vec<Table>> {
     let Changed::These(relations) = changed else { return None };
     if relations.is_empty() {
         // Definitions, or nothing that is kept. Definitions are watched in the catalog.

@@ -31,4 +31,5 @@ pub mod sight;
 pub mod statements;
 pub mod settle;
 pub mod survey;
+pub mod tables;
 pub mod vacancy;

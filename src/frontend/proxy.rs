@@ -240,17 +240,32 @@ impl Proxy {
         config.enabled.then(|| Arc::new(Cached::new(self.results.clone(), config)))
     }
 
-    /// Follows what changes in a database, where its results rely on that.
+    /// Follows what changes in a database, where its results rely on that, or as soon as reads do.
     fn follow_changes(&self, database: &Arc<Database>, logins: Vec<Login>, timeout: Duration) {
-        let Some(cached) = database.cached.as_ref().filter(|cached| cached.wants_stream()) else { return };
-        let keeper = Keeper::new(database.name.clone(), cached.clone(), database.cluster.definitions.clone());
+        let cached = database.cached.as_ref().filter(|cached| cached.wants_stream());
+        let definitions = &database.cluster.definitions;
+        let keeper = cached.map(|cached| Keeper::new(database.name.clone(), cached.clone(), definitions.clone()));
         if logins.is_empty() {
-            return keeper.give_up();
+            return keeper.iter().for_each(Keeper::give_up);
         }
         // Not in effect: what a publication leaves out would go unseen.
         let publication = None;
-        let how = Follow { logins, tls: database.tls.clone(), timeout, publication, urge: cached.urge.clone() };
-        self.control.spawn(changes::follow(Arc::downgrade(&database.cluster), how, move |event| keeper.take(event)));
+        let urge = cached.map(|cached| cached.urge.clone()).unwrap_or_default();
+        let how = Follow { logins, tls: database.tls.clone(), timeout, publication, urge };
+        let (cluster, lives, tables) =
+            (Arc::downgrade(&database.cluster), database.cluster.changes(), database.tables.clone());
+        self.control.spawn(async move {
+            if keeper.is_none() && !tables.asked(lives).await {
+                return;
+            }
+            let tell = |event| {
+                tables.take(&event);
+                if let Some(keeper) = &keeper {
+                    keeper.take(event);
+                }
+            };
+            changes::follow(cluster, how, tell).await;
+        });
     }
 
     /// Starts the probes of a database's nodes, and warms the pools of the users that can log in on their own.

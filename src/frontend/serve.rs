@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::node::Turn;
 use crate::cluster::{Cluster, Tried};
-use crate::config::PoolMode;
+use crate::config::{Freshness, PoolMode};
 use crate::error::{Fault, sqlstate};
 use crate::freshness::Need;
 use crate::frontend::batch::{Batch, Head};
@@ -18,6 +18,7 @@ use crate::frontend::replies::Relayed;
 use crate::frontend::requests::Forwarded;
 use crate::frontend::retry::Again;
 use crate::frontend::session::{Kept, Leased, Request, Scanned, Session};
+use crate::frontend::tables::Floor;
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::{self, Target, Why};
@@ -127,7 +128,7 @@ impl Session {
                 Head::Here(bytes) => self.answer(bytes),
                 Head::Terminate => return Ok(None),
                 Head::Batch(batch) => {
-                    self.request = Request::new(Instant::now(), Why::Read);
+                    self.request = Request { floor: batch.floor, ..Request::new(Instant::now(), Why::Read) };
                     let answer = match batch.demand.in_block {
                         true => Answer::Run,
                         false => self.ask_cache(&batch),
@@ -287,7 +288,11 @@ impl Session {
             PoolMode::Session => Target::Primary(Why::SessionMode),
             _ if batch.demand.read_only && self.retries_block => Target::Primary(Why::Retry),
             _ if self.parameters.is_serializable() => Target::Primary(Why::Serializable),
-            PoolMode::Transaction | PoolMode::Statement => decide::decide(&batch.demand, self.parameters.route()),
+            PoolMode::Transaction | PoolMode::Statement => match decide::decide(&batch.demand, self.parameters.route())
+            {
+                Target::Replica if batch.floor == Floor::Unknown => Target::Primary(Why::Freshness),
+                target => target,
+            },
         }
     }
 
@@ -318,11 +323,19 @@ impl Session {
         !matches!(self.cluster().primary(), Some(primary) if primary.index == node)
     }
 
-    /// What a replica must have for the session's next read.
+    /// What is promised to the session's reads.
+    pub(super) fn promise(&self) -> Freshness {
+        self.parameters.freshness().unwrap_or(self.cluster().routing.freshness)
+    }
+
+    /// What a replica must have for the read under way.
     pub(super) fn need(&self) -> Need {
-        let settings = &self.parameters;
-        let freshness = settings.freshness().unwrap_or(self.cluster().routing.freshness);
-        Need::new(freshness, self.seen, settings.token())
+        let token = self.parameters.token();
+        let floor = match self.request.floor {
+            Floor::At(floor) => token.max(Some(floor)),
+            Floor::None | Floor::Unknown => token,
+        };
+        Need::new(self.promise(), self.seen, floor)
     }
 
     /// Whether a lease on a replica leads to a server that is known to have what the session needs.

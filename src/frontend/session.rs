@@ -22,6 +22,7 @@ use crate::frontend::proxy::Proxy;
 use crate::frontend::sight::Sight;
 use crate::frontend::statements::Fresh;
 use crate::frontend::survey::Survey;
+use crate::frontend::tables::Floor;
 use crate::frontend::vacancy::Leaving;
 use crate::net::Stream;
 use crate::net::buffers::Buffers;
@@ -163,6 +164,8 @@ pub struct Request {
     pub part: u64,
     pub values: Option<Arc<Values>>,
     pub cache: CacheUse,
+    /// What the tables that it reads ask for.
+    pub floor: Floor,
 }
 
 impl Request {
@@ -183,6 +186,7 @@ impl Request {
             part: 0,
             values: None,
             cache: CacheUse::NotAsked,
+            floor: Floor::None,
         }
     }
 }

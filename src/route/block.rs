@@ -137,12 +137,14 @@ fn is_session_alike(facts: &Facts) -> bool {
     plain && !facts.asks_node && facts.effects.iter().all(is_effect_alike)
 }
 
+/// With another promise than that by which the node was chosen.
+const PROMISES: [&str; 2] = ["pgweir.freshness", "pgweir.lsn"];
+
 fn is_effect_alike(effect: &Effect) -> bool {
     match effect {
         _ if is_read_only(effect) => true,
-        // A token is another promise than the one the node was chosen by.
         Effect::Set { name, value, .. } => {
-            *value != SetValue::Opaque && name != "pgweir.lsn" && !is_of_transaction(name)
+            *value != SetValue::Opaque && !PROMISES.contains(&&**name) && !is_of_transaction(name)
         }
         Effect::Role { .. } | Effect::ResetAll | Effect::Close(_) | Effect::Deallocate(_) => true,
         _ => false,

@@ -13,7 +13,7 @@ use quick_cache::sync::Cache;
 
 use crate::catalog::judge::{self, Verdict};
 use crate::catalog::path::{Path, Scope};
-use crate::catalog::sources::{self, Elusive};
+use crate::catalog::sources::{self, Elusive, Sources};
 use crate::catalog::{Catalog, Table};
 use crate::sql::fingerprint::{self, Fingerprinted};
 use crate::sql::{Effect, Facts, Fingerprint, Reason, classify, template};
@@ -57,7 +57,6 @@ struct Learned {
     blocked: AtomicU64,
     /// The last verdicts, each with the scope that it holds in.
     verdicts: [AtomicU64; SCOPES],
-    /// Of [`Plan::sources`].
     sources: Latest<Sources>,
     /// Of [`Plan::targets`].
     targets: Latest<Arc<[Table]>>,
@@ -83,9 +82,6 @@ impl<T: Clone> Latest<T> {
         found
     }
 }
-
-/// The tables from whose rows a result follows, or why there is more to it.
-pub type Sources = Result<Arc<[Table]>, Elusive>;
 
 const FOREVER: u64 = u64::MAX;
 
@@ -136,13 +132,23 @@ impl Plan {
         }
     }
 
-    /// What the result of a read follows from.
-    pub fn sources(&self, scope: Option<&Scope>) -> Sources {
-        let scope = scope.filter(|scope| scope.id != 0).ok_or(Elusive::Unknown)?;
-        if self.verdict(Some(scope)).primary.is_some() {
-            return Err(Elusive::Unknown);
-        }
-        self.learned.sources.get(scope, |catalog, path| sources::sources(catalog, path, &self.facts).map(Arc::from))
+    /// What the result of a read follows from. `None`: nothing is known of it.
+    fn sources(&self, scope: Option<&Scope>) -> Option<Sources> {
+        let scope = scope.filter(|scope| scope.id != 0 && self.verdict(Some(scope)).primary.is_none())?;
+        Some(self.learned.sources.get(scope, |catalog, path| sources::sources(catalog, path, &self.facts)))
+    }
+
+    /// The tables from whose rows the result of a read follows.
+    ///
+    /// # Errors
+    /// Why there is more to it.
+    pub fn follows_from(&self, scope: Option<&Scope>) -> Result<Arc<[Table]>, Elusive> {
+        self.sources(scope).ok_or(Elusive::Unknown)?.alone()
+    }
+
+    /// All tables whose rows it may read. `None`: there may be others.
+    pub fn tables(&self, scope: Option<&Scope>) -> Option<Arc<[Table]>> {
+        self.sources(scope)?.tables()
     }
 
     /// The tables that it says it writes, as far as they are known.
