@@ -293,7 +293,8 @@ impl Scan<'_, '_> {
             }
             _ => {}
         }
-        if view.is(before, "as") || self.ends_operand(before) || self.names_common_table(at) {
+        if view.is(before, "as") || self.ends_operand(before) || self.names_common_table(at) || self.names_operator(at)
+        {
             return false;
         }
         let pair = |word, behind: &[&str]| view.is(at, word) && view.is_any(before, behind);
@@ -309,6 +310,13 @@ impl Scan<'_, '_> {
             || pair("next", &["fetch"])
             || (self.written && (view.is(at, "set") || pair("insert", &["then"])));
         !clause
+    }
+
+    /// `OPERATOR(+)` or `OPERATOR(schema.+)`, whatever stands before it: END of a CASE for one.
+    fn names_operator(&self, at: usize) -> bool {
+        let name = at + 2 + 2 * usize::from(self.view.punct(at + 3, b'.'));
+        let is_name = self.view.kind(name) == Some(Kind::Operator) && self.view.punct(name + 1, b')');
+        is_name && self.view.is(at, "operator")
     }
 
     /// A token behind which a new expression may begin.
