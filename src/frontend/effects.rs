@@ -7,6 +7,7 @@ use crate::catalog::judge::Verdict;
 use crate::frontend::session::{Leased, Session};
 use crate::route::plan::Plan;
 use crate::session::channels::Change;
+use crate::session::datestyle;
 use crate::session::parameters::{Settings, Value};
 use crate::session::pins::Pin;
 use crate::session::pipeline::Expect;
@@ -219,7 +220,14 @@ impl Session {
         }
     }
 
-    fn apply_value(&mut self, name: &str, value: Value, leased: &mut Leased) {
+    fn apply_value(&mut self, name: &str, mut value: Value, leased: &mut Leased) {
+        if name.eq_ignore_ascii_case(datestyle::NAME) {
+            let all = datestyle::after(value.clone(), leased.actual.value(datestyle::NAME));
+            leased.unsure |= all.is_none();
+            value = all.unwrap_or(value);
+        }
+        // Found by today's search_path; the server knows by which name it is found by any.
+        leased.unsure |= name.eq_ignore_ascii_case("default_text_search_config");
         leased.actual.set(name, value.clone());
         self.parameters.set(name, value);
     }

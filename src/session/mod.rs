@@ -3,6 +3,7 @@
 
 pub mod bound;
 pub mod channels;
+pub mod datestyle;
 pub mod environment;
 pub mod parameters;
 pub mod pins;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::config::Freshness;
 use crate::freshness::Lsn;
+use crate::session::datestyle;
 use crate::sql::RouteHint;
 use crate::sql::settings::truth;
 
@@ -134,7 +135,15 @@ impl Settings {
         for (name, _) in self.iter().filter(|(n, _)| !is_identity(n) && wanted.value(n).is_none()) {
             let _ = write!(sql, "RESET {};", quoted(name));
         }
-        for (name, value) in wanted.iter().filter(|(n, v)| !is_identity(n) && self.value(n) != Some(v)) {
+        let differs = |(n, v): &(&str, &Value)| !is_identity(n) && self.value(n) != Some(v);
+        // Others name what is found by it (default_text_search_config).
+        let (path, others) = (wanted.0.values.get_key_value(PATH), wanted.iter().filter(|(n, _)| *n != PATH));
+        let path = path.map(|(n, v)| (n.as_str(), v));
+        for (name, value) in path.into_iter().chain(others).filter(differs) {
+            // What it does not name would stay as the connection has it.
+            if name == datestyle::NAME && self.value(name).is_some() {
+                let _ = write!(sql, "RESET {name};");
+            }
             say(&mut sql, name, value);
         }
         for name in IDENTITY.iter().filter(|_| identity_differs) {
@@ -146,6 +155,7 @@ impl Settings {
     }
 }
 
+const PATH: &str = "search_path";
 const IDENTITY: [&str; 2] = ["session_authorization", "role"];
 
 fn is_identity(name: &str) -> bool {
@@ -325,6 +335,15 @@ mod tests {
         let said = Settings::default().difference(&s);
         let want = "SELECT pg_catalog.set_config('search_path',  E'a, \"B''\\\\\"', false);";
         assert_eq!(said.as_deref(), Some(want));
+    }
+
+    #[test]
+    fn the_path_comes_first_and_half_a_datestyle_begins_anew() {
+        let a = settings(&[("datestyle", "'sql, dmy'")]);
+        let b = settings(&[("search_path", "s"), ("default_text_search_config", "c"), ("datestyle", "iso")]);
+        let want = "SET \"search_path\" = s;RESET datestyle;SET \"datestyle\" = iso;\
+                    SET \"default_text_search_config\" = c;";
+        assert_eq!(a.difference(&b).as_deref(), Some(want));
     }
 
     #[test]

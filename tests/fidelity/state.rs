@@ -1,7 +1,7 @@
 //! What a session has set follows it from connection to connection, and reaches no other client.
 
 use crate::support::differential::{Arena, step};
-use crate::support::wire::{Frames, Wire};
+use crate::support::wire::{Frames, Login, Wire};
 use crate::support::{Pgweir, cluster};
 
 fn frames() -> Frames {
@@ -126,6 +126,66 @@ fn parameter_status_follows_every_change() {
         step(frames().query("SELECT set_config('IntervalStyle', 'iso_8601', false)"), "TDCSZ"),
         step(frames().query("RESET ALL"), "CSSSSZ"),
         step(frames().query("SELECT 1"), "TDCZ"),
+    ]);
+}
+
+/// DateStyle is two settings in one: a SET of one of them keeps the other, whatever the connection had.
+#[test]
+fn half_a_datestyle_keeps_the_other_half() {
+    let arena = Arena::new();
+    let show = || step(frames().query("SELECT current_setting('DateStyle'), date '1999-01-18'"), "TDCZ");
+    let set = |sql: &str, expected| step(frames().query(sql), expected);
+    arena.same(&[
+        set("SET DateStyle TO sql", "CSZ"),
+        set("SET DateStyle TO dmy", "CSZ"),
+        show(),
+        set("SET DateStyle = iso", "CSZ"),
+        show(),
+        set("SET DateStyle = 'us'", "CSZ"),
+        show(),
+        step(bound("SELECT set_config('datestyle', $1, false)", &[], &[], &[Some(b"YMD")]), "12DCSZ"),
+        show(),
+        set("BEGIN; SET DateStyle = german", "CCSZ"),
+        show(),
+        set("ROLLBACK", "CSZ"),
+        show(),
+        set("SET DateStyle = E'\\x73ql'", "CSZ"),
+        show(),
+        set("SET DateStyle = postgres, \"default\"", "CSZ"),
+        show(),
+        set("RESET DateStyle", "CSZ"),
+        set("SET DateStyle = ymd", "CSZ"),
+        show(),
+    ]);
+    // Nor does a half at the login take the other from whom it meets on the connection.
+    let pgweir = Pgweir::builder().cluster(cluster(), &[]).set("pool.max", 1).start();
+    let mut other = Wire::connect(pgweir.port());
+    for (startup, expected) in [("ymd", "ISO, YMD"), ("sql", "SQL, MDY")] {
+        let mut client =
+            Wire::log_in(pgweir.port(), &Login { parameters: &[("DateStyle", startup)], ..Login::default() });
+        for _ in 0..2 {
+            other.query("SET DateStyle = 'Postgres, DMY'");
+            assert_eq!(client.value("SHOW DateStyle"), expected);
+        }
+    }
+}
+
+/// What a setting names may be found by another setting.
+#[test]
+fn settings_are_said_again_in_an_order_that_works() {
+    let arena = Arena::new();
+    arena.setup(
+        "CREATE SCHEMA said_again; GRANT USAGE ON SCHEMA said_again TO PUBLIC; \
+         CREATE TEXT SEARCH CONFIGURATION said_again.own (COPY = simple)",
+    );
+    let show = || step(frames().query("SHOW default_text_search_config; SELECT to_tsvector('the')"), "TDCTDCZ");
+    arena.same(&[
+        step(frames().query("SET search_path = said_again"), "CZ"),
+        step(frames().query("SET default_text_search_config = own"), "CZ"),
+        show(),
+        step(frames().query("SET search_path = public"), "CZ"),
+        show(),
+        show(),
     ]);
 }
 

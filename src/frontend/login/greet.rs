@@ -26,6 +26,7 @@ use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::Why;
 use crate::session::channels::Channels;
+use crate::session::datestyle;
 use crate::session::environment::Environment;
 use crate::session::parameters::{Parameters, Settings, Value};
 use crate::session::pins::Pins;
@@ -265,11 +266,14 @@ impl Parts {
 /// The session settings of a startup packet: `options` first, then the parameters, as Postgres applies them.
 fn settings(startup: &Startup) -> Result<Settings, Fault> {
     let mut settings = Settings::default();
-    for (name, value) in startup.options.as_deref().map_or(Ok(Vec::new()), startup::options)? {
-        settings.set(&name, Value::Flat(value));
-    }
-    for (name, value) in &startup.parameters {
-        settings.set(name, Value::Flat(value.clone()));
+    let options = startup.options.as_deref().map_or(Ok(Vec::new()), startup::options)?;
+    for (name, value) in options.into_iter().chain(startup.parameters.iter().cloned()) {
+        let mut value = Value::Flat(value);
+        if name.eq_ignore_ascii_case(datestyle::NAME) {
+            // One that cannot be read is the server's to refuse.
+            value = datestyle::after(value.clone(), settings.value(datestyle::NAME)).unwrap_or(value);
+        }
+        settings.set(&name, value);
     }
     Ok(settings)
 }
