@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use pgweir::demo::cluster::{Cluster, Server};
+use pgweir::demo::cluster::{Cluster, SUPERUSER, Server};
 use pgweir::demo::sample;
 use serde_json::Value;
 use support::wire::{Login, Wire};
@@ -48,6 +48,30 @@ fn wait_for_mode(pgweir: &Pgweir, mode: &str) {
 /// As the superuser in the sample's database, past pgweir.
 fn around(server: &Server, sql: &str) -> String {
     server.psql_in(sample::DATABASE, sql).unwrap()
+}
+
+/// Postgres refuses that at once where a logical slot is in use, WITH (FORCE) as well.
+#[test]
+fn a_database_is_dropped_though_its_changes_are_followed() {
+    let cluster = cluster();
+    let primary = cluster.primary();
+    for (mode, sql) in [("transaction", "DROP DATABASE followed"), ("session", "DROP DATABASE followed WITH (FORCE)")] {
+        primary.psql("CREATE DATABASE followed OWNER app").unwrap();
+        let followed = format!(
+            "[[databases]]\nname = \"followed\"\n[[databases.nodes]]\nhost = \"127.0.0.1\"\nport = {}\nrole = \"primary\"\n",
+            primary.port()
+        );
+        let pgweir = builder(&cluster, 0).set("pool.mode", mode).operator().more(&followed).start();
+        wait_until(LIMIT, "the stream of both", || {
+            pgweir
+                .json("/cache")
+                .as_array()
+                .is_some_and(|all| all.iter().all(|one| one["mode"] == "wal") && all.len() == 2)
+        });
+        let url = pgweir.url_of(SUPERUSER, primary.password(), sample::DATABASE);
+        let output = pgweir.psql_output(&["-c", sql, &url]);
+        assert!(output.status.success(), "{mode}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 /// Until the statement is answered without a server.

@@ -205,7 +205,7 @@ impl Session {
                     self.note_sequences(&plan, leased);
                     self.note_begin(&plan);
                     self.note_plan(&plan, leased);
-                    self.leave(&plan);
+                    self.leave(&plan, leased);
                     self.note_in_block(&plan, None);
                     match in_other_words(body.strip_suffix(b"\0").unwrap_or_default(), &plan.facts) {
                         Some(text) => write::query(&mut leased.lease.outbox, &text),
@@ -223,7 +223,7 @@ impl Session {
                 let (plan, values) = portal.map(|p| (p.plan.clone(), p.values.clone())).unzip();
                 let undo = plan.as_ref().map(|plan| self.deallocate(&plan.facts, leased)).unwrap_or_default();
                 plan.iter().for_each(|plan| {
-                    self.leave(plan);
+                    self.leave(plan, leased);
                     self.note_executed_in_block(plan);
                 });
                 leased.lease.outbox.put_slice(frame);
