@@ -218,7 +218,7 @@ fn copy_out_with_notices_and_cancelled() {
     client.send(&copy);
     let told: String = client.until(b'Z').iter().map(|frame| char::from(frame.tag)).collect();
     assert_eq!(told, "HNdNdNdcCZ");
-    client.send(&frames().query("COPY (SELECT repeat('x', 1000) FROM generate_series(1, 100000000)) TO STDOUT"));
+    client.send(&frames().query("COPY (SELECT repeat('x', 1000) || generate_series(1, 100000000)) TO STDOUT"));
     client.until(b'd');
     client.cancel();
     let end = client.until(b'Z');
