@@ -467,6 +467,7 @@ fn check(replicas: usize) {
         .cluster(&cluster, &vec![1; replicas])
         .set("cache.enabled", true)
         .set("cache.invalidation", "wal")
+        .set("cache.verify", 0.5)
         .set("pool.connection_timeout", "1s")
         .set("pool.acquire_timeout", "20s");
     // Two of them: each sees what the other's sessions write as a stranger's.
@@ -506,8 +507,9 @@ fn check(replicas: usize) {
     let age = |share: f64| Duration::from_micros(ages.get((ages.len() as f64 * share) as usize).copied().unwrap_or(0));
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     let hits: u64 = pgweirs.iter().map(|pgweir| cache(pgweir, "hits")).sum();
+    let verified: u64 = pgweirs.iter().map(|pgweir| cache(pgweir, "verified")).sum();
     println!(
-        "seed {seed}, {length:?}, {replicas} replicas: {} reads, {hits} hits, {} writes, {} broken sessions; faults {faults:?}; age of answers p50 {:?} p90 {:?} p99 {:?} p99.9 {:?} \
+        "seed {seed}, {length:?}, {replicas} replicas: {} reads, {hits} hits ({verified} verified), {} writes, {} broken sessions; faults {faults:?}; age of answers p50 {:?} p90 {:?} p99 {:?} p99.9 {:?} \
          max {:?}; violations {}",
         count(&world.reads),
         count(&world.writes),
@@ -523,6 +525,8 @@ fn check(replicas: usize) {
     assert!(count(&world.reads) > 100 && count(&world.writes) > 20 && hits > 20, "too little has happened");
     cluster.wait_replayed(LIMIT).unwrap();
     pgweirs.iter().for_each(|pgweir| block_on(settles(&pgweir.url(), &world)));
+    let differences: Vec<_> = pgweirs.iter().map(|pgweir| cache(pgweir, "differences")).collect();
+    assert_eq!(differences, [0, 0], "seed {seed}");
 }
 
 #[test]

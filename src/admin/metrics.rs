@@ -5,7 +5,7 @@
 use std::fmt::{Display, Write};
 use std::time::Instant;
 
-use super::rows::{DefinitionsRow, NodeRow, PoolRow, role_name};
+use super::rows::{CacheRow, DefinitionsRow, NodeRow, PoolRow, role_name};
 use super::{Admin, documents};
 use crate::stats::counters::Totals;
 use crate::stats::latency::{BOUNDS, Latency};
@@ -116,6 +116,7 @@ pub fn exposition(admin: &Admin, format: Format, now: Instant) -> String {
     let mut page = Exposition::new(format);
     process(&mut page, admin, now);
     requests(&mut page, admin);
+    cache(&mut page, &(admin.sources.cache)());
     databases(&mut page, admin, now);
     pools(&mut page, &(admin.sources.pools)());
     nodes(&mut page, &(admin.sources.nodes)());
@@ -165,6 +166,22 @@ fn requests(page: &mut Exposition, admin: &Admin) {
     page.sample(&[], counts.slow);
     page.family(Kind::Counter, "pgweir_slow_log_dropped", "Lines of the slow-query log that could not be written.");
     page.sample(&[], admin.stats.slow.dropped());
+}
+
+fn cache(page: &mut Exposition, rows: &[CacheRow]) {
+    type Value = fn(&CacheRow) -> u64;
+    const FAMILIES: [(&str, &str, Value); 2] = [
+        ("pgweir_cache_verified", "Answers from the cache that were compared with the primary's.", |row| row.verified),
+        ("pgweir_cache_differences", "Answers from the cache that were not what the primary said.", |row| {
+            row.differences
+        }),
+    ];
+    for (name, help, value) in FAMILIES {
+        page.family(Kind::Counter, name, help);
+        for row in rows {
+            page.sample(&[("database", &*row.database)], value(row));
+        }
+    }
 }
 
 fn databases(page: &mut Exposition, admin: &Admin, now: Instant) {

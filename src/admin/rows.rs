@@ -263,6 +263,9 @@ pub struct CacheRow {
     pub invalidated: BTreeMap<&'static str, u64>,
     /// Reads by reason.
     pub refused: BTreeMap<&'static str, u64>,
+    /// Hits that were compared with what the primary says, and those of them that were other than that.
+    pub verified: u64,
+    pub differences: u64,
     /// The catalog's snapshot.
     pub definitions: u64,
     pub definitions_bytes: u64,

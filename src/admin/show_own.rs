@@ -52,6 +52,8 @@ pub(super) fn cache(row: CacheRow) -> Row {
         cell(row.expired),
         counted(row.invalidated),
         counted(row.refused),
+        cell(row.verified),
+        cell(row.differences),
         cell(row.definitions),
         cell(row.definitions_bytes),
         cell(row.plans),

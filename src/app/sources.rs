@@ -112,6 +112,8 @@ fn cache(proxy: &Proxy) -> Vec<CacheRow> {
             expired: counts.share.expired,
             invalidated: INVALIDATIONS.iter().map(|(_, name)| *name).zip(counts.invalidated).collect(),
             refused: REFUSALS.iter().map(|(_, name)| *name).zip(counts.refused).collect(),
+            verified: counts.verified,
+            differences: counts.differences,
             definitions: size.entries as u64,
             definitions_bytes: size.bytes as u64,
             plans: database.plans.kept() as u64,

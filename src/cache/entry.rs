@@ -94,6 +94,14 @@ impl Entry {
         }
     }
 
+    /// The same rows in any order, and no description that differs. Which order they have a statement need not say.
+    pub fn says_the_same_as(&self, other: &Entry) -> bool {
+        let agree = |own: &[u8], other: &[u8]| own.is_empty() || other.is_empty() || own == other;
+        agree(self.parameters(), other.parameters())
+            && agree(self.description(), other.description())
+            && (self.result() == other.result() || sorted(self.result()) == sorted(other.result()))
+    }
+
     /// Writes the reply to a request that [`Entry::has`] what it needs.
     pub fn write(&self, parts: &[Part], out: &mut BytesMut) {
         for part in parts {
@@ -114,6 +122,18 @@ impl Entry {
             }
         }
     }
+}
+
+/// Frames by their bytes.
+fn sorted(mut frames: &[u8]) -> Vec<&[u8]> {
+    let mut sorted = Vec::new();
+    while let Ok(Some((head, _))) = scan::frame(frames) {
+        let (frame, rest) = frames.split_at(head.total);
+        sorted.push(frame);
+        frames = rest;
+    }
+    sorted.sort_unstable();
+    sorted
 }
 
 /// Sets the format of each column in a RowDescription (protocol documentation, "Message Formats").

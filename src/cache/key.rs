@@ -68,7 +68,8 @@ impl<'a> Formats<'a> {
         }
     }
 
-    fn bytes(self) -> &'a [u8] {
+    /// As they stand in a Bind, behind their count.
+    pub fn bytes(self) -> &'a [u8] {
         match self {
             Formats::Text => &[],
             Formats::Binary => &[0, 1],

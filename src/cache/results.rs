@@ -91,6 +91,10 @@ pub struct Counts {
     pub invalidated: [u64; INVALIDATIONS.len()],
     /// In the order of [`REFUSALS`].
     pub refused: [u64; REFUSALS.len()],
+    /// Hits that were compared with what the primary says.
+    pub verified: u64,
+    /// … and were other than that.
+    pub differences: u64,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +105,8 @@ struct Counters {
     stored: AtomicU64,
     invalidated: [AtomicU64; INVALIDATIONS.len()],
     refused: [AtomicU64; REFUSALS.len()],
+    verified: AtomicU64,
+    differences: AtomicU64,
 }
 
 /// The cache of the whole process, its bounds being those of the process. One short lock.
@@ -300,6 +306,26 @@ impl Results {
         counters.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A hit has been compared with what the primary says.
+    pub fn note_verified(&self, database: DatabaseId, differs: bool) {
+        let Some(counters) = self.counters(database) else { return };
+        counters.verified.fetch_add(1, Ordering::Relaxed);
+        counters.differences.fetch_add(u64::from(differs), Ordering::Relaxed);
+    }
+
+    /// Still the answer for this key: nothing is known that changed it.
+    pub fn holds(&self, key: &[u8], entry: &Arc<Entry>, now: Instant) -> bool {
+        self.inner.lock().store.holds(key, entry, now)
+    }
+
+    /// Everything that was committed by then is known, and what it changed is gone. Where no stream tells, it is taken for
+    /// known as late as a stream would tell at most: a write that passes through is noted as it is acknowledged.
+    pub fn knows_all_by(&self, database: DatabaseId, by: Instant, now: Instant) -> bool {
+        let inner = self.inner.lock();
+        let Some(standing) = inner.databases.get(database.0 as usize) else { return false };
+        standing.stream.map_or(now.saturating_duration_since(by) > MOST_BEHIND, |told| told.by > by)
+    }
+
     fn counters(&self, database: DatabaseId) -> Option<Arc<Counters>> {
         Some(self.inner.lock().databases.get(database.0 as usize)?.counters.clone())
     }
@@ -335,6 +361,8 @@ impl Results {
             stored: load(&counters.stored),
             invalidated: counters.invalidated.each_ref().map(load),
             refused: counters.refused.each_ref().map(load),
+            verified: load(&counters.verified),
+            differences: load(&counters.differences),
         }
     }
 

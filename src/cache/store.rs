@@ -143,6 +143,12 @@ impl Store {
         Some(slot.stored.entry.clone())
     }
 
+    /// This very entry is the one of its key, and has not expired.
+    pub fn holds(&self, key: &[u8], entry: &Arc<Entry>, now: Instant) -> bool {
+        let slot = self.index.get(key).and_then(|index| self.slots.value(*index));
+        slot.is_some_and(|slot| Arc::ptr_eq(&slot.stored.entry, entry) && slot.stored.expires > now)
+    }
+
     /// Keeps an entry; false where it alone exceeds the bound. Another of its key gives way.
     pub fn insert(&mut self, stored: Stored) -> bool {
         let cost = cost(&stored);

@@ -77,6 +77,7 @@ impl Default for Cache {
             ttl: Duration::from_secs(300),
             invalidation: Invalidation::Auto,
             publication: None,
+            verify: 0.0,
         }
     }
 }

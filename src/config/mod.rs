@@ -255,6 +255,8 @@ pub struct Cache {
     pub ttl: Duration,
     pub invalidation: Invalidation,
     pub publication: Option<String>,
+    /// The share of hits that are read again on the primary: 0.0 ..= 1.0
+    pub verify: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -116,6 +116,7 @@ fn cache(s: &Section<'_, '_>) -> Cache {
         ttl: s.duration("ttl", d.ttl, Zero::Refused),
         invalidation: s.choice("invalidation", d.invalidation, &invalidation),
         publication: s.text_or_none("publication"),
+        verify: s.number("verify", d.verify, 0.0..=1.0),
     };
     if cache.max_entry_bytes > cache.max_bytes {
         let key = if s.has("max_entry_bytes") { "max_entry_bytes" } else { "max_bytes" };

@@ -114,7 +114,7 @@ impl Session {
         Ok(given)
     }
 
-    fn look_up(&mut self, cached: &Cached, batch: &[u8]) -> Result<(Sought, Asked), Refusal> {
+    fn look_up(&mut self, cached: &Arc<Cached>, batch: &[u8]) -> Result<(Sought, Asked), Refusal> {
         let request = Request::read(batch).ok_or(Refusal::Shape)?;
         let sought = self.sought(&request).ok_or(Refusal::Shape)?;
         if self.parameters.current().value("pgweir.cache").is_some_and(|value| value.keyword() == "off") {
@@ -132,7 +132,8 @@ impl Session {
             (_, Some(statement)) => (&*statement.text, &*statement.types),
             _ => return Err(Refusal::Shape),
         };
-        let key = Read { text, types, parameters: request.parameters, formats: request.formats }.key(&self.asker.key);
+        let read = Read { text, types, parameters: request.parameters, formats: request.formats };
+        let key = read.key(&self.asker.key);
         if key.len() > MAX_KEY {
             return Err(Refusal::TooLarge);
         }
@@ -147,17 +148,16 @@ impl Session {
         };
         let asked = cached.results.ask(&wanted, self.request.started);
         if let Asked::Fill(fill) = asked {
-            let formats = match request.formats {
-                Formats::Text => Box::default(),
-                Formats::Binary => [0, 1].into(),
-                Formats::List(codes) => codes.into(),
-            };
+            let formats = request.formats.bytes().into();
             let capture = Capture::new(cached.results.max_entry_bytes());
             if fill.is_behind() {
                 cached.urge.now();
             }
             self.filling = Some(Box::new(Filling { fill, capture, formats }));
             return Ok((sought, Asked::Closed));
+        }
+        if let Asked::Hit(entry, _) = &asked {
+            self.verify(cached, (&key, &read), entry, &sought.plan);
         }
         Ok((sought, asked))
     }

@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::cluster::catalog::Definitions;
 use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, Relation, Urge};
 use crate::config;
+use crate::frontend::verify::Verifying;
 
 /// What is in force for a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +48,13 @@ impl Mode {
 /// A database's part in the cache.
 #[derive(Debug)]
 pub struct Cached {
+    pub database: Arc<str>,
     pub results: Arc<Results>,
     pub id: DatabaseId,
     pub ttl: Duration,
     /// For a session that waits to be told of its own write.
     pub urge: Urge,
+    pub verifying: Verifying,
     wanted: config::Invalidation,
     mode: AtomicU8,
     /// Why it is that mode, where another is wanted.
@@ -59,13 +62,15 @@ pub struct Cached {
 }
 
 impl Cached {
-    pub fn new(results: Arc<Results>, config: &config::Cache) -> Cached {
+    pub fn new(database: Arc<str>, results: Arc<Results>, config: &config::Cache) -> Cached {
         let id = results.add_database(Instant::now());
         let cached = Cached {
+            database,
             results,
             id,
             ttl: config.ttl,
             urge: Urge::default(),
+            verifying: Verifying::new(config.verify),
             wanted: config.invalidation,
             mode: AtomicU8::new(Mode::Closed as u8),
             why: Mutex::new(None),

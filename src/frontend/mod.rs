@@ -33,3 +33,4 @@ pub mod settle;
 pub mod survey;
 pub mod tables;
 pub mod vacancy;
+pub mod verify;

@@ -227,7 +227,7 @@ impl Proxy {
         let routing = self.config.load().routing.clone();
         let mut database =
             Database::new(name.clone(), config, &routing, &self.stats, (&self.control, &self.server_ids), self.epoch)?;
-        database.cached = self.cached();
+        database.cached = self.cached(&name);
         let database = Arc::new(database);
         self.databases.insert(name, database.clone());
         self.watch(&database);
@@ -235,9 +235,9 @@ impl Proxy {
     }
 
     /// A database's part in the cache.
-    fn cached(&self) -> Option<Arc<Cached>> {
+    fn cached(&self, name: &Arc<str>) -> Option<Arc<Cached>> {
         let config = &self.config.load().cache;
-        config.enabled.then(|| Arc::new(Cached::new(self.results.clone(), config)))
+        config.enabled.then(|| Arc::new(Cached::new(name.clone(), self.results.clone(), config)))
     }
 
     /// Follows what changes in a database, where its results rely on that, or as soon as reads do.
@@ -325,6 +325,9 @@ impl Proxy {
             let found = config.databases.iter().find(|d| d.name == name);
             if let Some(database) = found.or_else(|| config.databases.iter().find(|d| d.name == "*")) {
                 entry.value().pools.reconfigure(database.pool.clone());
+            }
+            if let Some(cached) = &entry.value().cached {
+                cached.verifying.set_share(config.cache.verify);
             }
         }
         self.results.set_limits(limits(&config.cache));
