@@ -169,6 +169,7 @@ pub async fn connect_with(
         held: Held::default(),
         unnamed: None,
         suspect: false,
+        moves: 0,
         created: Instant::now(),
         at_rest: Instant::now(),
         identity,

@@ -97,6 +97,8 @@ pub struct Connection {
     pub unnamed: Option<u64>,
     /// State may have changed out of sight: reset before the next client has it.
     pub suspect: bool,
+    /// How often its node's name had come to lead elsewhere, when it was last looked at whether this one was left.
+    pub moves: u32,
     pub created: Instant,
     /// When it was made, or last came to rest: it was alive then.
     pub at_rest: Instant,

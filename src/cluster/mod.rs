@@ -1,6 +1,7 @@
 //! The servers of one database: which is the primary, which replicas may answer, and the probes that find out; and the
 //! database's definitions.
 
+pub mod addresses;
 pub mod catalog;
 pub mod demand;
 pub mod node;

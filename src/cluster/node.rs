@@ -1,5 +1,6 @@
 //! One server: where it is, and what the last probes and connections told of it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,8 +8,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
+use crate::cluster::addresses::Addresses;
 use crate::config::{self, LoadBalancing, NodeRole};
 use crate::freshness::{Lsn, Sample};
+use crate::net::Peer;
 use crate::route::balance::{Load, Peak, WHOLE};
 
 /// New connections made to one node at a time, over all pools: a restart of Postgres is no login storm.
@@ -69,6 +72,9 @@ pub struct Node {
     /// Microseconds behind the primary; `u64::MAX` while not known.
     lag: AtomicU64,
     epoch: Instant,
+    addresses: Mutex<Addresses>,
+    /// How often its name has come to lead elsewhere.
+    moves: AtomicU32,
     /// Why it is down.
     fault: Mutex<Option<String>>,
     pub connects: Semaphore,
@@ -104,6 +110,8 @@ impl Node {
             latency: Mutex::default(),
             lag: AtomicU64::new(u64::MAX),
             epoch,
+            addresses: Mutex::default(),
+            moves: AtomicU32::new(0),
             fault: Mutex::new(None),
             connects: Semaphore::new(CONCURRENT_CONNECTS),
             reads: AtomicU64::new(0),
@@ -119,6 +127,32 @@ impl Node {
 
     pub fn role(&self) -> Role {
         Role::from_u8(self.role.load(Ordering::Relaxed))
+    }
+
+    /// A lookup of its name has shown these addresses.
+    pub fn note_lookup(&self, found: &[IpAddr]) {
+        if self.addresses.lock().note_lookup(found) {
+            self.moves.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(node = %self.name, addresses = ?found, "the node's name leads elsewhere now");
+            self.tell();
+        }
+    }
+
+    /// Its name has led to `peer` just now.
+    pub fn note_peer(&self, peer: Peer) {
+        if let Peer::Tcp(address) = peer {
+            self.addresses.lock().note(address.ip());
+        }
+    }
+
+    /// Equal numbers: its name has lost no address meanwhile.
+    pub fn moves(&self) -> u32 {
+        self.moves.load(Ordering::Relaxed)
+    }
+
+    /// Its name leads to `peer` no more.
+    pub fn has_left(&self, peer: Peer) -> bool {
+        matches!(peer, Peer::Tcp(address) if self.addresses.lock().is_gone(address.ip()))
     }
 
     /// What the server says it is; counts only where the configuration leaves it open.

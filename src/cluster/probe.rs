@@ -8,6 +8,7 @@ use crate::backend::connection::{BackendError, Connection};
 use crate::cluster::node::Node;
 use crate::cluster::{Cluster, stay_away};
 use crate::freshness::{Lsn, Sample};
+use crate::net::names::is_name;
 use crate::net::tls::Connector;
 
 /// The insert position covers commits that are not flushed yet (synchronous_commit = off). The timeline of a primary is that
@@ -19,6 +20,9 @@ const ASK: &str = "SELECT pg_catalog.pg_is_in_recovery(), CASE WHEN pg_catalog.p
                    THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END, \
                    GREATEST(c.timeline_id, r.min_recovery_end_timeline) \
                    FROM pg_catalog.pg_control_checkpoint() AS c, pg_catalog.pg_control_recovery() AS r";
+
+/// A node's name is looked up each so many intervals.
+const LOOKUPS: u32 = 5;
 
 /// How nodes are asked.
 #[derive(Debug, Clone)]
@@ -57,7 +61,15 @@ pub async fn watch(cluster: Weak<Cluster>, node: Arc<Node>, prober: Prober) {
     let mut connection = None;
     let started = cluster.upgrade().map(|cluster| (cluster.demand.pace(), cluster.vacancies()));
     let Some((mut pace, mut vacancies)) = started else { return };
+    let mut looked_up = None;
     while let Some(cluster) = cluster.upgrade() {
+        let due = cluster.routing.probe_interval * LOOKUPS;
+        if is_name(&node.config.host) && looked_up.is_none_or(|at: Instant| at.elapsed() >= due) {
+            // Whoever answers names slowly delays no probe.
+            tokio::spawn(look_up(node.clone(), prober.clone()));
+            looked_up = Some(Instant::now());
+        }
+        connection.take_if(|open: &mut Connection| node.has_left(open.stream.peer()));
         round(&cluster, &node, &prober, &mut connection).await;
         let interval = cluster.routing.probe_interval;
         drop(cluster);
@@ -75,6 +87,16 @@ pub async fn watch(cluster: Weak<Cluster>, node: Arc<Node>, prober: Prober) {
                 stay_away(&mut vacancies).await;
             }
         }
+    }
+}
+
+/// Where its name leads to now. What cannot be looked up stays where it was.
+async fn look_up(node: Arc<Node>, prober: Prober) {
+    let looking = prober.tls.names().addresses(&node.config.host, node.config.port);
+    match tokio::time::timeout(prober.timeout, looking).await {
+        Ok(Ok(found)) => node.note_lookup(&found.iter().map(|address| address.ip()).collect::<Vec<_>>()),
+        Ok(Err(error)) => tracing::debug!(node = %node.name, %error, "the node's name cannot be looked up"),
+        Err(_) => tracing::debug!(node = %node.name, "the lookup of the node's name takes too long"),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 
 use super::stream::{Peer, Stream};
@@ -67,8 +67,8 @@ pub async fn connect(host: &str, port: u16, tls: &Connector, timeout: Duration) 
         let path = format!("{host}/.s.PGSQL.{port}");
         return Ok(Stream::unix(within(deadline, UnixStream::connect(path)).await??));
     }
-    let addresses: Vec<SocketAddr> = match within(deadline, lookup_host((host, port))).await? {
-        Ok(addresses) => addresses.collect(),
+    let addresses = match within(deadline, tls.names().addresses(host, port)).await? {
+        Ok(addresses) => addresses,
         Err(error) => return Err(ConnectError::Resolve(format!("{host}: {error}"))),
     };
     let mut last = ConnectError::Resolve(format!("{host} has no address"));

@@ -11,6 +11,7 @@ mod verify;
 pub mod connect;
 pub mod descriptors;
 pub mod listen;
+pub mod names;
 pub mod tls;
 
 pub use connect::{ConnectError, connect};

@@ -16,6 +16,7 @@ use rustls::{ClientConfig, CommonState, ProtocolVersion, RootCertStore, ServerCo
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::certificate;
+use super::names::Names;
 use super::stream::{Stream, TlsInfo};
 use super::verify::{Authorities, Check, ServerVerifier};
 use crate::config::{ListenTls, TlsMode};
@@ -140,12 +141,13 @@ impl Acceptor {
     }
 }
 
-/// TLS towards servers. One for each database, shared by its connections, which so resume sessions.
+/// The way to servers: their names, and TLS. One for each database, shared by its connections, which so resume sessions.
 #[derive(Debug, Clone)]
 pub struct Connector {
     mode: TlsMode,
     /// `None`: no TLS.
     config: Option<Arc<ClientConfig>>,
+    names: Names,
 }
 
 impl Connector {
@@ -155,7 +157,7 @@ impl Connector {
     /// The file is missing or malformed, or the system has no authorities.
     pub fn new(mode: TlsMode, ca: Option<&Path>) -> Result<Self, TlsError> {
         let check = match mode {
-            TlsMode::Disable => return Ok(Connector { mode, config: None }),
+            TlsMode::Disable => return Ok(Connector::plain()),
             TlsMode::Allow | TlsMode::Prefer | TlsMode::Require => Check::Nothing,
             TlsMode::VerifyCa => Check::Chain(Authorities::read_or_native(ca)?),
             TlsMode::VerifyFull => Check::ChainAndName(Authorities::read_or_native(ca)?),
@@ -169,12 +171,21 @@ impl Connector {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Connector { mode, config: Some(Arc::new(config)) })
+        Ok(Connector { mode, config: Some(Arc::new(config)), names: Names::System })
     }
 
     /// No TLS: for what never leaves the machine or its pod network, and carries no secret but its own.
     pub fn plain() -> Self {
-        Connector { mode: TlsMode::Disable, config: None }
+        Connector { mode: TlsMode::Disable, config: None, names: Names::System }
+    }
+
+    /// With names looked up there.
+    pub fn with_names(self, names: Names) -> Self {
+        Connector { names, ..self }
+    }
+
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     pub fn mode(&self) -> TlsMode {

@@ -329,10 +329,11 @@ impl Task {
 
     async fn tick(&mut self) {
         let timeout = self.reach.config.connection_timeout.max(TICK);
-        let Link::Up { node, .. } = &self.link else { return };
-        let primary = self.reach.cluster.primary().map(|primary| primary.index);
-        if primary.is_some_and(|primary| primary != *node) {
-            self.broken("another node is the primary now");
+        let Link::Up { node, connection } = &self.link else { return };
+        let peer = connection.stream.peer();
+        let primary = self.reach.cluster.primary();
+        if primary.is_some_and(|primary| primary.index != *node || primary.has_left(peer)) {
+            self.broken("another server is the primary now");
         } else if self.asked.front().is_some_and(|(since, _)| since.elapsed() > timeout)
             && self.last_heard.elapsed() > timeout
         {

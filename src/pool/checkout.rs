@@ -15,7 +15,7 @@ use crate::cluster::node::Node;
 use crate::config;
 use crate::error::{Fault, Severity, sqlstate};
 use crate::net::tls::Connector;
-use crate::pool::lease::Lease;
+use crate::pool::lease::{Lease, is_left};
 use crate::pool::ledger::{Checkout, Held, Ledger, Place, Placement, Snapshot, Sweep, Ticket, Verdict};
 
 /// A connection in the books.
@@ -196,7 +196,7 @@ impl Pool {
     /// Each `reap_interval`: closes what is dead, old or too long idle, and makes what is missing.
     pub fn reap(self: &Arc<Self>, home: usize) {
         let now = Instant::now();
-        let lost = self.ledger.lock().lost(now, |connection| !connection.is_usable());
+        let lost = self.ledger.lock().lost(now, |c| is_left(c, &self.node) || !c.is_usable());
         self.sweep(lost, home);
         let sweep = self.ledger.lock().reap(now);
         self.sweep(sweep, home);

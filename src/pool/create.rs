@@ -59,8 +59,13 @@ impl Pool {
         let Ok(_permit) = self.node.connects.acquire().await else { return Err(ConnectFailure::Timeout) };
         loop {
             let (connect_timeout, retry) = self.intervals();
+            let moves = self.node.moves();
             match connect::connect(&self.node.config, &self.tls, &self.login, connect_timeout).await {
-                Ok(connection) => return Ok(connection),
+                Ok(mut connection) => {
+                    self.node.note_peer(connection.stream.peer());
+                    connection.moves = moves;
+                    return Ok(connection);
+                }
                 Err(failure) => {
                     tracing::debug!(node = %self.node.name, %failure, "cannot make a connection");
                     if failure.is_node_fault() {

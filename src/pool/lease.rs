@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::connection::Connection;
 use crate::backend::reset;
+use crate::cluster::node::Node;
 use crate::pool::checkout::{Pool, Pooled};
 use crate::pool::ledger::Verdict;
 
@@ -47,6 +48,7 @@ impl Lease {
             true => held.connection.is_still_usable(),
             false => moved && held.connection.is_usable(),
         };
+        let usable = usable && !is_left(&mut held.connection, &self.pool.node);
         self.used = !usable;
         usable
     }
@@ -85,6 +87,12 @@ impl Lease {
             self.used = false;
         }
     }
+}
+
+/// Whether the node's name leads to where the connection does no more.
+pub(super) fn is_left(connection: &mut Connection, node: &Node) -> bool {
+    let moves = node.moves();
+    std::mem::replace(&mut connection.moves, moves) != moves && node.has_left(connection.stream.peer())
 }
 
 impl Deref for Lease {

@@ -46,7 +46,12 @@ pub struct Gate {
 impl Gate {
     /// In front of a port of 127.0.0.1, open.
     pub fn new(upstream: u16) -> Gate {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        Gate::at(([127, 0, 0, 1], 0).into(), upstream)
+    }
+
+    /// The same at an address of its own.
+    pub fn at(address: SocketAddr, upstream: u16) -> Gate {
+        let listener = TcpListener::bind(address).unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State {
             upstream: SocketAddr::from(([127, 0, 0, 1], upstream)),

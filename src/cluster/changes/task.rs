@@ -150,14 +150,16 @@ async fn one(
 
 /// Ends when the node is the primary no more.
 async fn replaced(cluster: &Weak<Cluster>, node: &Node) -> Cause {
+    let moves = node.moves();
     loop {
         let Some(strong) = cluster.upgrade() else { return Cause::NoPrimary };
         let mut changes = strong.changes();
         let still = strong.primary().map(|primary| primary.index == node.index);
         drop(strong);
         match still {
-            Some(true) => {}
-            Some(false) => return Cause::Promotion,
+            Some(true) if node.moves() == moves => {}
+            // Its name may lead to another server.
+            Some(_) => return Cause::Promotion,
             None => return Cause::NoPrimary,
         }
         // Also to see that the cluster is gone.
