@@ -153,4 +153,6 @@ pub const SESSIONS: &[(&str, &str, bool)] = &[
     ("SET search_path = public, pg_catalog", "SELECT lower('A'), 1 + 1", true),
     ("SET search_path = shadow, pg_catalog, public", "SELECT pg_client_encoding()", false),
     ("SET search_path = \"$user\", public", "SELECT f_stable()", true),
+    // a backslash may end the constant, or not
+    ("SET standard_conforming_strings = off", "SELECT '\\'', nextval('public.numbers'), '\\''", false),
 ];
