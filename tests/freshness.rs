@@ -333,7 +333,9 @@ fn check(freshness: &str) {
     );
     assert!(violations.is_empty(), "seed {seed}: {violations:?}");
     assert!(reads > 100 && writes > 20, "too little has happened");
-    assert!(ran[1] > 0 && ran[2] > 0, "the replicas have read nothing: {ran:?}");
+    // By table, a replica reads what nobody writes for a moment: which of them, chance says.
+    let replicas_read = if freshness == "table" { ran[1] + ran[2] > 0 } else { ran[1] > 0 && ran[2] > 0 };
+    assert!(replicas_read, "the replicas have read nothing: {ran:?}");
 }
 
 /// Replay stalls on one replica while somebody writes past pgweir: the session that has seen it on the other stays there.
