@@ -270,11 +270,12 @@ impl Following {
         }
     }
 
-    /// Commits from before the stream may not be visible yet, and the stream does not tell which those are.
+    /// Commits from before the stream may not be visible yet, and the stream does not tell which those are: they are older
+    /// than a transaction that begins now.
     async fn begin(&mut self) -> Result<(), BackendError> {
-        self.observer.ask().await?;
-        let answer = self.observer.answer().await?;
-        self.unseen.add_all_of(self.reached, &answer.running);
+        let rows = self.observer.connection.query("SELECT pg_catalog.pg_current_xact_id()").await?;
+        let next = rows.first().and_then(|row| row.first()?.as_deref()?.parse::<u64>().ok());
+        self.unseen.add_all_before(self.reached, next.ok_or(Malformed("no number of a transaction"))? as u32);
         Ok(())
     }
 

@@ -73,9 +73,10 @@ impl Unseen {
         self.pending.front().is_some_and(|first| first.end <= end || first.several)
     }
 
-    /// Whatever ended at or before `end` is visible once all transactions have ended that the snapshot shows as running.
-    pub fn add_all_of(&mut self, end: Lsn, snapshot: &Snapshot) {
-        self.pending.push_back(Pending { end, xid: snapshot.xmax.wrapping_sub(1), several: true });
+    /// Whatever ended at or before `end` is visible once all transactions before `next` have ended. A snapshot's upper bound is
+    /// not enough: it is behind the last that has ended (`GetSnapshotData`), and one that waits to be visible may be younger.
+    pub fn add_all_before(&mut self, end: Lsn, next: u32) {
+        self.pending.push_back(Pending { end, xid: next.wrapping_sub(1), several: true });
     }
 
     pub fn add(&mut self, end: Lsn, xid: u32) {
@@ -130,8 +131,10 @@ mod tests {
     #[test]
     fn at_the_start_all_that_runs_must_end() {
         let mut unseen = Unseen::default();
-        unseen.add_all_of(Lsn(10), &snapshot("3:8:3,5"));
+        unseen.add_all_before(Lsn(10), 8);
         assert_eq!(unseen.settle(&snapshot("5:9:5,8")), None);
+        // 7 is committed and not visible, the last that has ended is 6.
+        assert_eq!(unseen.settle(&snapshot("7:7:")), None);
         assert_eq!(unseen.settle(&snapshot("8:9:8")), Some(Lsn(10)));
     }
 
