@@ -58,6 +58,7 @@ impl Stream<'_> {
             tls: Connector::new(TlsMode::Disable, None).unwrap(),
             timeout: LIMIT,
             publication: self.publication.map(Into::into),
+            fleet: false,
             urge: Urge::default(),
         };
         let (sender, events) = channel();

@@ -74,7 +74,8 @@ pub(super) const STATEMENTS: &str = "\
 pub(super) const CACHE: &str = "\
     database mode reason entries/q bytes/q max_entries/q max_bytes/q hits/q misses/q hit_rate/n \
     shared/q stored/q evicted/q expired/q invalidated refused verified/q differences/q \
-    definitions/q definitions_bytes/q plans/q";
+    definitions/q definitions_bytes/q plans/q \
+    fleet leader takeovers/q";
 
 pub(super) const SLOW: &str = "\
     ts database user application_name client fingerprint duration_ms/n wait_ms/n \

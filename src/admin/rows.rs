@@ -271,6 +271,21 @@ pub struct CacheRow {
     pub definitions_bytes: u64,
     /// Texts whose plan is kept.
     pub plans: u64,
+    /// With `cache.fleet`.
+    pub fleet: Option<FleetRow>,
+}
+
+/// A pgweir's part in its fleet.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FleetRow {
+    /// `leader`, `follower`, `alone`; `None`: none just now, and nothing is kept.
+    pub part: Option<&'static str>,
+    /// Where the leader of a follower is.
+    pub leader: Option<String>,
+    /// Why it is alone.
+    pub reason: Option<&'static str>,
+    /// How often it took the lead over from one it had followed.
+    pub takeovers: u64,
 }
 
 /// How many of each there are.

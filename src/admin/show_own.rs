@@ -35,6 +35,7 @@ pub(super) fn cache(row: CacheRow) -> Row {
         let some = counts.into_iter().filter(|(_, count)| *count > 0);
         cell(some.map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" "))
     };
+    let fleet = row.fleet.as_ref();
     vec![
         Some(row.database),
         cell(row.mode),
@@ -57,6 +58,9 @@ pub(super) fn cache(row: CacheRow) -> Row {
         cell(row.definitions),
         cell(row.definitions_bytes),
         cell(row.plans),
+        fleet.and_then(|fleet| fleet.part).and_then(cell),
+        fleet.and_then(|fleet| fleet.leader.clone()),
+        fleet.and_then(|fleet| cell(fleet.takeovers)),
     ]
 }
 

@@ -10,13 +10,14 @@ use tokio::sync::mpsc;
 
 use super::{Order, commands};
 use crate::admin::rows::{
-    CacheRow, ConfigRow, DatabaseRow, DefinitionsRow, Lists, NodeRow, NodeStatus, PoolRow, Side, SocketRow, State,
-    UserRow,
+    CacheRow, ConfigRow, DatabaseRow, DefinitionsRow, FleetRow, Lists, NodeRow, NodeStatus, PoolRow, Side, SocketRow,
+    State, UserRow,
 };
 use crate::admin::{ExplainRoute, Sources};
 use crate::cache::INVALIDATIONS;
 use crate::cache::admit::{self, REFUSALS};
 use crate::catalog::path::Setting;
+use crate::cluster::changes::Part;
 use crate::cluster::node::{Node, Role};
 use crate::config::{NodeRole, PoolMode};
 use crate::frontend::client::{Activity, Client};
@@ -117,9 +118,20 @@ fn cache(proxy: &Proxy) -> Vec<CacheRow> {
             definitions: size.entries as u64,
             definitions_bytes: size.bytes as u64,
             plans: database.plans.kept() as u64,
+            fleet: cached.fleet().map(fleet),
         })
     };
     all(proxy).into_iter().filter_map(row).collect()
+}
+
+fn fleet((part, takeovers): (Option<Part>, u64)) -> FleetRow {
+    let name = part.as_ref().map(Part::as_str);
+    let (leader, reason) = match part {
+        Some(Part::Follower(leader)) => (Some(leader), None),
+        Some(Part::Alone(why)) => (None, Some(why)),
+        Some(Part::Leader) | None => (None, None),
+    };
+    FleetRow { part: name, leader, reason, takeovers }
 }
 
 /// Batches by the reason of their node: database, reason, how many.

@@ -78,6 +78,7 @@ impl Default for Cache {
             invalidation: Invalidation::Auto,
             publication: None,
             verify: 0.0,
+            fleet: false,
         }
     }
 }

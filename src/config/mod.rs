@@ -257,6 +257,7 @@ pub struct Cache {
     pub publication: Option<String>,
     /// The share of hits that are read again on the primary: 0.0 ..= 1.0
     pub verify: f64,
+    pub fleet: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -117,14 +117,19 @@ fn cache(s: &Section<'_, '_>) -> Cache {
         invalidation: s.choice("invalidation", d.invalidation, &invalidation),
         publication: s.text_or_none("publication"),
         verify: s.number("verify", d.verify, 0.0..=1.0),
+        fleet: s.boolean("fleet", d.fleet),
     };
     if cache.max_entry_bytes > cache.max_bytes {
         let key = if s.has("max_entry_bytes") { "max_entry_bytes" } else { "max_bytes" };
         let hint = "one entry may not be larger than the whole cache: \"max_entry_bytes\" is at most \"max_bytes\"";
         s.error(key, "does not fit the other", hint);
     }
-    if cache.publication.is_some() && matches!(cache.invalidation, Invalidation::Writes | Invalidation::Ttl) {
-        s.warning("publication", "is used with invalidation \"wal\" or \"auto\" only", "");
+    if matches!(cache.invalidation, Invalidation::Writes | Invalidation::Ttl) {
+        for (key, is_set) in [("publication", cache.publication.is_some()), ("fleet", cache.fleet)] {
+            if is_set {
+                s.warning(key, "is used with invalidation \"wal\" or \"auto\" only", "");
+            }
+        }
     }
     cache
 }

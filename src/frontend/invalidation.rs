@@ -1,7 +1,7 @@
 //! How a database's part in the result cache is kept true: by its change stream, or by what passes through.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use crate::cache::admit::Choice;
 use crate::cache::{Change, DatabaseId, Invalidation, Results, Table};
 use crate::catalog::Catalog;
 use crate::cluster::catalog::Definitions;
-use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, Relation, Urge};
+use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, Part, Relation, Urge};
 use crate::config;
 use crate::frontend::verify::Verifying;
 
@@ -59,6 +59,10 @@ pub struct Cached {
     mode: AtomicU8,
     /// Why it is that mode, where another is wanted.
     why: Mutex<Option<String>>,
+    fleet: bool,
+    /// While the stream is whole.
+    part: Mutex<Option<Part>>,
+    takeovers: AtomicU64,
 }
 
 impl Cached {
@@ -74,6 +78,9 @@ impl Cached {
             wanted: config.invalidation,
             mode: AtomicU8::new(Mode::Closed as u8),
             why: Mutex::new(None),
+            fleet: config.fleet,
+            part: Mutex::new(None),
+            takeovers: AtomicU64::new(0),
         };
         match config.invalidation {
             config::Invalidation::Ttl => cached.open(Mode::Ttl),
@@ -92,6 +99,12 @@ impl Cached {
     /// Why what is in force is not what the configuration would rather have.
     pub fn why(&self) -> Option<String> {
         self.why.lock().clone()
+    }
+
+    /// How changes are known where there may be a fleet, and how often the lead was taken over from another.
+    pub fn fleet(&self) -> Option<(Option<Part>, u64)> {
+        let is_one = self.fleet && self.wants_stream();
+        is_one.then(|| (self.part.lock().clone(), self.takeovers.load(Ordering::Relaxed)))
     }
 
     /// Relies on a change stream where there is one.
@@ -144,6 +157,10 @@ struct State {
     visible: Lsn,
     /// Of the definitions by which the last names were read.
     generation: u64,
+    /// Where there may be a fleet, from the next [`Event::Whole`] on.
+    part: Option<Part>,
+    /// The last whole stream was that of another.
+    followed: bool,
 }
 
 impl Keeper {
@@ -159,8 +176,10 @@ impl Keeper {
     pub fn take(&self, event: Event) {
         let state = &mut *self.state.lock();
         match event {
+            Event::Part(part) => state.part = Some(part),
             Event::Whole { from } => {
-                *state = State { whole: true, told: from, visible: from, generation: state.generation }
+                (state.whole, state.told, state.visible) = (true, from, from);
+                self.begin(state);
             }
             Event::Commit(commit) => self.commit(state, &commit),
             Event::Reached(_) => {}
@@ -179,6 +198,20 @@ impl Keeper {
         if std::mem::replace(&mut state.generation, generation) != generation && self.cached.mode() == Mode::Wal {
             self.cached.results.change(self.cached.id, Change::All, Invalidation::Definitions, Instant::now());
         }
+    }
+
+    fn begin(&self, state: &mut State) {
+        if state.part == Some(Part::Leader) && state.followed {
+            self.cached.takeovers.fetch_add(1, Ordering::Relaxed);
+        }
+        state.followed = matches!(state.part, Some(Part::Follower(_)));
+        match &state.part {
+            Some(Part::Alone(why)) => {
+                tracing::warn!(database = &*self.database, why, "changes are followed without the fleet");
+            }
+            part => tracing::debug!(database = &*self.database, ?part, "changes are followed"),
+        }
+        self.cached.part.lock().clone_from(&state.part);
     }
 
     fn commit(&self, state: &mut State, commit: &Commit) {
@@ -206,6 +239,7 @@ impl Keeper {
 
     fn lose(&self, cause: &Cause) {
         self.cached.close();
+        *self.cached.part.lock() = None;
         let why = cause.to_string();
         let database = &*self.database;
         // Not by the writes that pass through here: there may be others, and who is alone says so.

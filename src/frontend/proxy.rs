@@ -251,7 +251,8 @@ impl Proxy {
         // Not in effect: what a publication leaves out would go unseen.
         let publication = None;
         let urge = cached.map(|cached| cached.urge.clone()).unwrap_or_default();
-        let how = Follow { logins, tls: database.tls.clone(), timeout, publication, urge };
+        let fleet = self.config.load().cache.fleet;
+        let how = Follow { logins, tls: database.tls.clone(), timeout, publication, urge, fleet };
         let (cluster, lives, tables) =
             (Arc::downgrade(&database.cluster), database.cluster.changes(), database.tables.clone());
         self.control.spawn(async move {

@@ -15,6 +15,7 @@
 //! catalog besides.
 
 mod binary;
+mod fleet;
 mod stream;
 mod task;
 mod text;
@@ -101,9 +102,32 @@ impl fmt::Display for Cause {
     }
 }
 
+/// How a pgweir comes to know of changes where there may be a fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// By its own stream, and it tells the others.
+    Leader,
+    /// By what the one at this address tells.
+    Follower(String),
+    /// By its own stream, for itself, for this reason.
+    Alone(&'static str),
+}
+
+impl Part {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Part::Leader => "leader",
+            Part::Follower(_) => "follower",
+            Part::Alone(_) => "alone",
+        }
+    }
+}
+
 /// What the stream tells, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// Comes before [`Event::Whole`], where there may be a fleet.
+    Part(Part),
     /// From now on every commit that ends behind `from` is told. What ended before it is visible on the primary; a
     /// replica shows it once it has replayed to `from`.
     Whole {

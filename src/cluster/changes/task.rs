@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use crate::backend::connect::{self, ConnectFailure, Login};
 use crate::backend::connection::{BackendError, Connection, ServerError};
+use crate::cluster::changes::fleet::{self, Announcer, Turn};
 use crate::cluster::changes::stream::{ChangeStream, Message, Received, cause, cause_of_failure};
 use crate::cluster::changes::visible::{Snapshot, Unseen};
 use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, MAX_RELATIONS, Relation};
@@ -21,10 +22,10 @@ use crate::wire::tag::backend;
 use crate::wire::write;
 
 /// How often the server is told where we are, and asked where it is.
-const TICK: Duration = Duration::from_millis(250);
+pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// Asked each [`TICK`] and silent for so long, the stream is given up.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
 /// Running transactions and the WAL's end are asked for so often at most.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
@@ -37,8 +38,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const ASK: &str = "SELECT pg_catalog.pg_current_snapshot(), pg_catalog.pg_current_wal_insert_lsn()";
 
+/// By which pgweir's own connections show in `pg_stat_activity`.
+pub(super) const NAME: &str = "pgweir changes";
+
 /// Ends of the WAL that the stream has yet to reach; while there are more, no new ones are noted.
-const MAX_AWAITED: usize = 64;
+pub(super) const MAX_AWAITED: usize = 64;
 
 /// Where a page of the WAL begins behind its header (`XLogBytePosToRecPtr`): the end of a record there is the page's start.
 const PAGE: u64 = 8192;
@@ -51,6 +55,10 @@ pub struct Urge(Arc<Notify>);
 impl Urge {
     pub fn now(&self) {
         self.0.notify_one();
+    }
+
+    pub(super) async fn notified(&self) {
+        self.0.notified().await;
     }
 }
 
@@ -65,6 +73,8 @@ pub struct Follow {
     /// `None`: decoded by test_decoding, which shows all relations; else by pgoutput, which shows this publication's.
     pub publication: Option<String>,
     pub urge: Urge,
+    /// Among several that follow the same changes, one does, and tells the others.
+    pub fleet: bool,
 }
 
 /// Tells what changes until the cluster is gone. The same cause of a loss is told once.
@@ -122,29 +132,41 @@ async fn one(
     cluster: &Weak<Cluster>,
     node: &Arc<Node>,
     (how, login): (&Follow, &Login),
+    tell: impl FnMut(Event),
+) -> Cause {
+    let following = async {
+        match how.fleet {
+            true => fleet::take_part(node, how, login, tell).await,
+            false => stream(node, how, login, None, tell).await,
+        }
+    };
+    tokio::select! {
+        cause = following => cause,
+        cause = replaced(cluster, node) => cause,
+    }
+}
+
+/// A stream of one's own, to its end; with an announcer, for others too.
+pub(super) async fn stream(
+    node: &Node,
+    how: &Follow,
+    login: &Login,
+    announcer: Option<Announcer>,
     mut tell: impl FnMut(Event),
 ) -> Cause {
     let opening = async {
         let observer = Observer::open(node, how, login).await?;
         let (stream, from) = ChangeStream::open(&node.config, how, login).await?;
-        Ok((observer, stream, from))
+        let mut following = Following::new(observer, stream, from, how.urge.clone(), announcer);
+        following.begin().await.map_err(cause)?;
+        Ok(following)
     };
-    let opened = tokio::select! {
-        opened = opening => opened,
-        cause = replaced(cluster, node) => Err(cause),
-    };
-    let (observer, stream, from) = match opened {
-        Ok(opened) => opened,
-        Err(cause) => return cause,
-    };
-    let mut following = Following::new(observer, stream, from, how.urge.clone());
-    if let Err(error) = following.begin().await {
-        return cause(error);
-    }
-    tell(Event::Whole { from });
-    tokio::select! {
-        error = following.run(tell) => cause(error),
-        cause = replaced(cluster, node) => cause,
+    match opening.await {
+        Ok(mut following) => {
+            tell(Event::Whole { from: following.reached });
+            cause(following.run(tell).await)
+        }
+        Err(cause) => cause,
     }
 }
 
@@ -179,7 +201,7 @@ struct Observer {
 
 impl Observer {
     async fn open(node: &Node, how: &Follow, login: &Login) -> Result<Observer, Cause> {
-        let more = [("application_name", "pgweir changes")];
+        let more = [("application_name", NAME)];
         let connecting = connect::connect_with(&node.config, &how.tls, login, how.timeout, &more);
         let made = tokio::time::timeout(how.timeout * 2, connecting).await;
         let connection = made.unwrap_or(Err(ConnectFailure::Timeout)).map_err(cause_of_failure)?;
@@ -231,7 +253,7 @@ fn answer(row: &[u8], asked: Option<Instant>) -> Result<Answer, Malformed> {
 }
 
 /// The insert position names where the next record will begin, which behind a page's end is past the next page's header.
-fn end_of_record(insert: Lsn) -> Lsn {
+pub(super) fn end_of_record(insert: Lsn) -> Lsn {
     let within = insert.0 % PAGE;
     if HEADERS.contains(&within) { Lsn(insert.0 - within) } else { insert }
 }
@@ -251,10 +273,15 @@ struct Following {
     awaited: VecDeque<(Lsn, Instant)>,
     urge: Urge,
     urged: bool,
+    /// All that ended up to here when the running transactions were last asked for is visible.
+    visible: Lsn,
+    /// Where the WAL ended by the last answer.
+    end: Lsn,
+    announcer: Option<Announcer>,
 }
 
 impl Following {
-    fn new(observer: Observer, stream: ChangeStream, from: Lsn, urge: Urge) -> Following {
+    fn new(observer: Observer, stream: ChangeStream, from: Lsn, urge: Urge, announcer: Option<Announcer>) -> Following {
         Following {
             observer,
             stream,
@@ -267,6 +294,9 @@ impl Following {
             awaited: VecDeque::new(),
             urge,
             urged: false,
+            visible: Lsn(0),
+            end: Lsn(0),
+            announcer,
         }
     }
 
@@ -295,11 +325,15 @@ impl Following {
                     Ok(answer) => self.answered(&answer, &mut tell).await,
                     Err(error) => Err(error),
                 },
-                () = urge.0.notified(), if !self.urged => {
+                () = urge.notified(), if !self.urged => {
                     self.urged = true;
                     Ok(())
                 }
                 () = sleep_until(again), if ask => self.ask().await,
+                turn = turn(&mut self.announcer) => match turn {
+                    Ok(turn) => self.turned(turn).await,
+                    Err(error) => Err(error),
+                },
                 _ = tick.tick() => self.tick().await,
             };
             if let Err(error) = done {
@@ -311,11 +345,23 @@ impl Following {
 
     async fn tick(&mut self) -> Result<(), BackendError> {
         let asked = self.observer.asked.map_or(Duration::ZERO, |asked| asked.elapsed());
-        if self.heard.elapsed().max(asked) > SILENCE {
-            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the primary is silent").into());
+        let owed = self.announcer.as_ref().map_or(Duration::ZERO, Announcer::owed);
+        if self.heard.elapsed().max(asked).max(owed) > SILENCE {
+            return Err(silence());
         }
         self.urged = true;
+        self.announcer.iter_mut().for_each(|announcer| announcer.desk.beat(self.end));
         self.stream.report(self.reached, true).await
+    }
+
+    async fn turned(&mut self, turn: Turn) -> Result<(), BackendError> {
+        match (turn, &mut self.announcer) {
+            (Turn::Due, Some(announcer)) => announcer.say().await?,
+            // The others look at the WAL's end as soon as they are told.
+            (Turn::Announced, _) => self.urged = true,
+            _ => {}
+        }
+        Ok(())
     }
 
     async fn ask(&mut self) -> Result<(), BackendError> {
@@ -324,7 +370,11 @@ impl Following {
     }
 
     async fn answered(&mut self, answer: &Answer, tell: &mut impl FnMut(Event)) -> Result<(), BackendError> {
-        self.unseen.settle(&answer.running).map(Event::Visible).into_iter().for_each(tell);
+        if let Some(visible) = self.unseen.settle(&answer.running) {
+            self.visible = visible;
+            tell(Event::Visible(visible));
+        }
+        self.end = answer.end;
         if self.awaited.len() < MAX_AWAITED {
             self.awaited.push_back((answer.end, answer.asked));
         }
@@ -338,6 +388,8 @@ impl Following {
         let count = self.awaited.iter().take_while(|(end, _)| is_told(*end)).count();
         let told = self.awaited.drain(..count).next_back().map(|(_, asked)| asked);
         told.into_iter().for_each(|asked| tell(Event::Told(asked.into_std())));
+        let settled = if self.unseen.is_empty() { self.reached } else { self.visible };
+        self.announcer.iter_mut().for_each(|announcer| announcer.desk.settle(settled));
     }
 
     async fn take(&mut self, received: Received, tell: &mut impl FnMut(Event)) -> Result<(), BackendError> {
@@ -362,7 +414,9 @@ impl Following {
                         if std::mem::take(&mut self.too_many) { Changed::Any } else { Changed::These(relations) };
                     self.reached = at;
                     self.unseen.add(at, self.xid);
-                    tell(Event::Commit(Commit { end: at, changed }));
+                    let commit = Commit { end: at, changed };
+                    self.announcer.iter_mut().for_each(|announcer| announcer.desk.note(&commit));
+                    tell(Event::Commit(commit));
                 }
                 Message::SameAgain | Message::Other => {}
             },
@@ -378,5 +432,17 @@ impl Following {
             self.too_many = true;
             self.relations = HashSet::new();
         }
+    }
+}
+
+/// It has not answered within [`SILENCE`].
+pub(super) fn silence() -> BackendError {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "the primary is silent").into()
+}
+
+async fn turn(announcer: &mut Option<Announcer>) -> Result<Turn, BackendError> {
+    match announcer {
+        Some(announcer) => announcer.turn().await,
+        None => std::future::pending().await,
     }
 }
