@@ -7,7 +7,7 @@ BENCH_OPTIONS ?=
 
 INSTRUCTIONS = $(CARGO) bench --locked --profile dev --config benches/instructions.profile.toml --bench instructions
 
-.PHONY: demo test lint bench rooms instructions instructions-budget fuzz setup bench-setup
+.PHONY: demo test lint bench rooms instructions instructions-budget growth fuzz setup bench-setup
 
 demo: setup
 	$(CARGO) run --release --locked -- demo
@@ -27,7 +27,7 @@ bench: bench-setup
 	$(CARGO) bench --locked --bench compare -- $(BENCH_OPTIONS)
 
 # What the hot rooms cost: in time, and in instructions, which are held against benches/instructions.toml
-# (also by `make test`).
+# (also by `make test`), and which hardly grow with what there is of everything.
 rooms:
 	$(CARGO) bench --locked --bench rooms
 
@@ -36,6 +36,9 @@ instructions: setup
 
 instructions-budget: setup
 	$(INSTRUCTIONS) -- --write
+
+growth: setup
+	$(INSTRUCTIONS) -- --growth
 
 # Runs each target of fuzz/ for a short while. RUSTC_BOOTSTRAP lets a stable compiler accept the sanitizer's flags.
 fuzz:

@@ -2,7 +2,8 @@
 //!
 //! Unlike times, counts hardly wobble. A room runs twice, many times and twice as many; the difference is the room
 //! without its setting-up. `--write` makes today's counts the budget. They hold for the compiler and the architecture
-//! they were counted with: on another, counts are shown and hold nobody.
+//! they were counted with: on another, counts are shown and hold nobody. `--growth` shows what becomes of them as there
+//! is more of everything.
 
 mod hot;
 
@@ -33,21 +34,43 @@ struct Budget {
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
-        [mode, name, times] if mode == "room" => {
-            let mut room = hot::find(name).ok_or("no such room")?;
-            let times: u32 = times.parse()?;
-            (0..times).for_each(|_| (room.once)());
-            Ok(ExitCode::SUCCESS)
+        [mode, name, times] if mode == "room" => run(hot::find(name).ok_or("no such room")?, times),
+        [mode, growth, size, times] if mode == "growth" => {
+            let growth = hot::GROWTHS.get(growth.parse::<usize>()?).ok_or("no such room")?;
+            run((growth.room)(size.parse()?), times)
         }
         // `cargo test --all-targets` runs this as well: an unoptimised build has no budget.
         _ if !arguments.iter().any(|argument| argument == "--bench") => Ok(ExitCode::SUCCESS),
+        _ if arguments.iter().any(|argument| argument == "--growth") => show_growth(),
         _ => check(arguments.iter().any(|argument| argument == "--write")),
     }
 }
 
+fn run(mut room: hot::Room, times: &str) -> Result<ExitCode, Box<dyn Error>> {
+    let times: u32 = times.parse()?;
+    (0..times).for_each(|_| (room.once)());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A table in Markdown.
+fn show_growth() -> Result<ExitCode, Box<dyn Error>> {
+    println!("| room | as there are more | instructions |\n| --- | --- | --- |");
+    for (index, growth) in hot::GROWTHS.iter().enumerate() {
+        let mut shown = Vec::new();
+        for size in growth.sizes {
+            let count = count(&["growth", &index.to_string(), &size.to_string()])?;
+            shown.push(format!("{size}: {count}"));
+        }
+        println!("| {} | {} | {} |", (growth.room)(1).name, growth.of, shown.join(", "));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn check(write: bool) -> Result<ExitCode, Box<dyn Error>> {
-    let rooms: BTreeMap<String, u64> =
-        hot::rooms().iter().map(|room| Ok((room.name.into(), count(room.name)?))).collect::<Result<_, String>>()?;
+    let rooms: BTreeMap<String, u64> = hot::rooms()
+        .iter()
+        .map(|room| Ok((room.name.into(), count(&["room", room.name])?)))
+        .collect::<Result<_, String>>()?;
     let counted = Budget { compiler: compiler()?, architecture: ARCH.into(), rooms };
     if write {
         fs::write(BUDGET, format!("{HEAD}{}", toml::to_string(&counted)?))?;
@@ -84,18 +107,19 @@ fn judge(count: u64, budget: Option<u64>) -> (String, bool) {
     }
 }
 
-/// Instructions of one pass.
-fn count(name: &str) -> Result<u64, String> {
-    let (few, many) = (total(name, TIMES)?, total(name, 2 * TIMES)?);
+/// Instructions of one pass through what these arguments name.
+fn count(which: &[&str]) -> Result<u64, String> {
+    let (few, many) = (total(which, TIMES)?, total(which, 2 * TIMES)?);
     Ok(many.saturating_sub(few) / u64::from(TIMES))
 }
 
-fn total(name: &str, times: u32) -> Result<u64, String> {
+fn total(which: &[&str], times: u32) -> Result<u64, String> {
     let this = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(this)
-        .args(["room", name, &times.to_string()])
+        .args(which)
+        .arg(times.to_string())
         .output()
         .map_err(|error| format!("cannot run valgrind ({error}); Debian, Ubuntu: apt-get install valgrind"))?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

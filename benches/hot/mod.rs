@@ -4,6 +4,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pgweir::cache::entry::{Entry, Needs, Part};
+use pgweir::cache::key::{Formats, Read};
+use pgweir::cache::{Asked, Limits as Bounds, Reads, Results, Table, Wanted};
 use pgweir::cluster::Cluster;
 use pgweir::config;
 use pgweir::freshness::{Need, Seen};
@@ -35,13 +38,31 @@ pub fn rooms() -> Vec<Room> {
     vec![
         room("scan", scan_answer),
         room("fingerprint", || _ = black_box(fingerprint(black_box(QUERY)))),
-        plan_lookup(),
-        plan_of_new_literal(),
-        route(),
-        ledger(),
+        plan_lookup(1),
+        plan_of_new_literal(1),
+        route(3),
+        ledger(20),
+        cached_read(1),
         record(),
     ]
 }
+
+/// A room, and what there is more and more of in it.
+#[allow(dead_code)] // One of the two benches shows it.
+pub struct Growth {
+    pub room: fn(usize) -> Room,
+    pub of: &'static str,
+    pub sizes: [usize; 3],
+}
+
+#[allow(dead_code)] // One of the two benches shows it.
+pub const GROWTHS: [Growth; 5] = [
+    Growth { room: plan_lookup, of: "statements", sizes: [10, 1_000, 5_000] },
+    Growth { room: plan_of_new_literal, of: "statements", sizes: [10, 1_000, 5_000] },
+    Growth { room: route, of: "replicas", sizes: [1, 4, 16] },
+    Growth { room: ledger, of: "connections", sizes: [20, 200, 2_000] },
+    Growth { room: cached_read, of: "results kept", sizes: [10, 1_000, 100_000] },
+];
 
 /// The room of this name alone, so that setting up the others is not measured.
 #[allow(dead_code)] // One of the two benches asks for it.
@@ -74,15 +95,24 @@ fn stats() -> Arc<Stats> {
     Arc::new(Stats::new(&statements, 1, Instant::now()).expect("without a log there is nothing to fail"))
 }
 
-/// A text that has been seen.
-fn plan_lookup() -> Room {
+/// Plans of so many other statements, which have come often enough to be kept.
+fn plans_among(statements: usize) -> Plans {
     let plans = plans();
+    for n in (0..statements).flat_map(|n| [n; 3]) {
+        plans.plan(format!("SELECT column_{n} FROM pgbench_accounts WHERE aid = {n};").as_bytes());
+    }
+    plans
+}
+
+/// A text that has been seen.
+fn plan_lookup(statements: usize) -> Room {
+    let plans = plans_among(statements);
     room("plan", move || drop(black_box(plans.plan(black_box(QUERY.as_bytes())))))
 }
 
-/// A text that has been seen with other literals only: a fingerprint, and a place in the cache.
-fn plan_of_new_literal() -> Room {
-    let plans = plans();
+/// A text that has been seen with other literals only.
+fn plan_of_new_literal(statements: usize) -> Room {
+    let plans = plans_among(statements);
     let mut literal = 0u32;
     room("plan of a new literal", move || {
         literal += 1;
@@ -91,14 +121,10 @@ fn plan_of_new_literal() -> Room {
     })
 }
 
-fn cluster() -> Cluster {
-    let node = |port, role, weight| config::Node { host: "h".into(), port, role, weight };
-    let nodes = [
-        node(1, config::NodeRole::Primary, 1),
-        node(2, config::NodeRole::Replica, 1),
-        node(3, config::NodeRole::Replica, 1),
-        node(4, config::NodeRole::Replica, 2),
-    ];
+fn cluster(replicas: usize) -> Cluster {
+    let node = |port: usize, role, weight| config::Node { host: "h".into(), port: port as u16, role, weight };
+    let replicas = (0..replicas).map(|n| node(2 + n, config::NodeRole::Replica, 1 + n as u32 / 2));
+    let nodes: Vec<_> = [node(1, config::NodeRole::Primary, 1)].into_iter().chain(replicas).collect();
     let routing = config::Routing {
         load_balancing: config::LoadBalancing::Weighted,
         failover: true,
@@ -110,9 +136,9 @@ fn cluster() -> Cluster {
     Cluster::new("app".into(), &nodes, &routing, Instant::now())
 }
 
-/// Of a read: the decision, and the choice among three replicas.
-fn route() -> Room {
-    let (cluster, now) = (cluster(), Instant::now());
+/// Of a read: the decision, and the choice among replicas.
+fn route(replicas: usize) -> Room {
+    let (cluster, now) = (cluster(replicas), Instant::now());
     let need = Need::new(config::Freshness::Session, Seen::default(), None);
     room("route", move || {
         black_box(decide(black_box(&Demand::default()), None));
@@ -121,16 +147,15 @@ fn route() -> Room {
     })
 }
 
-/// One checkout and checkin in a pool of 20.
-fn ledger() -> Room {
-    const POOL: usize = 20;
+/// One checkout and checkin in a pool.
+fn ledger(connections: usize) -> Room {
     let limits = Limits {
-        min: POOL,
-        max: POOL,
+        min: connections,
+        max: connections,
         idle_timeout: Duration::from_secs(3600),
         max_lifetime: Duration::from_secs(3600),
         create_retry_interval: Duration::from_millis(200),
-        concurrent_creates: POOL,
+        concurrent_creates: connections,
     };
     let now = Instant::now();
     let mut ledger: Ledger<usize, ()> = Ledger::new(limits);
@@ -140,6 +165,34 @@ fn ledger() -> Room {
     room("ledger", move || {
         let Checkout::Idle(held) = ledger.checkout(now, 0, || ()) else { panic!("all are idle") };
         drop(black_box(ledger.checkin(now, held, Verdict::Clean)));
+    })
+}
+
+/// A result that is kept: its key, the look-up, and the answer into a buffer.
+fn cached_read(entries: usize) -> Room {
+    let now = Instant::now();
+    let results =
+        Arc::new(Results::new(Bounds { max_entries: entries, max_bytes: u64::MAX, max_entry_bytes: 1 << 20 }));
+    let database = results.add_database(now);
+    results.open(database, now);
+    let reads = Reads::Tables([Table(1)].into());
+    let ask = move |n: usize| {
+        let text = format!("SELECT abalance FROM pgbench_accounts WHERE aid = {n};");
+        let read = Read { text: text.as_bytes(), types: &[], parameters: &[], formats: Formats::Text };
+        let (needs, ttl) = (Needs::default(), Duration::from_secs(3600));
+        let key = read.key(b"app\0");
+        let wanted = Wanted { database, key: &key, needs, brings: needs, reads: reads.clone(), ttl, after: None };
+        results.ask(&wanted, now)
+    };
+    for n in 0..entries {
+        let Asked::Fill(fill) = ask(n) else { panic!("not kept yet") };
+        fill.land(Entry::new(&[], b"", ANSWER, 1)).expect("nothing has changed meanwhile");
+    }
+    room("cached read", move || {
+        let Asked::Hit(entry, _) = ask(black_box(entries / 2)) else { panic!("it is kept") };
+        let mut out = bytes::BytesMut::with_capacity(1024);
+        entry.write(&[Part::Rows, Part::Result, Part::Ready], &mut out);
+        black_box(out);
     })
 }
 

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use quick_cache::DefaultHashBuilder;
+
 use super::Statement;
 
 /// What one server connection has prepared, least recently used first out.
 #[derive(Debug, Default)]
 pub struct Held {
-    entries: HashMap<u64, Entry>,
+    entries: HashMap<u64, Entry, DefaultHashBuilder>,
     clock: u64,
 }
 

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use quick_cache::DefaultHashBuilder;
+
 use super::{NAME_PREFIX, Statement};
 
 /// One client's names. The empty name is the unnamed statement.
 #[derive(Debug, Default)]
 pub struct Names {
     unnamed: Option<Arc<Statement>>,
-    named: HashMap<Arc<[u8]>, Arc<Statement>>,
+    named: HashMap<Arc<[u8]>, Arc<Statement>, DefaultHashBuilder>,
     /// Those that pgweir has said are prepared, without asking a server, and that no server has confirmed since.
     unproven: Vec<Box<[u8]>>,
     version: u64,
