@@ -18,6 +18,13 @@ test: setup lint
 	$(INSTRUCTIONS)
 	@if $(CARGO) fuzz --version >/dev/null 2>&1; then $(MAKE) fuzz; else echo "cargo-fuzz is not installed: no fuzz run"; fi
 
+# Other people's test suites, fetched from package registries, directly and through pgweir: half an hour and more. SUITES
+# chooses some, SUITES_OPTIONS modes (--help).
+.PHONY: suites
+suites: setup
+	$(CARGO) build --locked
+	tests/suites/run.py $(SUITES) $(SUITES_OPTIONS)
+
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
