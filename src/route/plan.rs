@@ -357,23 +357,29 @@ impl Plans {
     fn work_out(&self, text: &str) -> Plan {
         let mut buffer = [0; template::LONGEST];
         let template = template::template(text.as_bytes(), &mut buffer);
-        if let Some(known) = template.and_then(|template| self.by_template.get(template)) {
-            return known.plan(text.into());
-        }
-        let Fingerprinted { fingerprint, by_literal, comments } = fingerprint::fingerprint(text);
-        let known = if by_literal { None } else { self.by_fingerprint.get(&fingerprint) };
-        let comes_again = known.is_some();
-        let mut known = known.unwrap_or_else(|| self.classify(text, fingerprint, by_literal));
+        let found = template.and_then(|template| self.by_template.get(template));
+        let (mut known, comments) = match found {
+            Some(known) => (known, false),
+            None => self.known(text, template),
+        };
         if known.record.fingerprint.is_none() {
             // Beyond the bound, which may have been raised.
-            known.record = self.record(fingerprint, text);
-        } else if let Some(template) = template.filter(|_| comes_again) {
-            self.by_template.insert(template.into(), known.clone());
+            known.record = self.record(known.fingerprint, text);
         }
         let whole = text.len() <= MAX_KEPT_TEXT;
         let plan = known.plan(if whole { text.into() } else { bounded_text(text).into() });
         let traceparent = comments.then(|| fingerprint::traceparent(text).map(str::to_owned)).flatten();
         Plan { whole, traceparent, ..plan }
+    }
+
+    /// What is known by the text's fingerprint, and whether there are comments in it.
+    fn known(&self, text: &str, template: Option<&[u8]>) -> (Known, bool) {
+        let Fingerprinted { fingerprint, by_literal, comments } = fingerprint::fingerprint(text);
+        let known = if by_literal { None } else { self.by_fingerprint.get(&fingerprint) };
+        if let (Some(known), Some(template)) = (&known, template) {
+            self.by_template.insert(template.into(), known.clone());
+        }
+        (known.unwrap_or_else(|| self.classify(text, fingerprint, by_literal)), comments)
     }
 
     fn classify(&self, text: &str, fingerprint: Fingerprint, by_literal: bool) -> Known {
