@@ -89,10 +89,6 @@ const FOREVER: u64 = u64::MAX;
 const SCOPES: usize = 4;
 
 impl Plan {
-    fn new(facts: Arc<Facts>, fingerprint: Fingerprint, record: Arc<Statement>, text: Arc<str>) -> Plan {
-        Plan { facts, fingerprint, record, text, whole: true, traceparent: None, learned: Arc::default() }
-    }
-
     /// The same statement with what one Bind of it makes known.
     pub fn with_facts(&self, facts: Facts) -> Plan {
         Plan {
@@ -337,7 +333,8 @@ impl Plans {
                 ..Facts::default()
             };
             let record = self.stats.statements.record(OPAQUE, || UNREADABLE.to_owned(), &self.database);
-            Arc::new(Plan::new(Arc::new(facts), OPAQUE, record, UNREADABLE.into()))
+            let known = Known { fingerprint: OPAQUE, facts: Arc::new(facts), record, learned: Arc::default() };
+            Arc::new(known.plan(UNREADABLE.into()))
         };
         self.opaque.get_or_init(make).clone()
     }
@@ -413,9 +410,7 @@ impl Plans {
 #[cfg(test)]
 impl Plan {
     pub fn unknown() -> Plan {
-        let plans = tests::plans();
-        let Plan { facts, fingerprint, record, text, .. } = &*plans.opaque();
-        Plan::new(facts.clone(), *fingerprint, record.clone(), text.clone())
+        Arc::into_inner(tests::plans().opaque()).expect("the plans are gone that held it")
     }
 }
 
