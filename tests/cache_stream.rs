@@ -7,7 +7,6 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use pgweir::demo::cluster::{Cluster, SUPERUSER, Server};
 use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use support::wire::{Login, Wire};
 use support::{Builder, LIMIT, Pgweir, logged, wait_until};
 
@@ -38,12 +37,8 @@ fn pgweir(cluster: &Cluster) -> Pgweir {
     pgweir
 }
 
-fn cache(pgweir: &Pgweir) -> Value {
-    pgweir.json("/cache")[0].clone()
-}
-
 fn wait_for_mode(pgweir: &Pgweir, mode: &str) {
-    wait_until(LIMIT, mode, || cache(pgweir)["mode"] == mode);
+    wait_until(LIMIT, mode, || pgweir.cache()["mode"] == mode);
 }
 
 /// As the superuser in the sample's database, past pgweir.
@@ -88,29 +83,18 @@ fn sender(primary: &Server) -> Pid {
     found.unwrap()
 }
 
-/// Until the statement is answered without a server.
-fn warm(pgweir: &Pgweir, client: &mut Wire, sql: &str) -> String {
-    let mut answer = String::new();
-    wait_until(LIMIT, "a hit", || {
-        let before = cache(pgweir)["hits"].as_u64();
-        answer = client.value(sql);
-        cache(pgweir)["hits"].as_u64() > before
-    });
-    answer
-}
-
 /// The statement's answer is never kept, however often it is asked for.
 fn is_refused(pgweir: &Pgweir, client: &mut Wire, sql: &str, why: &str) {
-    let count = || cache(pgweir)["refused"][why].as_u64().unwrap();
+    let count = || pgweir.cache()["refused"][why].as_u64().unwrap();
     // What was just made, the definitions must first have; meanwhile the reason is another.
     wait_until(LIMIT, &format!("{sql} refused as {why}"), || {
         let before = count();
         client.query(sql);
         count() > before
     });
-    let hits = cache(pgweir)["hits"].clone();
+    let hits = pgweir.cache()["hits"].clone();
     (0..3).for_each(|_| drop(client.query(sql)));
-    assert_eq!(cache(pgweir)["hits"], hits, "{sql}");
+    assert_eq!(pgweir.cache()["hits"], hits, "{sql}");
 }
 
 #[test]
@@ -140,13 +124,13 @@ fn what_anybody_commits_is_gone_from_the_cache() {
         "WITH w AS (SELECT max(n) AS n FROM anyone) SELECT n FROM w",
     ];
     for n in 1..4 {
-        reads.iter().for_each(|sql| assert_eq!(warm(&pgweir, &mut client, sql), (n - 1).to_string(), "{sql}"));
+        reads.iter().for_each(|sql| assert_eq!(pgweir.warm(&mut client, sql), (n - 1).to_string(), "{sql}"));
         around(primary, &format!("UPDATE anyone SET n = {n} WHERE id = 1"));
         for sql in reads {
             wait_until(LIMIT, sql, || client.value(sql) == n.to_string());
         }
     }
-    let invalidated = cache(&pgweir)["invalidated"]["stream"].as_u64().unwrap();
+    let invalidated = pgweir.cache()["invalidated"]["stream"].as_u64().unwrap();
     assert!(invalidated >= 15, "{invalidated}");
 }
 
@@ -166,7 +150,7 @@ fn a_session_reads_what_it_wrote_and_others_soon_do() {
         }
     }
     // And once it is told, it is a hit for the writer too.
-    warm(&pgweir, &mut writer, sql);
+    pgweir.warm(&mut writer, sql);
 }
 
 /// Before its client is told: whoever hears of it from that client reads it.
@@ -184,7 +168,7 @@ fn what_a_write_says_it_changes_is_gone_for_others_at_once() {
     let sql = "SELECT n FROM at_once_view WHERE id = 1";
     let relations = ["at_once", "at_once_view"];
     for n in 1..60 {
-        warm(&pgweir, &mut other, sql);
+        pgweir.warm(&mut other, sql);
         // Else it may be as quick.
         let stream = sender(cluster.primary());
         kill_process(stream, Signal::STOP).unwrap();
@@ -192,7 +176,7 @@ fn what_a_write_says_it_changes_is_gone_for_others_at_once() {
         assert_eq!(other.value(sql), n.to_string());
         kill_process(stream, Signal::CONT).unwrap();
     }
-    assert!(cache(&pgweir)["invalidated"]["write"].as_u64() > Some(0));
+    assert!(pgweir.cache()["invalidated"]["write"].as_u64() > Some(0));
 }
 
 #[test]
@@ -227,7 +211,7 @@ fn what_follows_from_more_than_tables_is_not_kept() {
     ] {
         is_refused(&pgweir, &mut client, sql, why);
     }
-    warm(&pgweir, &mut client, "SELECT n FROM more WHERE id = 1");
+    pgweir.warm(&mut client, "SELECT n FROM more WHERE id = 1");
 }
 
 #[test]
@@ -241,28 +225,28 @@ fn definitions_made_anywhere_are_seen_within_a_second_or_so() {
     let pgweir = pgweir(&cluster);
     let mut client = Wire::connect(pgweir.port());
     let sql = "SELECT * FROM defs_view";
-    assert_eq!(warm(&pgweir, &mut client, sql), "1");
+    assert_eq!(pgweir.warm(&mut client, sql), "1");
     around(cluster.primary(), "CREATE OR REPLACE VIEW defs_view AS SELECT m AS n FROM defs");
     wait_until(LIMIT, "the view anew", || client.value(sql) == "2");
-    warm(&pgweir, &mut client, "SELECT * FROM defs");
+    pgweir.warm(&mut client, "SELECT * FROM defs");
     around(cluster.primary(), "ALTER TABLE defs RENAME COLUMN n TO k");
     wait_until(LIMIT, "the column's new name", || {
         let frames = client.query("SELECT * FROM defs");
         frames.iter().any(|frame| frame.tag == b'T' && frame.body.windows(2).any(|w| w == b"k\0"))
     });
-    warm(&pgweir, &mut client, "SELECT m FROM defs");
+    pgweir.warm(&mut client, "SELECT m FROM defs");
     around(cluster.primary(), "REVOKE ALL ON defs FROM app");
     wait_until(LIMIT, "the right to be gone", || client.query("SELECT m FROM defs").iter().any(|f| f.tag == b'E'));
     // A table of the same name in its place.
     around(cluster.primary(), "GRANT ALL ON defs TO app");
-    warm(&pgweir, &mut client, "SELECT m FROM defs");
+    pgweir.warm(&mut client, "SELECT m FROM defs");
     around(
         cluster.primary(),
         "BEGIN; DROP TABLE defs CASCADE; CREATE TABLE defs (m int); INSERT INTO defs VALUES (9); \
          GRANT ALL ON defs TO app; COMMIT",
     );
     wait_until(LIMIT, "the other table", || client.value("SELECT m FROM defs") == "9");
-    warm(&pgweir, &mut client, "SELECT m FROM defs");
+    pgweir.warm(&mut client, "SELECT m FROM defs");
     around(cluster.primary(), "TRUNCATE defs");
     wait_until(LIMIT, "no row", || client.query("SELECT m FROM defs").iter().all(|f| f.tag != b'D'));
 }
@@ -277,23 +261,23 @@ fn a_replica_that_lags_fills_nothing() {
     wait_for_mode(&pgweir, "wal");
     let mut client = Wire::connect(pgweir.port());
     let sql = "SELECT n FROM lags";
-    warm(&pgweir, &mut client, sql);
+    pgweir.warm(&mut client, sql);
     replica.psql("SELECT pg_wal_replay_pause()").unwrap();
-    let before = cache(&pgweir)["invalidated"]["stream"].as_u64();
+    let before = pgweir.cache()["invalidated"]["stream"].as_u64();
     around(cluster.primary(), "UPDATE lags SET n = 1");
-    wait_until(LIMIT, "to be told", || cache(&pgweir)["invalidated"]["stream"].as_u64() > before);
-    let lagging = || cache(&pgweir)["refused"]["lagging"].as_u64().unwrap();
-    let (hits, refused) = (cache(&pgweir)["hits"].clone(), lagging());
+    wait_until(LIMIT, "to be told", || pgweir.cache()["invalidated"]["stream"].as_u64() > before);
+    let lagging = || pgweir.cache()["refused"]["lagging"].as_u64().unwrap();
+    let (hits, refused) = (pgweir.cache()["hits"].clone(), lagging());
     for _ in 0..20 {
         // Sessions that have seen nothing: the replica may answer, and it has the old row.
         Wire::connect(pgweir.port()).value(sql);
     }
-    assert_eq!(cache(&pgweir)["hits"], hits);
+    assert_eq!(pgweir.cache()["hits"], hits);
     assert!(lagging() >= refused + 20);
     replica.psql("SELECT pg_wal_replay_resume()").unwrap();
     cluster.wait_replayed(LIMIT).unwrap();
     let mut fresh = Wire::connect(pgweir.port());
-    assert_eq!(warm(&pgweir, &mut fresh, sql), "1");
+    assert_eq!(pgweir.warm(&mut fresh, sql), "1");
     assert!(logged(replica, sql) > 0);
 }
 
@@ -304,14 +288,14 @@ fn a_stream_that_breaks_or_falls_silent_closes_the_cache() {
     let pgweir = pgweir(&cluster);
     let mut client = Wire::connect(pgweir.port());
     let sql = "SELECT n FROM breaks";
-    warm(&pgweir, &mut client, sql);
-    let closed = cache(&pgweir)["invalidated"]["closed"].as_u64();
+    pgweir.warm(&mut client, sql);
+    let closed = pgweir.cache()["invalidated"]["closed"].as_u64();
     kill_process(sender(cluster.primary()), Signal::TERM).unwrap();
-    wait_until(LIMIT, "the loss to be noticed", || cache(&pgweir)["invalidated"]["closed"].as_u64() > closed);
+    wait_until(LIMIT, "the loss to be noticed", || pgweir.cache()["invalidated"]["closed"].as_u64() > closed);
     around(cluster.primary(), "UPDATE breaks SET n = 1");
     assert_eq!(client.value(sql), "1");
     wait_for_mode(&pgweir, "wal");
-    warm(&pgweir, &mut client, sql);
+    pgweir.warm(&mut client, sql);
     // Silent, and connected.
     let stream = sender(cluster.primary());
     kill_process(stream, Signal::STOP).unwrap();
@@ -320,7 +304,7 @@ fn a_stream_that_breaks_or_falls_silent_closes_the_cache() {
     wait_until(LIMIT, "the silence to be noticed", || client.value(sql) == "2");
     println!("noticed after {:?}", began.elapsed());
     kill_process(stream, Signal::CONT).unwrap();
-    warm(&pgweir, &mut client, sql);
+    pgweir.warm(&mut client, sql);
     assert_eq!(client.value(sql), "2");
 }
 
@@ -332,16 +316,16 @@ fn without_a_stream_only_what_is_named_is_kept_and_it_says_why() {
     let users = || Builder::default().node(cluster.primary().port(), "primary", None).set("cache.enabled", true);
     let pgweir = users().start();
     wait_for_mode(&pgweir, "ttl");
-    let reason = cache(&pgweir)["reason"].as_str().unwrap().to_owned();
+    let reason = pgweir.cache()["reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("replication"), "{reason}");
     let mut client = Wire::connect(pgweir.port());
     is_refused(&pgweir, &mut client, "SELECT n FROM alone", "unnamed");
-    warm(&pgweir, &mut client, "/* pgweir: cache ttl=100s */ SELECT n FROM alone");
+    pgweir.warm(&mut client, "/* pgweir: cache ttl=100s */ SELECT n FROM alone");
     let strict = users().set("cache.invalidation", "wal").start();
     wait_until(LIMIT, "the reason", || {
-        cache(&strict)["reason"].as_str().is_some_and(|why| why.contains("replication"))
+        strict.cache()["reason"].as_str().is_some_and(|why| why.contains("replication"))
     });
-    assert_eq!(cache(&strict)["mode"], "closed");
+    assert_eq!(strict.cache()["mode"], "closed");
     is_refused(&strict, &mut Wire::connect(strict.port()), "SELECT n FROM alone", "closed");
 }
 
@@ -350,10 +334,10 @@ fn writes_that_pass_through_are_enough_where_nobody_else_writes() {
     let cluster = cluster();
     around(cluster.primary(), "CREATE TABLE lone (n int); INSERT INTO lone VALUES (0); GRANT ALL ON lone TO app");
     let pgweir = builder(&cluster, 0).set("cache.invalidation", "writes").start();
-    assert_eq!(cache(&pgweir)["mode"], "writes");
+    assert_eq!(pgweir.cache()["mode"], "writes");
     let (mut one, mut two) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
     for n in 0..20 {
-        assert_eq!(warm(&pgweir, &mut one, "SELECT n FROM lone"), n.to_string());
+        assert_eq!(pgweir.warm(&mut one, "SELECT n FROM lone"), n.to_string());
         two.query(&format!("UPDATE lone SET n = {}", n + 1));
         assert_eq!(one.value("SELECT n FROM lone"), (n + 1).to_string());
     }
@@ -371,16 +355,16 @@ fn it_is_shown_and_can_be_evicted() {
     wait_for_mode(&pgweir, "wal");
     let mut client = Wire::connect(pgweir.port());
     let mut admin = Wire::log_in(pgweir.port(), &Login { database: "pgweir", ..Login::default() });
-    let entries = || cache(&pgweir)["entries"].as_u64().unwrap();
+    let entries = || pgweir.cache()["entries"].as_u64().unwrap();
     for evict in ["EVICT CACHE ev", "EVICT CACHE public.ev_view", "EVICT CACHE"] {
-        warm(&pgweir, &mut client, "SELECT n FROM ev");
-        warm(&pgweir, &mut client, "SELECT n FROM ev2");
+        pgweir.warm(&mut client, "SELECT n FROM ev");
+        pgweir.warm(&mut client, "SELECT n FROM ev2");
         assert_eq!(entries(), 2);
-        let commanded = cache(&pgweir)["invalidated"]["command"].as_u64().unwrap();
+        let commanded = pgweir.cache()["invalidated"]["command"].as_u64().unwrap();
         let gone = if evict == "EVICT CACHE" { 2 } else { 1 };
         assert!(admin.query(evict).iter().any(|frame| frame.tag == b'C' && frame.body.starts_with(b"EVICT CACHE")));
         assert_eq!(entries(), 2 - gone, "{evict}");
-        assert_eq!(cache(&pgweir)["invalidated"]["command"], commanded + gone);
+        assert_eq!(pgweir.cache()["invalidated"]["command"], commanded + gone);
     }
     let shown = admin.query("SHOW CACHE");
     assert!(shown.iter().any(|frame| frame.tag == b'D' && frame.body.windows(3).any(|w| w == b"wal")));
@@ -398,8 +382,8 @@ fn memory_that_runs_short_empties_the_cache() {
         assert_eq!(client.value(&format!("SELECT {n}")), n.to_string());
     }
     clients.iter_mut().for_each(|client| drop(client.query("COMMIT")));
-    warm(&pgweir, &mut clients[0], "SELECT 7");
-    assert!(cache(&pgweir)["bytes"].as_u64() > Some(0));
+    pgweir.warm(&mut clients[0], "SELECT 7");
+    assert!(pgweir.cache()["bytes"].as_u64() > Some(0));
     let idle = |pgweir: &Pgweir| {
         let pools = pgweir.json("/pools");
         let of_app = pools.as_array().unwrap().iter().find(|pool| pool["user"] == "app").unwrap().clone();
@@ -408,14 +392,14 @@ fn memory_that_runs_short_empties_the_cache() {
     assert!(idle(&pgweir) >= 4);
     let tight = builder(&cluster, 0).set("cache.invalidation", "writes").set("memory.limit", "1MiB");
     pgweir.reload(&tight);
-    wait_until(LIMIT, "the cache to be emptied", || cache(&pgweir)["bytes"] == 0);
+    wait_until(LIMIT, "the cache to be emptied", || pgweir.cache()["bytes"] == 0);
     wait_until(LIMIT, "idle connections to go", || idle(&pgweir) == 0);
-    assert!(cache(&pgweir)["evicted"].as_u64() > Some(0));
+    assert!(pgweir.cache()["evicted"].as_u64() > Some(0));
     for (n, client) in clients.iter_mut().enumerate() {
         assert_eq!(client.value(&format!("SELECT {n}")), n.to_string());
     }
     pgweir.reload(&tight.set("memory.limit", "64GiB"));
-    warm(&pgweir, &mut clients[0], "SELECT 7");
+    pgweir.warm(&mut clients[0], "SELECT 7");
 }
 
 /// The most memory that it has had so far, in KiB.
@@ -434,15 +418,15 @@ fn a_transaction_of_very_many_rows_takes_no_memory_and_what_it_changed_is_gone()
     let pgweir = pgweir(&cluster);
     let mut client = Wire::connect(pgweir.port());
     let sql = "SELECT count(*) FROM burst";
-    assert_eq!(warm(&pgweir, &mut client, sql), "0");
+    assert_eq!(pgweir.warm(&mut client, sql), "0");
     let before = peak(&pgweir);
     around(primary, "INSERT INTO burst SELECT n, repeat('x', 300) FROM generate_series(1, 300000) n");
     let committed = std::time::Instant::now();
     // Until it is told, an answer may be one from before. Once it is, answers are kept as before.
-    wait_until(LIMIT, "the new rows", || warm(&pgweir, &mut client, sql) == "300000");
+    wait_until(LIMIT, "the new rows", || pgweir.warm(&mut client, sql) == "300000");
     let after = peak(&pgweir);
     println!("300,000 rows told in {:?}; memory {before} KiB before, {after} KiB at most", committed.elapsed());
     assert!(after < before + MOST, "{before} KiB before, {after} KiB at most");
-    assert_eq!(cache(&pgweir)["mode"], "wal");
+    assert_eq!(pgweir.cache()["mode"], "wal");
     around(primary, "DROP TABLE burst");
 }

@@ -35,16 +35,12 @@ fn around(server: &Server, sql: &str) -> String {
     server.psql_in(sample::DATABASE, sql).unwrap().trim().to_owned()
 }
 
-fn cache(pgweir: &Pgweir) -> Value {
-    pgweir.json("/cache")[0].clone()
-}
-
 fn part(pgweir: &Pgweir) -> String {
-    cache(pgweir)["fleet"]["part"].as_str().unwrap_or_default().to_owned()
+    pgweir.cache()["fleet"]["part"].as_str().unwrap_or_default().to_owned()
 }
 
 fn takeovers(pgweirs: &[Pgweir]) -> u64 {
-    pgweirs.iter().map(|pgweir| cache(pgweir)["fleet"]["takeovers"].as_u64().unwrap()).sum()
+    pgweirs.iter().map(|pgweir| pgweir.cache()["fleet"]["takeovers"].as_u64().unwrap()).sum()
 }
 
 fn slots(cluster: &Cluster) -> String {
@@ -55,7 +51,7 @@ fn slots(cluster: &Cluster) -> String {
 fn wait_for_fleet(cluster: &Cluster, pgweirs: &[Pgweir]) {
     let is_fleet = || {
         let count = |what: &str| pgweirs.iter().filter(|pgweir| part(pgweir) == what).count();
-        let is_open = |pgweir: &Pgweir| cache(pgweir)["mode"] == "wal";
+        let is_open = |pgweir: &Pgweir| pgweir.cache()["mode"] == "wal";
         count("leader") == 1 && count("follower") == pgweirs.len() - 1 && pgweirs.iter().all(is_open)
     };
     wait_until(LIMIT, "a leader and followers", is_fleet);
@@ -64,17 +60,6 @@ fn wait_for_fleet(cluster: &Cluster, pgweirs: &[Pgweir]) {
 
 fn leader(pgweirs: &[Pgweir]) -> usize {
     pgweirs.iter().position(|pgweir| part(pgweir) == "leader").unwrap()
-}
-
-/// Until the statement is answered without a server.
-fn warm(pgweir: &Pgweir, client: &mut Wire, sql: &str) -> String {
-    let mut answer = String::new();
-    wait_until(LIMIT, "a hit", || {
-        let before = cache(pgweir)["hits"].as_u64();
-        answer = client.value(sql);
-        cache(pgweir)["hits"].as_u64() > before
-    });
-    answer
 }
 
 /// Clients of all that keep the row of one table, which only grows.
@@ -98,7 +83,7 @@ impl Readers {
 
     fn warm(&mut self, pgweirs: &[Pgweir]) {
         for (client, pgweir) in self.clients.iter_mut().zip(pgweirs) {
-            warm(pgweir, client, &self.sql);
+            pgweir.warm(client, &self.sql);
         }
     }
 
@@ -158,7 +143,7 @@ fn five_share_one_slot_and_see_what_anybody_writes() {
 
     let pid = backends(&cluster, ANNOUNCER)[0].as_raw_nonzero();
     for pgweir in &pgweirs {
-        let fleet = cache(pgweir)["fleet"].clone();
+        let fleet = pgweir.cache()["fleet"].clone();
         let expected = (fleet["part"] == "follower").then(|| format!("127.0.0.1, process {pid}"));
         assert_eq!(fleet["leader"].as_str(), expected.as_deref());
     }
@@ -189,7 +174,7 @@ fn a_fleet_at_rest_writes_nothing() {
         }
         since.elapsed() > Duration::from_secs(2)
     });
-    assert!(pgweirs.iter().all(|pgweir| cache(pgweir)["mode"] == "wal"));
+    assert!(pgweirs.iter().all(|pgweir| pgweir.cache()["mode"] == "wal"));
     readers.warm(&pgweirs);
 }
 
@@ -213,7 +198,7 @@ fn when_the_leader_dies_another_takes_over() {
     for (n, condition) in (2..).zip([ANNOUNCER, STREAM, FOLLOWERS]) {
         readers.warm(&pgweirs);
         let closed = |pgweirs: &[Pgweir]| {
-            let closed = |pgweir| cache(pgweir)["invalidated"]["closed"].as_u64().unwrap();
+            let closed = |pgweir: &Pgweir| pgweir.cache()["invalidated"]["closed"].as_u64().unwrap();
             pgweirs.iter().map(closed).sum::<u64>()
         };
         let before = closed(&pgweirs);
@@ -297,7 +282,7 @@ fn what_others_send_is_not_heard() {
     wait_for_fleet(&cluster, &pgweirs);
     let mut readers = Readers::new(&cluster, &pgweirs, "forged");
     readers.warm(&pgweirs);
-    let closed = || pgweirs.iter().map(|pgweir| cache(pgweir)["invalidated"]["closed"].clone()).collect::<Vec<_>>();
+    let closed = || pgweirs.iter().map(|pgweir| pgweir.cache()["invalidated"]["closed"].clone()).collect::<Vec<_>>();
     let before = closed();
     let mut stranger = Wire::connect(cluster.primary().port());
     for n in 1..20 {
@@ -318,7 +303,7 @@ fn with_the_lock_in_other_hands_each_goes_alone() {
     thief.query(&forge(&cluster));
     let pgweirs: Vec<_> = (0..2).map(|_| builder(&cluster).start()).collect();
     wait_until(LIMIT, "both to go alone", || pgweirs.iter().all(|pgweir| part(pgweir) == "alone"));
-    assert_eq!(cache(&pgweirs[0])["fleet"]["reason"], "another role holds the fleet's lock");
+    assert_eq!(pgweirs[0].cache()["fleet"]["reason"], "another role holds the fleet's lock");
     let mut readers = Readers::new(&cluster, &pgweirs, "alone_each");
     readers.warm(&pgweirs);
     around(cluster.primary(), &readers.update(1));
@@ -335,8 +320,8 @@ fn roles_that_may_not_replicate_make_no_fleet() {
     let cluster = cluster();
     let users = Builder::default().node(cluster.primary().port(), "primary", None).set("cache.enabled", true);
     let pgweir = users.set("cache.fleet", true).start();
-    wait_until(LIMIT, "the mode", || cache(&pgweir)["mode"] == "ttl");
-    let cache = cache(&pgweir);
+    wait_until(LIMIT, "the mode", || pgweir.cache()["mode"] == "ttl");
+    let cache = pgweir.cache();
     assert!(cache["reason"].as_str().unwrap().contains("replication"), "{cache}");
     assert_eq!(cache["fleet"]["part"], Value::Null);
 }

@@ -172,6 +172,22 @@ impl Pgweir {
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error} in {body}"))
     }
 
+    /// The first database in `/cache`.
+    pub fn cache(&self) -> Value {
+        self.json("/cache")[0].clone()
+    }
+
+    /// Asks until the answer comes from the cache.
+    pub fn warm(&self, client: &mut wire::Wire, sql: &str) -> String {
+        let mut answer = String::new();
+        wait_until(LIMIT, "a hit", || {
+            let before = self.cache()["hits"].as_u64();
+            answer = client.value(sql);
+            self.cache()["hits"].as_u64() > before
+        });
+        answer
+    }
+
     /// The entry of a server in `/nodes`.
     pub fn node(&self, server: &Server) -> Value {
         self.node_at(server.port())
