@@ -410,7 +410,8 @@ impl Plans {
 #[cfg(test)]
 impl Plan {
     pub fn unknown() -> Plan {
-        Arc::into_inner(tests::plans().opaque()).expect("the plans are gone that held it")
+        let plan = tests::plans().opaque();
+        Arc::into_inner(plan).expect("the plans are gone that held it")
     }
 }
 
