@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::thread;
 
+use pgweir::demo::sample::DATABASE;
 use proptest::prelude::*;
 use support::chopper::Chopper;
 use support::differential::{Arena, Others, Step, play, step};
@@ -68,6 +69,52 @@ fn a_flush_is_answered_at_once_and_ends_nothing() {
             step(frames().close(b'S', "t").flush().close(b'S', "t").sync(), "33Z"),
         ],
     );
+}
+
+/// An error or a notice reaches a client that has yet to say Sync or Flush, and waits for it.
+#[test]
+fn an_error_comes_before_the_sync() {
+    let arena = Arena::new();
+    let notice = frames().run("DO $$ BEGIN RAISE NOTICE 'n'; END $$", &[]);
+    arena.same(&[
+        step(frames().parse("u", "SELEC"), "E"),
+        step(frames().run("SELECT 'skipped'", &[]).sync(), "Z"),
+        step(fails(), "12E"),
+        step(frames().sync().query("SELECT 1"), "ZTDCZ"),
+        step(frames().describe(b'S', "missing"), "E"),
+        step(frames().sync(), "Z"),
+        step(notice.clone(), "12N"),
+        step(fails(), "C12E"),
+        step(frames().sync(), "Z"),
+        step(
+            frames().parse("s", "SELECT $1 / count(*) FROM (SELECT WHERE false) nothing").describe(b'S', "s").sync(),
+            "1tTZ",
+        ),
+        step(frames().bind("", "s", &["1"]).execute("", 0), "2E"),
+        step(frames().sync(), "Z"),
+        step(frames().query("BEGIN"), "CZ"),
+        step(notice, "12N"),
+        step(frames().run("SELEC", &[]), "CE"),
+        step(frames().sync().query("ROLLBACK"), "ZCZ"),
+    ]);
+}
+
+/// Messages that wait for more of them end with their client.
+#[test]
+fn a_pause_ahead_of_the_sync_runs_what_is_there_and_commits_nothing() {
+    let cluster = support::cluster();
+    let sql = |text: &str| cluster.primary().psql_in(DATABASE, text).unwrap();
+    sql("CREATE TABLE paused_insert (n int); GRANT ALL ON paused_insert TO app");
+    let pgweir = Pgweir::builder().cluster(cluster, &[]).set("pool.max", 1).start();
+    let mut client = Wire::connect(pgweir.port());
+    client.send(&frames().run("INSERT INTO paused_insert VALUES (1)", &[]));
+    wait_until(LIMIT, "what has come to run", || {
+        sql("SELECT count(*) FROM pg_locks WHERE relation = 'paused_insert'::regclass AND mode = 'RowExclusiveLock'")
+            == "1"
+    });
+    drop(client);
+    let mut other = Wire::connect(pgweir.port());
+    assert_eq!(other.value("SELECT count(*) FROM paused_insert"), "0");
 }
 
 #[test]

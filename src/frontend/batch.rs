@@ -6,7 +6,7 @@ use crate::config::Freshness;
 use crate::error::Fault;
 use crate::frontend::block::decides_nothing;
 use crate::frontend::io::MAX_WAITING;
-use crate::frontend::session::{Scanned, Session};
+use crate::frontend::session::{Scanned, Session, Unended};
 use crate::frontend::tables::Floor;
 use crate::route::decide::Demand;
 use crate::route::plan::Plan;
@@ -53,6 +53,7 @@ impl Session {
     /// # Errors
     /// The client breaks the protocol.
     pub fn scan(&mut self) -> Result<Head, Fault> {
+        let paused = std::mem::take(&mut self.unended) == Unended::Paused;
         self.scanned.clear();
         self.environment.settle(self.parameters.current(), false);
         self.settle_scope();
@@ -60,7 +61,9 @@ impl Session {
         let demand = Demand { in_block: self.is_in_block(), ..Demand::default() };
         let mut batch = Batch { end: 0, demand, prepares_only: true, begins: false, parses: false, floor: Floor::None };
         loop {
-            let Some(head) = scan::head(&self.inbox[at..])? else { return Ok(self.cut_short(at, scan::HEADER, batch)) };
+            let Some(head) = scan::head(&self.inbox[at..])? else {
+                return Ok(self.cut_short(at, scan::HEADER, batch, paused));
+            };
             check_size(head)?;
             if self.skipping && !matches!(head.tag, frontend::SYNC | frontend::TERMINATE) {
                 return Ok(Head::Here(head.total));
@@ -68,7 +71,7 @@ impl Session {
             let complete = self.inbox.len() - at >= head.total;
             let dropped = head.tag == frontend::COPY_DATA && at == 0;
             if !complete && !dropped {
-                return Ok(self.cut_short(at, head.total, batch));
+                return Ok(self.cut_short(at, head.total, batch, paused));
             }
             let next = at + head.total;
             match head.tag {
@@ -165,16 +168,19 @@ impl Session {
         }
     }
 
-    /// The message at `at` is not all there. What does not fit is not waited for: all of it goes to the primary, as it
-    /// comes; a Parse alone must be whole.
-    fn cut_short(&self, at: usize, total: usize, mut batch: Batch) -> Head {
+    /// The message at `at` is not all there. What does not fit is not waited for, nor is a client that pauses, as it may
+    /// wait for an error: all of it goes to the primary, as it comes; a Parse alone must be whole.
+    fn cut_short(&mut self, at: usize, total: usize, mut batch: Batch, paused: bool) -> Head {
         let tag = self.inbox.get(at).copied().unwrap_or(0);
         let fits = match tag {
             frontend::PARSE => true,
             frontend::QUERY => total <= MAX_QUERY,
             _ => at + total <= MAX_WAITING,
         };
-        if fits || self.inbox.len() < at + scan::HEADER {
+        if !paused && (fits || self.inbox.len() < at + scan::HEADER) {
+            if at > 0 && (batch.demand.in_block || !self.needs_no_server(at)) {
+                self.unended = Unended::Waiting;
+            }
             return Head::Wait(at + total);
         }
         batch.demand.open = true;

@@ -17,7 +17,7 @@ use crate::frontend::io::{self, Event, Wait};
 use crate::frontend::replies::Relayed;
 use crate::frontend::requests::Forwarded;
 use crate::frontend::retry::Again;
-use crate::frontend::session::{Kept, Leased, Request, Scanned, Session};
+use crate::frontend::session::{Kept, Leased, Request, Scanned, Session, Unended};
 use crate::frontend::tables::Floor;
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
@@ -29,6 +29,9 @@ use bytes::Buf;
 
 /// What a client is told that begins a transaction block in statement mode.
 const NO_BLOCKS: &str = "transaction blocks are not allowed in statement pooling mode";
+
+/// Messages that a client has ready come in less time one after the other.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How a session ended.
 #[derive(Debug)]
@@ -64,7 +67,15 @@ impl Session {
                 Ok(None) => return End::Client,
                 Err(end) => return end,
             };
-            let ended = match self.event(need).await {
+            let event = match self.unended {
+                Unended::Waiting => Box::pin(tokio::time::timeout(PAUSE, self.event(need))).await,
+                Unended::No | Unended::Paused => Ok(self.event(need).await),
+            };
+            let Ok(event) = event else {
+                self.unended = Unended::Paused;
+                continue;
+            };
+            let ended = match event {
                 Event::Client | Event::Room => None,
                 Event::ClientGone => Some(End::Client),
                 Event::Server => self.on_server(),

@@ -118,6 +118,16 @@ pub enum Scanned {
     Parse(Arc<Statement>),
 }
 
+/// Whether whole messages stand in the inbox of a client without a connection, and no Query, Sync or Flush behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unended {
+    #[default]
+    No,
+    Waiting,
+    /// Nothing more has come for a while: a server would have run them by now.
+    Paused,
+}
+
 /// A portal and what it runs.
 #[derive(Debug)]
 pub struct Portal {
@@ -232,6 +242,7 @@ pub struct Session {
     /// Nodes on which the request at the head of the inbox has failed.
     pub tried: Tried,
     pub scanned: VecDeque<Scanned>,
+    pub unended: Unended,
 
     pub names: Names,
     /// Names of SQL's PREPARE.

@@ -19,7 +19,7 @@ use crate::frontend::database::{Database, Statuses};
 use crate::frontend::io::MAX_WAITING;
 use crate::frontend::login::{Failed, Opening, no_server};
 use crate::frontend::proxy::User;
-use crate::frontend::session::{Leased, Request, Session};
+use crate::frontend::session::{Leased, Request, Session, Unended};
 use crate::frontend::sight::Sight;
 use crate::net::Stream;
 use crate::pool::checkout::{Pool, Refused};
@@ -225,6 +225,7 @@ impl Parts {
             asker: Default::default(),
             tried: Tried::default(),
             scanned: VecDeque::new(),
+            unended: Unended::No,
             names: Names::default(),
             sql_names: Vec::new(),
             environment: Environment::default(),
