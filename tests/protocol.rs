@@ -108,7 +108,7 @@ fn what_is_missing_is_missing() {
 
 #[test]
 fn parameter_types_are_part_of_a_statement() {
-    let (int4, text) = (23, 25);
+    let (int4, text, unknown) = (23, 25, 705);
     let arena = Arena::new();
     let by_type = |oid| frames().parse_typed("s", "SELECT pg_typeof($1)", &[oid]).describe(b'S', "s");
     let used = frames().bind("", "s", &["1"]).execute("", 0).close(b'S', "s");
@@ -116,6 +116,12 @@ fn parameter_types_are_part_of_a_statement() {
         step(by_type(int4).then(&used).sync(), "1tT2DC3Z"),
         step(by_type(text).then(&used).sync(), "1tT2DC3Z"),
         step(by_type(0).sync(), "EZ"),
+        // Inferred as text, which cannot be cast so.
+        step(frames().parse("s", "SELECT CAST($1 AS unknown), $2::int").describe(b'S', "s").sync(), "1tTZ"),
+        step(frames().bind("", "s", &["1", "2"]).execute("", 0).sync(), "2DCZ"),
+        step(frames().describe(b'S', "s").bind("", "s", &["1", "2"]).execute("", 0).close(b'S', "s").sync(), "tT2DC3Z"),
+        step(frames().parse_typed("s", "SELECT $1::Unknown, $2", &[unknown, text]).sync(), "1Z"),
+        step(frames().bind("", "s", &["1", "2"]).execute("", 0).describe(b'S', "s").sync(), "2DCtTZ"),
     ]);
 }
 

@@ -252,7 +252,7 @@ impl Session {
     fn as_of_now(&self, known: &Arc<Statement>) -> Arc<Statement> {
         match known.is_current() && known.environment == *self.environment.key() {
             true => known.clone(),
-            false => self.statement(&known.text, known.fixed_types()),
+            false => self.statement(&known.text, &known.types_for_copy()),
         }
     }
 
@@ -274,7 +274,7 @@ impl Session {
             self.make_way(statement, leased);
             Some(statement.clone())
         };
-        write::parse(&mut leased.lease.outbox, there, &statement.text, statement.fixed_types());
+        write::parse(&mut leased.lease.outbox, there, &statement.text, &statement.types_for_copy());
         self.pipeline.push(Expect::Parse { statement: expected, shown: false, undo: None, describes });
         self.describe_there(statement, there, None, leased);
         write::flush(&mut leased.lease.outbox);

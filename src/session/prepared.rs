@@ -9,6 +9,7 @@
 mod held;
 mod names;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -67,9 +68,27 @@ impl Statement {
         self.description.get_or_init(|| description.clone()).agrees(description)
     }
 
-    /// The types of its parameters, those that a server has inferred among them: a later Parse must not infer others.
+    /// The types of its parameters, those that a server has inferred among them.
     pub fn fixed_types(&self) -> &[u8] {
         self.description().map_or(&self.types, |known| &known.parameters)
+    }
+
+    /// The types for another Parse of it, which must not infer others. Of `CAST($1 AS unknown)` Postgres infers text, and
+    /// refuses it with that: where a text may have such a cast, it infers text again.
+    pub fn types_for_copy(&self) -> Cow<'_, [u8]> {
+        let fixed = self.fixed_types();
+        if !self.text.windows(7).any(|word| word.eq_ignore_ascii_case(b"unknown")) {
+            return Cow::Borrowed(fixed);
+        }
+        let mut types = fixed.to_vec();
+        let mut declared = self.types.get(2..).unwrap_or_default().chunks_exact(4);
+        for oid in types.get_mut(2..).unwrap_or_default().chunks_exact_mut(4) {
+            let declared = declared.next();
+            if oid == TEXT && declared != Some(&TEXT) {
+                oid.fill(0);
+            }
+        }
+        Cow::Owned(types)
     }
 
     /// A client that was given this statement cannot tell `other` from it.
@@ -127,6 +146,9 @@ impl Description {
 
 /// What the names of statements on servers begin with. The colon keeps it out of the way of names that drivers make.
 pub const NAME_PREFIX: &str = "pgweir:";
+
+/// The type `text` in a Parse.
+const TEXT: [u8; 4] = 25_u32.to_be_bytes();
 
 /// The id of no statement, where it is not known which one is meant.
 pub const UNKNOWN: u64 = u64::MAX;
@@ -278,5 +300,19 @@ mod tests {
         assert_eq!(a.fixed_types(), b"\0\0");
         a.describe(&Description::new(b"\0\x01\0\0\0\x17", None).unwrap());
         assert_eq!(a.fixed_types(), b"\0\x01\0\0\0\x17");
+        assert_eq!(*a.types_for_copy(), *a.fixed_types());
+    }
+
+    #[test]
+    fn text_is_inferred_again_where_it_may_be_cast_to_unknown() {
+        let registry = Registry::default();
+        let types = |oids: &[u32]| -> Vec<u8> {
+            let count = oids.len() as u16;
+            count.to_be_bytes().into_iter().chain(oids.iter().flat_map(|oid| oid.to_be_bytes())).collect()
+        };
+        let text = b"select $1::Unknown, $2, $3::unknown, $4::int4";
+        let a = registry.statement(text, &types(&[0, 25, 705]), &"".into(), || Arc::new(Plan::unknown()));
+        a.describe(&Description::new(&types(&[25, 25, 25, 23]), None).unwrap());
+        assert_eq!(*a.types_for_copy(), types(&[0, 25, 0, 23]));
     }
 }
