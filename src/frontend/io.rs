@@ -2,13 +2,13 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::error::Fault;
 use crate::frontend::client::Stop;
@@ -111,7 +111,7 @@ impl Session {
         if let Some(leased) = &mut self.leased {
             let server = &mut *leased.lease;
             // A server that no longer reads may still have said why.
-            server_full = match poll_send(&mut server.stream, &mut server.outbox, cx) {
+            server_full = match server.stream.poll_send(&mut server.outbox, cx) {
                 Poll::Pending => true,
                 Poll::Ready(Err(_)) => {
                     server.outbox.clear();
@@ -153,7 +153,7 @@ impl Session {
     fn poll_send_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let before = self.outbox.len();
-            let polled = poll_send(&mut self.stream, &mut self.outbox, cx);
+            let polled = self.stream.poll_send(&mut self.outbox, cx);
             let sent = before - self.outbox.len();
             if sent > 0 {
                 self.counters().sent(sent as u64);
@@ -187,18 +187,6 @@ pub async fn part(stream: &mut Stream, out: &mut BytesMut) {
         Ok::<_, io::Error>(())
     };
     let _ = tokio::time::timeout(FAREWELL, parting).await;
-}
-
-/// Writes all of `out`; ready where nothing is left.
-fn poll_send(stream: &mut Stream, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    if out.is_empty() {
-        return Poll::Ready(Ok(()));
-    }
-    while !out.is_empty() {
-        let sent = ready!(Pin::new(&mut *stream).poll_write(cx, out))?;
-        out.advance(sent);
-    }
-    Pin::new(stream).poll_flush(cx)
 }
 
 /// Reads what is there into `buffer`; while nothing is, an empty buffer holds no memory.

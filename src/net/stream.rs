@@ -4,9 +4,10 @@ use std::fmt;
 use std::io::{self, IoSlice, Read};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use rustls::{ConnectionCommon, SideData};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -234,6 +235,18 @@ impl Stream {
             Transport::Plain(Socket::Unix(stream)) => stream.poll_read_ready(cx),
             _ => Poll::Ready(Ok(())),
         }
+    }
+
+    /// Writes all of `out`; ready where nothing is left, in TLS's own buffer either.
+    pub fn poll_send(&mut self, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if out.is_empty() && !self.is_tls() {
+            return Poll::Ready(Ok(()));
+        }
+        while !out.is_empty() {
+            let sent = ready!(Pin::new(&mut *self).poll_write(cx, out))?;
+            out.advance(sent);
+        }
+        Pin::new(self).poll_flush(cx)
     }
 
     /// As [`Stream::try_read_now`], without a system call where the reactor has not seen anything come. What has come

@@ -1,11 +1,14 @@
 //! Sockets: listening, connecting, moving between runtimes, noticing what died idle.
 
 use std::fs;
+use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::mpsc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use pgweir::config::TlsMode::{Disable, Require};
 use pgweir::net::{Acceptor, ConnectError, Connector, Listener, Peer, Stream, connect};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -304,6 +307,32 @@ async fn every_address_of_a_name_is_tried() {
     )
     .await;
     assert!(reach("localhost", port, Disable, None).await.is_ok());
+}
+
+/// What TLS has taken and not yet written is still to be sent, although nothing is left of `out`.
+#[test]
+fn all_is_sent_to_who_reads_late() {
+    for (kind, make) in kinds() {
+        let runtime = runtime();
+        let (mut server, mut client) = make(&runtime);
+        runtime.block_on(async {
+            let (mut out, mut total) = (BytesMut::new(), 0);
+            // Until the sockets are full.
+            while poll_fn(|cx| Poll::Ready(server.poll_send(&mut out, cx).is_ready())).await {
+                out.extend_from_slice(&[7; 1000]);
+                total += out.len();
+                // The reactor says when there is room again.
+                tokio::task::yield_now().await;
+            }
+            let reading = async { client.read_exact(&mut vec![0; total]).await.unwrap() };
+            let sending = poll_fn(|cx| server.poll_send(&mut out, cx));
+            let both = async { tokio::join!(reading, sending) };
+            let (read, sent) =
+                tokio::time::timeout(PATIENCE, both).await.unwrap_or_else(|_| panic!("{kind}: the rest"));
+            sent.unwrap();
+            assert_eq!((read, out.len()), (total, 0), "{kind}");
+        });
+    }
 }
 
 #[test]
