@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use pgweir::demo::cluster::{Cluster, SUPERUSER, Server};
 use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
-use support::wire::{Login, Wire};
+use support::wire::{Frames, Login, Wire, tags};
 use support::{Builder, LIMIT, Pgweir, logged, wait_until};
 
 fn start() -> Cluster {
@@ -51,7 +51,18 @@ fn around(server: &Server, sql: &str) -> String {
 fn a_database_is_dropped_though_its_changes_are_followed() {
     let cluster = cluster();
     let primary = cluster.primary();
-    for (mode, sql) in [("transaction", "DROP DATABASE followed"), ("session", "DROP DATABASE followed WITH (FORCE)")] {
+    let (plain, forced) = ("DROP DATABASE followed", "DROP DATABASE followed WITH (FORCE)");
+    let (parsed, bound) = (Frames::new().parse("", plain).bind("", "", &[]), Frames::new().bind("", "s", &[]));
+    let (at_once, later) = (parsed.execute("", 0).sync(), bound.execute("", 0).sync());
+    let earlier = || Frames::new().parse("s", forced).sync();
+    for (mode, before, drop, expected) in [
+        ("transaction", None, Frames::new().query(plain), "CZ"),
+        ("session", None, Frames::new().query(forced), "CZ"),
+        ("transaction", None, at_once.clone(), "12CZ"),
+        ("session", None, at_once, "12CZ"),
+        ("transaction", Some(earlier()), later.clone(), "2CZ"),
+        ("session", Some(earlier()), later, "2CZ"),
+    ] {
         primary.psql("CREATE DATABASE followed OWNER app").unwrap();
         let followed = format!(
             "[[databases]]\nname = \"followed\"\n[[databases.nodes]]\nhost = \"127.0.0.1\"\nport = {}\nrole = \"primary\"\n",
@@ -64,9 +75,12 @@ fn a_database_is_dropped_though_its_changes_are_followed() {
                 .as_array()
                 .is_some_and(|all| all.iter().all(|one| one["mode"] == "wal") && all.len() == 2)
         });
-        let url = pgweir.url_of(SUPERUSER, primary.password(), sample::DATABASE);
-        let output = pgweir.psql_output(&["-c", sql, &url]);
-        assert!(output.status.success(), "{mode}: {}", String::from_utf8_lossy(&output.stderr));
+        let login = Login { user: SUPERUSER, password: primary.password(), ..Login::default() };
+        let mut client = Wire::log_in(pgweir.port(), &login);
+        if let Some(before) = before {
+            client.ask(&before, "1Z");
+        }
+        assert_eq!(tags(&client.ask(&drop, expected)), expected, "{mode}");
     }
 }
 

@@ -232,6 +232,8 @@ impl Session {
         self.pass(head, head.total, copy)?;
         if !own {
             self.on_ready(copy.inbox[copy.at - 1], ended.unwrap_or_else(Instant::now));
+            // One that was left to a statement that has not been executed.
+            self.leaving.take_if(|_| self.pipeline.is_settled());
         }
         Ok(())
     }

@@ -275,6 +275,11 @@ impl Session {
         let (portal, name) = read::bind_names(body)?;
         let there = self.standing(name, leased);
         let rest = &body[portal.len() + name.len() + 2..];
+        if let OnServer::Same(statement) = &there
+            && !self.is_unnamed_there(name)
+        {
+            self.leave_ahead(&statement.plan, leased);
+        }
         let plan = match &there {
             OnServer::Same(statement) => Some(self.bound_plan(statement, rest)),
             OnServer::Missing | OnServer::Changed(_) => None,

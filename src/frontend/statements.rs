@@ -47,6 +47,7 @@ impl Session {
             _ => self.statement(parse.text, parse.types),
         };
         let parse = read::Parse { text: &statement.text, ..parse };
+        self.leave_ahead(&statement.plan, leased);
         self.forget_sequences(&statement.plan.facts, leased);
         let taken = self.is_taken(parse.name);
         if !parse.name.is_empty() && taken && !self.keeps_names() {
@@ -264,6 +265,7 @@ impl Session {
         describes: Option<Arc<Statement>>,
         leased: &mut Leased,
     ) {
+        self.leave_ahead(&statement.plan, leased);
         let unnamed = name.is_empty() && self.forwards_unnamed();
         let there: &[u8] = if unnamed { b"" } else { &statement.name };
         let expected = if unnamed {
@@ -376,6 +378,11 @@ impl Session {
     /// The connection is the client's alone: its statements have the names it gave them, for SQL to use as well.
     pub(super) fn keeps_names(&self) -> bool {
         self.mode == PoolMode::Session
+    }
+
+    /// A server has the statement without a name: a Query would take it away.
+    pub(super) fn is_unnamed_there(&self, name: &[u8]) -> bool {
+        name.is_empty() && (self.keeps_names() || self.forwards_unnamed())
     }
 
     fn forwards_unnamed(&self) -> bool {

@@ -76,11 +76,24 @@ impl Session {
     /// others to go while it waits for its turn.
     pub fn leave(&mut self, plan: &Arc<Plan>, leased: &mut Leased) {
         let Some(name) = &plan.facts.alone_in else { return };
-        if !self.pipeline.is_about(plan) {
-            return;
+        if self.pipeline.is_about(plan) {
+            self.leaving = self.proxy.leave(&self.database, name, true);
+            self.await_slots(name, leased);
         }
-        self.leaving = self.proxy.leave(&self.database, name);
-        // By the extended protocol the statement is under way already.
+    }
+
+    /// Before the first message of a segment that names the statement: pgweir's own goes, for when it is executed it is too
+    /// late for a Query.
+    pub fn leave_ahead(&mut self, plan: &Arc<Plan>, leased: &mut Leased) {
+        let Some(name) = &plan.facts.alone_in else { return };
+        if !self.pipeline.is_unsynced() && self.pipeline.is_about(plan) {
+            self.leaving = self.proxy.leave(&self.database, name, false);
+            self.await_slots(name, leased);
+        }
+    }
+
+    fn await_slots(&mut self, name: &str, leased: &mut Leased) {
+        // Within a segment a Query would end it.
         if self.leaving.is_some() && self.status == b'I' && !self.pipeline.is_unsynced() {
             let wait = format!("{AWAIT_SLOTS}{}::name)) SELECT FROM wait", literal(name));
             write::query(&mut leased.lease.outbox, &wait);
@@ -91,9 +104,9 @@ impl Session {
 }
 
 impl Proxy {
-    /// Leaves what of this name is on the servers of `beside`: pgweir itself at once, its clients once the statement has
-    /// waited.
-    fn leave(&self, beside: &Database, name: &str) -> Option<Leaving> {
+    /// Leaves what of this name is on the servers of `beside`: pgweir itself at once, its clients once the statement, if it is
+    /// `executed`, has waited.
+    fn leave(&self, beside: &Database, name: &str, executed: bool) -> Option<Leaving> {
         let databases: Vec<_> = self.databases.iter().map(|entry| entry.value().clone()).collect();
         let wanted = |database: &Arc<Database>| *database.dbname == *name && shares_a_server(database, beside);
         let left: Vec<_> = databases.into_iter().filter(wanted).map(Left::new).collect();
@@ -102,7 +115,9 @@ impl Proxy {
         }
         let leaving = async move {
             tokio::time::sleep(REFUSED_WITHIN).await;
-            left.iter().for_each(Left::wholly);
+            if executed {
+                left.iter().for_each(Left::wholly);
+            }
             tokio::time::sleep(VACANT_FOR).await;
         };
         Some(Leaving(self.control.spawn(leaving).abort_handle()))
