@@ -74,6 +74,28 @@ fn a_session_that_ends_leaves_nothing_to_the_next() {
     }
 }
 
+/// `pool.reset = "close"`: nor does a process leave what no reset takes from it.
+#[test]
+fn a_session_may_have_a_process_of_its_own() {
+    let reset = |how| {
+        let builder = Pgweir::builder().cluster(support::cluster(), &[1, 1]).set("pool.mode", "session");
+        builder.set("pool.max", 1).set("pool.reset", how).operator().start()
+    };
+    let leave = "SET modes.trace = 'behind'; CREATE TEMPORARY TABLE left_behind (n int); DO 'BEGIN END'";
+    let left = "SELECT (pg_my_temp_schema() <> 0, current_setting('modes.trace', true) IS NOT NULL,
+                EXISTS (SELECT FROM pg_settings WHERE name LIKE 'plpgsql.%'))";
+    for (how, same, leaves) in [("discard", true, "(t,t,t)"), ("close", false, "(f,f,f)")] {
+        let pgweir = reset(how);
+        let mut first = client(&pgweir);
+        first.run(leave);
+        let pid = first.pid;
+        drop(first);
+        let mut second = client(&pgweir);
+        assert_eq!(second.pid == pid, same, "{how}");
+        assert_eq!(second.value(left), leaves, "{how}");
+    }
+}
+
 #[test]
 fn sql_and_protocol_share_the_names_of_statements() {
     let pgweir = pgweir("session", 1);

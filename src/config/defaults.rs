@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Admin, Alerts, Cache, Freshness, Invalidation, ListenTls, LoadBalancing, PinPolicy, Pool, PoolMode, PrimaryReads,
-    Routing, ScalingRule, SlowLog, Statements, TlsMode, UnnamedStatements,
+    Reset, Routing, ScalingRule, SlowLog, Statements, TlsMode, UnnamedStatements,
 };
 
 /// Where applications connect.
@@ -36,6 +36,7 @@ impl Default for Pool {
         Pool {
             mode: PoolMode::Transaction,
             pin: PinPolicy::Allow,
+            reset: Reset::Discard,
             min: 5,
             max: 50,
             idle_timeout: Duration::from_secs(30),

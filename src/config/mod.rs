@@ -176,6 +176,7 @@ pub struct Admin {
 pub struct Pool {
     pub mode: PoolMode,
     pub pin: PinPolicy,
+    pub reset: Reset,
     pub min: usize,
     pub max: usize,
     pub idle_timeout: Duration,
@@ -206,6 +207,13 @@ pub enum PoolMode {
 pub enum PinPolicy {
     Allow,
     Refuse,
+}
+
+/// What becomes of a server connection on which a session may have left something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    Discard,
+    Close,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,12 +2,14 @@
 
 use super::number::Zero;
 use super::section::Section;
-use super::{PinPolicy, Pool, PoolMode, UnnamedStatements};
+use super::{PinPolicy, Pool, PoolMode, Reset, UnnamedStatements};
 
 pub(super) const MODES: [(&str, PoolMode); 3] =
     [("transaction", PoolMode::Transaction), ("session", PoolMode::Session), ("statement", PoolMode::Statement)];
 
 pub(super) const PINS: [(&str, PinPolicy); 2] = [("allow", PinPolicy::Allow), ("refuse", PinPolicy::Refuse)];
+
+const RESETS: [(&str, Reset); 2] = [("discard", Reset::Discard), ("close", Reset::Close)];
 
 const UNNAMED: [(&str, UnnamedStatements); 2] =
     [("named", UnnamedStatements::Named), ("forward", UnnamedStatements::Forward)];
@@ -18,6 +20,7 @@ pub(super) fn pool(section: &Section<'_, '_>, base: &Pool) -> Pool {
     let pool = Pool {
         mode: s.choice("mode", base.mode, &MODES),
         pin: s.choice("pin", base.pin, &PINS),
+        reset: s.choice("reset", base.reset, &RESETS),
         min: s.count("min", base.min, 0),
         max: s.count("max", base.max, 1),
         idle_timeout: s.duration("idle_timeout", base.idle_timeout, Zero::Allowed),

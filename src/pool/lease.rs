@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::backend::connection::Connection;
 use crate::backend::reset;
 use crate::cluster::node::Node;
+use crate::config::Reset;
 use crate::pool::checkout::{Pool, Pooled};
 use crate::pool::ledger::Verdict;
 
@@ -67,9 +68,12 @@ impl Lease {
             held.at_rest = now;
             return pool.checkin(now, held, Verdict::Clean);
         }
-        self.held = Some(held);
         self.used = true;
-        tokio::spawn(self.clean(how));
+        let closes = (how.reset || held.suspect) && pool.config.load().reset == Reset::Close;
+        self.held = Some(held);
+        if !closes {
+            tokio::spawn(self.clean(how));
+        }
     }
 
     /// Dropping the lease on the way (an error, a timeout) closes the connection.

@@ -182,6 +182,7 @@ query_user = "postgres"
 query_database = "postgres"
 [pool]
 mode = "{mode}"
+reset = "{"close" if mode == "session" else "discard"}"
 min = 0
 max = {connections}
 acquire_timeout = "20s"
