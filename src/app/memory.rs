@@ -28,15 +28,14 @@ pub(super) async fn watch(proxy: Arc<Proxy>) {
         let threshold = (limit as f64 * config.memory.threshold) as u64;
         let was = pressure.is_on();
         let used = used(&usage, limit);
-        let most = config.cache.max_bytes;
-        if pressure.step(used, threshold, proxy.results.bytes(), most) {
+        let (cached, most) = (proxy.results.bytes(), config.cache.max_bytes);
+        if pressure.step(used, threshold, cached, most) {
             all(&proxy).iter().flat_map(|database| database.pools.all()).for_each(|pool| pool.trim());
         }
-        if was || pressure.is_on() {
-            let mut limits = limits(&config.cache);
-            limits.max_bytes = most - pressure.withheld.min(most);
-            proxy.results.set_limits(limits);
-        }
+        let mut limits = limits(&config.cache);
+        // What would go beyond the threshold until the next look is not kept.
+        limits.max_bytes = (most - pressure.withheld.min(most)).min(cached + threshold.saturating_sub(used));
+        proxy.results.set_limits(limits);
         match (was, pressure.is_on()) {
             (false, true) => tracing::warn!(used, threshold, "memory runs short: the cache gives back what it has"),
             (true, false) => tracing::info!(used, threshold, "the cache may have all its memory again"),

@@ -15,6 +15,7 @@ pub struct Builder {
     nodes: Vec<Value>,
     users: Vec<Value>,
     more: String,
+    group: Option<PathBuf>,
 }
 
 impl Default for Builder {
@@ -25,7 +26,8 @@ impl Default for Builder {
 
 impl Builder {
     pub fn without_users() -> Self {
-        let empty = Builder { settings: Table::new(), nodes: Vec::new(), users: Vec::new(), more: String::new() };
+        let empty =
+            Builder { settings: Table::new(), nodes: Vec::new(), users: Vec::new(), more: String::new(), group: None };
         // A small pool, so that a few clients already share connections.
         // Statements are counted where they run: what is cached is tested by tests that turn it on.
         empty
@@ -100,6 +102,16 @@ impl Builder {
     pub fn more(mut self, toml: &str) -> Self {
         self.more.push_str(toml);
         self
+    }
+
+    /// pgweir is to run in this control group.
+    pub fn in_group(mut self, directory: &Path) -> Self {
+        self.group = Some(directory.to_owned());
+        self
+    }
+
+    pub(super) fn group(&self) -> Option<&Path> {
+        self.group.as_deref()
     }
 
     /// Runs pgweir with it, on free ports, and waits until it can serve.

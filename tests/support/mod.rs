@@ -112,7 +112,13 @@ impl Pgweir {
         let config = scratch.path().join("pgweir.toml");
         fs::write(&config, builder.toml(sql, admin, scratch.path())).unwrap();
         let stderr = File::create(scratch.path().join("stderr.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_pgweir"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgweir"));
+        if let Some(group) = builder.group() {
+            command = Command::new("sh");
+            command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.join("cgroup.procs"));
+            command.arg(env!("CARGO_BIN_EXE_pgweir"));
+        }
+        let child = command
             .args(["run", "--config"])
             .arg(&config)
             .stdin(Stdio::null())
