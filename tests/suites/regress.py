@@ -7,6 +7,7 @@ aside.
 import difflib
 import glob
 import os
+import re
 import shutil
 import subprocess
 
@@ -73,10 +74,13 @@ def run_file(test, work, env):
                 if os.path.exists(name)]
     if any(found == one for one in expected):
         return "passed"
-    difference = list(difflib.unified_diff(expected[0], found, "expected", "found", n=1, lineterm=""))
-    with open(f"{work}/results/{test}.diff", "w") as file:
-        file.write("\n".join(difference))
-    return "\n".join(difference[:40])
+    return "\n".join(difflib.unified_diff(expected[0], found, "expected", "found", n=0, lineterm=""))
+
+
+def differing(outcome):
+    """First and last line of each place of the expected file where an outcome differs."""
+    places = re.findall(r"^@@ -(\d+)(?:,(\d+))? ", outcome, re.MULTILINE)
+    return [(int(first), int(first) + max(int(count or 1) - 1, 0)) for first, count in places]
 
 
 def lines(path):

@@ -14,7 +14,8 @@ from typing import Callable
 import fetch
 import libpq
 import regress
-from servers import environment, psql
+import tokio_postgres
+from servers import PASSWORD, environment, psql
 
 PYTEST = ("pytest==8.4.2", "pytest-timeout==2.4.0")
 
@@ -81,11 +82,35 @@ def pg8000(port, folder, only):
     return pytest(python, folder, arguments, environment(port), cwd, only)
 
 
+def sqlalchemy(driver):
+    """Those of its tests that are about PostgreSQL's dialect, or about connections of any database."""
+    def run(port, folder, only):
+        version = "2.0.44"
+        python = fetch.venv("sqlalchemy", "greenlet", "typing-extensions", "psycopg2-binary==2.9.13", "asyncpg==0.32.0",
+                            *PYTEST)
+        source = fetch.sdist("sqlalchemy", version)
+        # They import what is in the folder beside them, and only that.
+        for part in ("test", "lib"):
+            cwd = tests_alone(source, folder, part)
+        for settings in ("setup.cfg", "pyproject.toml"):
+            shutil.copy(os.path.join(source, settings), cwd)
+        url = f"postgresql+{driver}://postgres:{PASSWORD}@127.0.0.1:{port}/sqlalchemy"
+        parts = ["dialect/postgresql", "engine/test_execute.py", "engine/test_reconnect.py", "engine/test_transaction.py"]
+        arguments = [*(f"test/{part}" for part in parts), "--backend-only", f"--dburi={url}", "-p", "no:warnings"]
+        return pytest(python, folder, arguments, environment(port, "sqlalchemy"), cwd, only)
+    return run
+
+
 HSTORE = ("CREATE EXTENSION hstore",)
+SQLALCHEMY = (*HSTORE, "CREATE EXTENSION citext", "CREATE SCHEMA test_schema", "CREATE SCHEMA test_schema_2",
+              "ALTER DATABASE sqlalchemy SET default_text_search_config = 'english'")
 SUITES = [
     Suite("regress", "15.18", regress.run, regress.DATABASE, 5, regress.PREPARE),
     Suite("libpq-pipeline", "15.18", libpq.run, libpq.DATABASE, 5),
     Suite("asyncpg", "0.32.0", asyncpg, "postgres", 12),
     Suite("psycopg2", "2.9.13", psycopg2, "psycopg2_test", 5, HSTORE),
     Suite("pg8000", "1.31.6", pg8000, "postgres", 5, HSTORE),
+    Suite("sqlalchemy-psycopg2", "2.0.44", sqlalchemy("psycopg2"), "sqlalchemy", 5, SQLALCHEMY),
+    Suite("sqlalchemy-asyncpg", "2.0.44", sqlalchemy("asyncpg"), "sqlalchemy", 5, SQLALCHEMY),
+    Suite("tokio-postgres", tokio_postgres.VERSION, tokio_postgres.run, tokio_postgres.DATABASE, 5, tokio_postgres.PREPARE),
 ]
