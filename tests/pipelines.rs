@@ -99,6 +99,29 @@ fn an_error_comes_before_the_sync() {
     ]);
 }
 
+/// A client that says all it has to say, Terminate too, and only then reads.
+#[test]
+fn what_stands_before_terminate_is_answered() {
+    let arena = Arena::new();
+    let known = || frames().parse("", "SELECT $1::text || count(*) FROM pg_class WHERE false");
+    let used = || known().bind("", "", &["known"]).execute("", 0).sync();
+    for said in [used(), known().sync().close(b'S', "none").sync(), frames().query("SELECT 1"), frames().sync()] {
+        let said = said.frame(b'X', b"");
+        let answers = |port| {
+            let mut client = Wire::connect(port);
+            client.send(&said);
+            client.rest()
+        };
+        let direct = answers(support::cluster().primary().port());
+        assert!(!direct.is_empty());
+        for (name, _, proxy) in arena.proxies() {
+            for round in 0..3 {
+                assert_eq!(answers(proxy.port()), direct, "with {name}, round {round}: {said:?}");
+            }
+        }
+    }
+}
+
 /// Messages that wait for more of them end with their client.
 #[test]
 fn a_pause_ahead_of_the_sync_runs_what_is_there_and_commits_nothing() {

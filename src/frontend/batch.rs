@@ -75,7 +75,10 @@ impl Session {
             }
             let next = at + head.total;
             match head.tag {
-                frontend::TERMINATE => return Ok(Head::Terminate),
+                frontend::TERMINATE => {
+                    self.terminating = true;
+                    return Ok(Head::Terminate);
+                }
                 frontend::SYNC | frontend::FLUSH if !batch.demand.in_block && self.needs_no_server(at) => {
                     return Ok(Head::Here(next));
                 }

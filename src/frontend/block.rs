@@ -101,7 +101,7 @@ impl Session {
         match self.scan()? {
             Head::Wait(need) => return Ok(Some(need)),
             Head::Here(bytes) => self.answer(bytes),
-            Head::Terminate => self.terminating = true,
+            Head::Terminate => {}
             Head::Batch(batch) => {
                 self.request = Request::new(Instant::now(), Why::InTransaction);
                 let on_replica = self.leased.as_ref().is_some_and(|leased| leased.replica);
