@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pgweir::demo::cluster::{Cluster, SUPERUSER, Shutdown};
 use pgweir::demo::sample;
 
+use support::wire::{Frames, Wire};
 use support::{LIMIT, Pgweir, Raw, wait_until};
 
 /// A NotificationResponse.
@@ -174,6 +175,21 @@ fn a_clients_own_notifications_come_before_its_ready_and_bear_its_pid() {
         assert_ne!(found[0].pid, own.pid, "round {round}");
         let seen = next(&mut other);
         assert_ne!((seen.pid, seen.payload), (other.pid, format!("other {round}")), "it came with the ReadyForQuery");
+    }
+}
+
+/// Neither waits for the answer to what stands ahead of it.
+#[test]
+fn a_notify_on_its_way_behind_a_listen_is_heard() {
+    let pgweir = pgweir();
+    for _ in 0..5 {
+        let name = channel();
+        let (listen, notify) = (format!("LISTEN {name}"), format!("NOTIFY {name}, 'on its way'"));
+        let mut client = Wire::connect(pgweir.port());
+        client.ask(&Frames::new().query(&listen).query(&notify), "CZCAZ");
+        let other = channel();
+        let (listen, notify) = (format!("BEGIN; LISTEN {other}; COMMIT"), format!("NOTIFY {other}"));
+        client.ask(&Frames::new().query(&listen).run(&notify, &[]).sync(), "CCCZ12CAZ");
     }
 }
 

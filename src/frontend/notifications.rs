@@ -53,6 +53,8 @@ impl Session {
             return;
         }
         leased.suspect = true;
+        // A NOTIFY on its way behind it is not to run before the shared connection listens.
+        self.settling |= self.mode != PoolMode::Session;
         if is_mixed(facts) {
             self.channels.set_alone(true);
         }
