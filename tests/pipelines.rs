@@ -99,6 +99,22 @@ fn an_error_comes_before_the_sync() {
     ]);
 }
 
+/// A Query ends no segment that has failed: the server skips it, and waits for the Sync.
+#[test]
+fn a_query_behind_what_fails_is_skipped() {
+    let skipped = || fails().query("SELECT 'skipped'");
+    let unparsed = || frames().parse("", "SELEC").query("SELECT 'skipped'");
+    Arena::new().same(&[
+        step(skipped().sync().query("SELECT 1"), "12EZTDCZ"),
+        step(skipped(), "12E"),
+        step(frames().sync(), "Z"),
+        step(unparsed().sync(), "EZ"),
+        step(unparsed(), "E"),
+        step(frames().query("SELECT 'skipped'").sync(), "Z"),
+        step(frames().run("SELECT 2", &[]).query("SELECT 3"), "12DCTDCZ"),
+    ]);
+}
+
 /// A client that says all it has to say, Terminate too, and only then reads.
 #[test]
 fn what_stands_before_terminate_is_answered() {

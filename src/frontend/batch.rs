@@ -100,6 +100,8 @@ impl Session {
                     let plan = self.plan(read::query(&self.inbox[at + scan::HEADER..next])?);
                     self.weigh(&plan, &mut batch);
                     self.scanned.push_back(Scanned::Query(plan));
+                    // Behind an error it is skipped, and the segment goes on to its Sync.
+                    batch.demand.open |= at > 0;
                     return Ok(Head::Batch(Batch { end: next, prepares_only: false, ..batch }));
                 }
                 tag => self.look_into(tag, at, next, &mut batch)?,
