@@ -19,6 +19,8 @@
 //!    itself is put in where its turn is. At rest, outside any transaction and with nothing that pins the session,
 //!    the lease goes back.
 //!
+//! Of a session that has been idle for two seconds and has nothing open, only its [`frontend::rest::Rest`] stays.
+//!
 //! What clients LISTEN for comes over one connection per database ([`notify`]), not over the leases: a client that listens
 //! is not bound to a connection.
 //!

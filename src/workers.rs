@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::frontend::console;
 use crate::frontend::login::{Opened, Opening};
 use crate::frontend::proxy::Proxy;
+use crate::frontend::rest;
 use crate::frontend::session::Worker;
 use crate::net::Stream;
 
@@ -89,7 +90,7 @@ async fn beat() {
 /// One client, from its socket to its end. A panic in it ends this client alone.
 async fn client(counted: Counted, login: Pin<Box<impl Future<Output = Opened>>>) {
     match login.await {
-        Opened::Session(session) => session.serve().await,
+        Opened::Session(session) => rest::serve(session).await,
         Opened::Console(opening) => Box::pin(console::serve(*opening)).await,
         Opened::Replication(relay) => Box::pin(relay.run()).await,
         Opened::Nothing => {}

@@ -241,6 +241,23 @@ fn tls_may_begin_at_once_where_the_client_names_the_protocol() {
 }
 
 #[test]
+fn idle_clients_of_tls_are_put_to_rest_and_go_on() {
+    let files = Files::new();
+    let pgweir = files.listening("require").operator().start();
+    let mut client = direct_tls(&pgweir, &files, true);
+    client.startup(0, &[("user", sample::USER), ("database", sample::DATABASE)]);
+    client.authenticate(sample::USER, sample::PASSWORD).unwrap();
+    let rests = || pgweir.console("SHOW LISTS").number("list", "resting_clients", "items") == 1;
+    for word in ["one", "another"] {
+        wait_until(LIMIT, "a client at rest", rests);
+        assert_eq!(client.value(&format!("SELECT '{word}'")), word);
+    }
+    wait_until(LIMIT, "a client at rest", rests);
+    drop(client);
+    wait_until(LIMIT, "its end", || !rests());
+}
+
+#[test]
 fn passwords_may_pass_through_tls() {
     let files = Files::new();
     support::cluster().primary().psql("CREATE ROLE through LOGIN PASSWORD 'through-word'").unwrap();

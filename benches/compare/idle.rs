@@ -1,7 +1,8 @@
-//! What an idle client costs: many connections, each with one query behind it.
+//! What an idle client costs: many connections, each with one query behind it, some seconds later.
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio_postgres::{Config, NoTls};
 
@@ -12,14 +13,18 @@ use crate::targets::NAME;
 const AT_ONCE: usize = 50;
 /// Opened before the first look, so that what is allocated once is not counted.
 const WARM_UP: usize = 100;
+/// How long they have been idle at least when they are looked at.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Resident bytes for each of `clients` idle connections.
 pub fn bytes_per_client(address: SocketAddr, pid: u32, clients: usize) -> Result<f64, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let _warm = open(address, WARM_UP).await?;
+        tokio::time::sleep(IDLE).await;
         let before = process::resident(pid);
         let _idle = open(address, clients).await?;
+        tokio::time::sleep(IDLE).await;
         let after = process::resident(pid);
         Ok(after.saturating_sub(before) as f64 / clients as f64)
     })

@@ -300,6 +300,8 @@ pub struct Lists {
     pub used_clients: u64,
     /// Of these, the ones that are logging in.
     pub login_clients: u64,
+    /// Of the used ones those idle for a while.
+    pub resting_clients: u64,
     /// Server connections that the pools still allow.
     pub free_servers: u64,
     pub used_servers: u64,

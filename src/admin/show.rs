@@ -256,6 +256,7 @@ fn lists(admin: &Admin) -> Table {
         ("dns_zones", 0),
         ("dns_queries", 0),
         ("dns_pending", 0),
+        ("resting_clients", lists.resting_clients),
     ];
     of(items, &[columns::LISTS], |(list, items)| vec![cell(list), cell(items)])
 }

@@ -408,6 +408,7 @@ fn lists(proxy: &Proxy) -> Lists {
         free_clients: proxy.config.load().listen.max_clients.saturating_sub(open) as u64,
         used_clients: logged_in as u64,
         login_clients: open.saturating_sub(logged_in) as u64,
+        resting_clients: proxy.clients.resting() as u64,
         free_servers: max.saturating_sub(used) as u64,
         used_servers: used as u64,
     }

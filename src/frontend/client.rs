@@ -1,5 +1,6 @@
 //! What the rest of pgweir sees of a client: its row in SHOW CLIENTS, its cancel key, and the ways to stop it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::backend::cancel::Identity;
 use crate::frontend::nudge::Nudge;
+use crate::frontend::proxy::Proxy;
 use crate::net::Peer;
 
 /// What a client is doing.
@@ -76,6 +78,8 @@ pub struct Client {
     activity: AtomicU8,
     /// Microseconds after `connected` at which the activity began.
     since: AtomicU64,
+    /// The `since` for which it was last nudged as idle.
+    nudged_for: AtomicU64,
     /// [`crate::session::pins::Pins`] bits.
     pub pins: AtomicU16,
     pub prepared: AtomicUsize,
@@ -144,6 +148,34 @@ impl Client {
     }
 }
 
+/// A client's place among the clients, given up when this is dropped.
+#[derive(Debug)]
+pub struct Entered {
+    proxy: Arc<Proxy>,
+    client: Arc<Client>,
+}
+
+impl Entered {
+    pub fn new(proxy: &Arc<Proxy>, new: NewClient) -> Entered {
+        Entered { proxy: proxy.clone(), client: proxy.clients.enter(new) }
+    }
+}
+
+impl Deref for Entered {
+    type Target = Arc<Client>;
+
+    fn deref(&self) -> &Arc<Client> {
+        &self.client
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.client.set_target(None);
+        self.proxy.clients.leave(&self.client);
+    }
+}
+
 /// All logged-in clients, by the pid of their cancel key.
 #[derive(Debug, Default)]
 pub struct Clients {
@@ -152,6 +184,8 @@ pub struct Clients {
     next: AtomicU64,
     /// Connections accepted and not yet closed, logged in or not.
     pub connections: AtomicUsize,
+    /// Sessions of which only a [`crate::frontend::rest::Rest`] is there.
+    resting: AtomicUsize,
     /// `listen.peer_id`, which stands in the upper bits of each cancel key's pid.
     peer_id: u8,
 }
@@ -204,7 +238,7 @@ impl Clients {
     }
 
     /// Enters a client, with a cancel key of its own.
-    pub fn enter(&self, new: NewClient) -> Arc<Client> {
+    fn enter(&self, new: NewClient) -> Arc<Client> {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut secret = vec![0; new.key_length];
         let _ = aws_lc_rs::rand::fill(&mut secret);
@@ -232,6 +266,7 @@ impl Clients {
                 replication: new.replication,
                 activity: AtomicU8::new(Activity::Idle as u8),
                 since: AtomicU64::new(0),
+                nudged_for: AtomicU64::new(u64::MAX),
                 pins: AtomicU16::new(0),
                 prepared: AtomicUsize::new(0),
                 target: Mutex::new(None),
@@ -245,7 +280,7 @@ impl Clients {
         }
     }
 
-    pub fn leave(&self, client: &Client) {
+    fn leave(&self, client: &Client) {
         self.by_pid.remove_if_mut(&client.pid, |_, same| {
             same.retain(|other| other.id != client.id);
             same.is_empty()
@@ -273,6 +308,31 @@ impl Clients {
     pub fn nudge(&self, database: &str) {
         let waiting = |client: &&Arc<Client>| *client.database == *database && client.activity().0 != Activity::Idle;
         self.by_pid.iter().for_each(|entry| entry.value().iter().filter(waiting).for_each(|client| client.nudge()));
+    }
+
+    /// Nudges those that have been idle for so long, once each time.
+    pub fn nudge_idle(&self, after: Duration, now: Instant) {
+        let idle = |client: &&Arc<Client>| {
+            let (activity, since) = client.activity();
+            let began = client.since.load(Ordering::Relaxed);
+            activity == Activity::Idle
+                && now.saturating_duration_since(since) >= after
+                && client.nudged_for.swap(began, Ordering::Relaxed) != began
+        };
+        self.by_pid.iter().for_each(|entry| entry.value().iter().filter(idle).for_each(|client| client.nudge()));
+    }
+
+    /// A session is put to rest, or goes on.
+    pub fn note_resting(&self, rests: bool) {
+        match rests {
+            true => self.resting.fetch_add(1, Ordering::Relaxed),
+            false => self.resting.fetch_sub(1, Ordering::Relaxed),
+        };
+    }
+
+    /// How many sessions are at rest.
+    pub fn resting(&self) -> usize {
+        self.resting.load(Ordering::Relaxed)
     }
 
     pub fn len(&self) -> usize {

@@ -190,7 +190,7 @@ pub async fn part(stream: &mut Stream, out: &mut BytesMut) {
 }
 
 /// Reads what is there into `buffer`; while nothing is, an empty buffer holds no memory.
-fn poll_receive(
+pub(super) fn poll_receive(
     stream: &mut Stream,
     buffer: &mut BytesMut,
     buffers: &Buffers,

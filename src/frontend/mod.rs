@@ -23,6 +23,7 @@ pub mod refusal;
 pub mod replies;
 pub mod replication;
 pub mod requests;
+pub mod rest;
 pub mod retry;
 pub mod sequences;
 pub mod serve;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split}
 use crate::backend::connect::{self, ConnectFailure, Login};
 use crate::backend::connection::{BackendError, Connection};
 use crate::error::{Fault, sqlstate};
-use crate::frontend::client::{Activity, Client, NewClient, Stop};
+use crate::frontend::client::{Activity, Client, Entered, NewClient, Stop};
 use crate::frontend::database::Database;
 use crate::frontend::io::part;
 use crate::frontend::login::Opening;
@@ -26,21 +26,7 @@ use crate::wire::{scan, write};
 pub struct Relay {
     opening: Opening,
     connection: Box<Connection>,
-    entry: Entry,
-}
-
-/// A client's place among the clients, given up when dropped.
-#[derive(Debug)]
-struct Entry {
-    proxy: Arc<Proxy>,
-    client: Arc<Client>,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.client.set_target(None);
-        self.proxy.clients.leave(&self.client);
-    }
+    client: Entered,
 }
 
 /// What SHOW CLIENTS calls a connection with this `replication` parameter.
@@ -104,7 +90,7 @@ impl Relay {
         connection: Box<Connection>,
     ) -> Relay {
         let status = connection.statuses.iter().find(|(name, _)| **name == *"application_name");
-        let client = opening.proxy.clients.enter(NewClient {
+        let new = NewClient {
             user: login.user.clone(),
             database: database.name.clone(),
             peer: opening.stream.peer(),
@@ -114,7 +100,8 @@ impl Relay {
             application_name: status.map(|(_, value)| value.to_string()).unwrap_or_default(),
             server_pid: Some(connection.identity.pid),
             replication: startup.replication.as_deref().map_or("none", kind),
-        });
+        };
+        let client = Entered::new(&opening.proxy, new);
         client.set_target(Some(connection.identity.clone()));
         client.set_activity(Activity::Active, client.connected);
         for (name, value) in &connection.statuses {
@@ -123,13 +110,12 @@ impl Relay {
         write::backend_key_data(&mut opening.outbox, client.pid, &client.secret);
         write::ready(&mut opening.outbox, b'I');
         database.counters.at(opening.worker.index).client_login();
-        let entry = Entry { proxy: opening.proxy.clone(), client };
-        Relay { opening, connection, entry }
+        Relay { opening, connection, client }
     }
 
     /// Passes bytes on both ways until one side ends, or the client is stopped: then it is told, behind a whole frame.
     pub async fn run(self) {
-        let Relay { mut opening, mut connection, entry } = self;
+        let Relay { mut opening, mut connection, client } = self;
         let mut frames = Frames::default();
         frames.note(&opening.outbox);
         let stopped = {
@@ -138,17 +124,17 @@ impl Relay {
             tokio::select! {
                 _ = pass_up(&mut opening.inbox, client_in, server_out) => false,
                 _ = pass_down(&mut opening.outbox, &mut frames, server_in, client_out) => false,
-                () = stopped(&entry.client) => true,
+                () = stopped(&client) => true,
             }
         };
         if stopped {
             let rest = frames.finish(&mut connection.stream, &mut opening.outbox);
             if matches!(tokio::time::timeout(LAST_FRAME, rest).await, Ok(Ok(()))) {
-                write::error(&mut opening.outbox, &stop_fault(entry.client.stop_reason()));
+                write::error(&mut opening.outbox, &stop_fault(client.stop_reason()));
             }
         }
         let _ = connection.stream.shutdown().await;
-        drop(entry);
+        drop(client);
         part(&mut opening.stream, &mut opening.outbox).await;
     }
 }

@@ -1,6 +1,5 @@
 //! The loop of a session: read a batch, choose a node, lease, relay, give back.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -54,18 +53,13 @@ pub struct Chosen {
 }
 
 impl Session {
-    /// Serves the client until one side ends.
-    pub async fn serve(mut self: Box<Self>) {
-        let end = self.run().await;
-        Box::pin(self.finish(end)).await;
-    }
-
-    async fn run(&mut self) -> End {
+    /// Serves the client until one side ends, or (`None`) until it is to be put to rest.
+    pub(super) async fn run(&mut self) -> Option<End> {
         loop {
             let need = match self.advance().await {
                 Ok(Some(need)) => need,
-                Ok(None) => return End::Client,
-                Err(end) => return end,
+                Ok(None) => return Some(End::Client),
+                Err(end) => return Some(end),
             };
             let event = match self.unended {
                 Unended::Waiting => Box::pin(tokio::time::timeout(PAUSE, self.event(need))).await,
@@ -82,15 +76,16 @@ impl Session {
                 Event::ServerGone(error) => self.on_server_gone(&error.to_string()),
                 Event::Fault(fault) => Some(End::Fault(fault)),
                 Event::Stopped => match self.client.stop_reason() {
+                    Stop::None if self.may_rest() => return None,
                     Stop::None => self.on_nudge(),
                     why => Some(End::Fault(stop_fault(why))),
                 },
             };
-            if let Some(end) = ended {
-                return end;
+            if ended.is_some() {
+                return ended;
             }
             if let Some(fault) = self.settle() {
-                return End::Fault(fault);
+                return Some(End::Fault(fault));
             }
         }
     }
@@ -485,8 +480,7 @@ impl Session {
         }
         if self.pins.is_empty() && self.mode != PoolMode::Session {
             self.give_back();
-            self.pipeline.shed();
-            self.scanned = VecDeque::new();
+            self.scanned.clear();
         } else if let Some(leased) = &mut self.leased {
             // What pins it now may be gone later; the traces stay until a reset.
             leased.suspect = true;
@@ -519,7 +513,7 @@ impl Session {
         }
     }
 
-    async fn finish(&mut self, end: End) {
+    pub(super) async fn finish(&mut self, end: End) {
         match end {
             // It has said Terminate behind a request, and may still read what came of that.
             End::Client if self.terminating && !self.outbox.is_empty() => self.farewell().await,

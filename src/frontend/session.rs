@@ -14,7 +14,7 @@ use crate::config::PoolMode;
 use crate::freshness::Seen;
 use crate::frontend::block::Block;
 use crate::frontend::cached::{Asker, Filling};
-use crate::frontend::client::Client;
+use crate::frontend::client::Entered;
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::names::runs_by_name;
 use crate::frontend::notifications::Subscription;
@@ -205,7 +205,7 @@ impl Request {
 pub struct Session {
     pub proxy: Arc<Proxy>,
     pub worker: Arc<Worker>,
-    pub client: Arc<Client>,
+    pub client: Entered,
     pub database: Arc<Database>,
     pub login: Login,
     /// By node index.
@@ -307,12 +307,6 @@ pub struct Session {
     pub transaction_began: Option<Instant>,
     /// The statement under way wants a database to itself.
     pub leaving: Option<Leaving>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.proxy.clients.leave(&self.client);
-    }
 }
 
 impl Session {

@@ -53,6 +53,12 @@ impl Channels {
         self.active.contains(channel)
     }
 
+    /// Nothing is listened on, and nothing of it under way.
+    pub fn is_unused(&self) -> bool {
+        let Channels { active, alone, due, pending, saved } = self;
+        !alone && active.is_empty() && due.is_empty() && pending.is_empty() && saved.is_empty()
+    }
+
     /// The client needs the connection that listens for it.
     pub fn is_alone(&self) -> bool {
         self.alone

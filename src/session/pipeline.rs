@@ -152,13 +152,6 @@ impl Pipeline {
         })
     }
 
-    /// Holds no memory while nothing is owed.
-    pub fn shed(&mut self) {
-        if self.queue.is_empty() {
-            self.queue = VecDeque::new();
-        }
-    }
-
     pub fn push(&mut self, expect: Expect) {
         match &expect {
             Expect::Sync { shown: true } if self.copying_in => {

@@ -1,6 +1,5 @@
 //! From a proven user to the session: the settings of the startup packet, and what the client is told first.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,28 +8,24 @@ use tokio::io::AsyncReadExt;
 
 use crate::backend::connect::Login;
 use crate::backend::connection::BackendError;
+use crate::cluster::Cluster;
 use crate::cluster::node::{Node, Role};
-use crate::cluster::{Cluster, Tried};
 use crate::config::PoolMode;
 use crate::error::{Fault, Severity, sqlstate};
 use crate::freshness::Seen;
-use crate::frontend::client::{Client, NewClient};
+use crate::frontend::client::{Entered, NewClient};
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::io::MAX_WAITING;
 use crate::frontend::login::{Failed, Opening, no_server};
 use crate::frontend::proxy::User;
-use crate::frontend::session::{Leased, Request, Session, Unended};
-use crate::frontend::sight::Sight;
+use crate::frontend::rest::Rest;
+use crate::frontend::session::{Leased, Session};
 use crate::net::Stream;
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
-use crate::route::decide::Why;
-use crate::session::channels::Channels;
 use crate::session::datestyle;
 use crate::session::environment::Environment;
 use crate::session::parameters::{Parameters, Settings, Value};
-use crate::session::pins::Pins;
-use crate::session::pipeline::Pipeline;
 use crate::session::prepared::Names;
 use crate::wire::startup::{self, Startup};
 use crate::wire::write;
@@ -68,7 +63,7 @@ impl Opening {
             lease => lease,
         };
         let application_name = status(&statuses, "application_name").unwrap_or_default().to_owned();
-        let client = self.proxy.clients.enter(NewClient {
+        let new = NewClient {
             user: login.user.clone(),
             database: database.name.clone(),
             peer: self.stream.peer(),
@@ -78,7 +73,8 @@ impl Opening {
             application_name,
             replication: "none",
             server_pid: lease.as_ref().map(|lease| lease.identity.pid),
-        });
+        };
+        let client = Entered::new(&self.proxy, new);
         let refuses_pins = user.refuses_pins_in(&database);
         let parts =
             Parts { client, database, login, pools, mode, refuses_pins, lease, base, statuses: statuses.clone() };
@@ -179,7 +175,7 @@ async fn gone(stream: &mut Stream, inbox: &mut BytesMut) -> Failed {
 /// What a login has found out, for the session.
 #[derive(Debug)]
 pub(super) struct Parts {
-    client: Arc<Client>,
+    client: Entered,
     database: Arc<Database>,
     login: Login,
     pools: Vec<Arc<Pool>>,
@@ -194,13 +190,12 @@ pub(super) struct Parts {
 impl Parts {
     pub(super) fn into_session(self, opening: Opening) -> Session {
         let Parts { client, database, login, pools, mode, refuses_pins, lease, base, statuses } = self;
-        let now = client.connected;
         let leased = lease.map(|mut lease| {
             lease.begin();
             client.set_target(Some(lease.identity.clone()));
             Leased::for_session(lease)
         });
-        Session {
+        let rest = Rest {
             proxy: opening.proxy,
             worker: opening.worker,
             client,
@@ -211,56 +206,21 @@ impl Parts {
             refuses_pins,
             stream: opening.stream,
             inbox: opening.inbox,
-            outbox: opening.outbox,
-            client_rest: 0,
-            held_back: false,
-            server_rest: 0,
-            leased,
-            pipeline: Pipeline::default(),
-            request: Request::new(now, Why::Read),
-            block: None,
-            retries_block: false,
-            begun: None,
-            filling: None,
-            asker: Default::default(),
-            tried: Tried::default(),
-            scanned: VecDeque::new(),
-            unended: Unended::No,
             names: Names::default(),
             sql_names: Vec::new(),
             environment: Environment::default(),
-            sight: Sight::default(),
-            defining: false,
             asks_sequences: false,
-            settling: false,
             sent_apart: 0,
-            portals: Vec::new(),
             parameters: Parameters::new(base),
-            pins: Pins::default(),
-            channels: Channels::default(),
-            subscription: None,
-            survey: None,
-            status: b'I',
-            opens_block: false,
-            failed: false,
-            aside_error: None,
-            skipping: false,
-            terminating: false,
             had_temporary: false,
-            makes_temporary: false,
-            writing: false,
-            reading: false,
-            wrote: None,
-            written: Vec::new(),
             seen: Seen::default(),
+            wrote: None,
             unsettled: None,
             readable: is_readable(&statuses),
             greeting: statuses,
             told: Vec::new(),
-            reported: Vec::new(),
-            transaction_began: None,
-            leaving: None,
-        }
+        };
+        Session { outbox: opening.outbox, leased, ..rest.wake() }
     }
 }
 
