@@ -19,8 +19,16 @@ pub struct NodeTrial {
     pub outcome: Result<String, String>,
 }
 
-/// Tries every node of a configuration.
-pub type TryNodes<'a> = &'a dyn Fn(&Config) -> io::Result<Vec<NodeTrial>>;
+/// How the trials of all that a configuration names went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trials {
+    pub nodes: Vec<NodeTrial>,
+    /// Of the cache's shared store, where there is one: without it pgweir serves all the same.
+    pub store: Option<Result<String, String>>,
+}
+
+/// Tries every node of a configuration, and the shared store.
+pub type TryNodes<'a> = &'a dyn Fn(&Config) -> io::Result<Trials>;
 
 /// Writes the findings about the file at `path` to `out`, a line each, and then a summary. An accepted file's nodes
 /// are tried when there is a `try_nodes`. True: the file is accepted, and every node tried serves.
@@ -40,7 +48,8 @@ pub fn check(path: &Path, try_nodes: Option<TryNodes<'_>>, out: &mut dyn Write) 
         writeln!(out, "{file}: refused: {}", tally(&found))?;
         return Ok(false);
     };
-    let trials = try_nodes.map_or(Ok(Vec::new()), |try_nodes| try_nodes(&config))?;
+    let trials = try_nodes.map(|try_nodes| try_nodes(&config)).transpose()?;
+    let Trials { nodes: trials, store } = trials.unwrap_or(Trials { nodes: Vec::new(), store: None });
     let mut down = 0;
     for NodeTrial { database, node, outcome } in &trials {
         let (word, what) = match outcome {
@@ -51,6 +60,11 @@ pub fn check(path: &Path, try_nodes: Option<TryNodes<'_>>, out: &mut dyn Write) 
             }
         };
         writeln!(out, "{database} {node}: {word}: {what}")?;
+    }
+    match store {
+        Some(Ok(what)) => writeln!(out, "cache.shared: ok: {what}")?,
+        Some(Err(why)) => writeln!(out, "cache.shared: warning: reads do without it: {why}")?,
+        None => {}
     }
     if down > 0 {
         let tried = trials.len();
@@ -94,11 +108,12 @@ mod tests {
         let try_nodes = |config: &Config| {
             let database = &config.databases[0];
             let node = &database.nodes[0];
-            Ok(vec![NodeTrial {
+            let trial = NodeTrial {
                 database: database.name.clone(),
                 node: format!("{}:{}", node.host, node.port),
                 outcome: outcome.clone(),
-            }])
+            };
+            Ok(Trials { nodes: vec![trial], store: None })
         };
         let mut out = Vec::new();
         let passed = check(&path, Some(&try_nodes), &mut out).unwrap();

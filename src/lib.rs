@@ -65,6 +65,7 @@ pub mod backend;
 pub mod cluster;
 pub mod pool;
 pub mod notify;
+pub mod shared;
 
 // L4 clients
 pub mod admin;

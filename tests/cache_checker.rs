@@ -21,7 +21,7 @@ use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
 use support::random::{Random, number};
 use support::sessions::{block_on, column, sqlstate, try_connect, value, wait_for};
-use support::{LIMIT, Pgweir, wait_until};
+use support::{LIMIT, Pgweir, Store, wait_until};
 use tokio_postgres::Client;
 
 const KEYS: i64 = 3;
@@ -473,11 +473,39 @@ async fn settles(url: &str, world: &World) {
     .await;
 }
 
+/// The store of the second level stands still, loses all that it has, or ends, and is there again each time.
+fn store_faults(store: &mut Store, seed: u64, until: Instant, world: &World) -> usize {
+    let mut random = Random::new(seed);
+    let mut count = 0;
+    while world.goes_on(until) {
+        match random.below(3) {
+            0 => {
+                store.signal(Signal::STOP);
+                pass(random.below(1500));
+                store.signal(Signal::CONT);
+            }
+            1 => store.flush(),
+            _ => {
+                store.kill();
+                pass(random.below(500));
+                store.restart();
+            }
+        }
+        pass(500 + random.below(1500));
+        count += 1;
+    }
+    count
+}
+
 fn check(replicas: usize, fleet: bool) {
+    check_with(replicas, fleet, None);
+}
+
+fn check_with(replicas: usize, fleet: bool, mut store: Option<Store>) {
     let cluster = start(replicas);
     let seed = number("PGWEIR_CACHE_SEED", 1);
     let length = Duration::from_secs(number("PGWEIR_CACHE_SECONDS", 6));
-    let builder = Pgweir::builder()
+    let mut builder = Pgweir::builder()
         .cluster(&cluster, &vec![1; replicas])
         .set("cache.enabled", true)
         .set("cache.invalidation", "wal")
@@ -485,6 +513,9 @@ fn check(replicas: usize, fleet: bool) {
         .set("cache.fleet", fleet)
         .set("pool.connection_timeout", "1s")
         .set("pool.acquire_timeout", "20s");
+    if let Some(store) = &store {
+        builder = builder.set("cache.shared", store.url()).set("cache.shared_timeout", "200ms");
+    }
     // Two of them: each sees what the other's sessions write as a stranger's.
     let pgweirs = [builder.start(), builder.start()];
     for pgweir in &pgweirs {
@@ -510,10 +541,13 @@ fn check(replicas: usize, fleet: bool) {
         });
         // However it ends, so do the sessions.
         let end = End(&world);
+        let world = &*world;
+        let of_store = store.as_mut().map(|store| scope.spawn(move || store_faults(store, seed, until, world)));
         let faults = match replicas {
-            0 => faults(&cluster, seed, until, &world, fleet),
-            _ => [stalls(&cluster, seed, until, &world, &pgweirs), 0, 0],
+            0 => faults(&cluster, seed, until, world, fleet),
+            _ => [stalls(&cluster, seed, until, world, &pgweirs), 0, 0],
         };
+        let faults = (faults, of_store.map_or(0, |faults| faults.join().unwrap()));
         drop(end);
         (sessions.join().unwrap(), faults)
     });
@@ -522,9 +556,10 @@ fn check(replicas: usize, fleet: bool) {
     let age = |share: f64| Duration::from_micros(ages.get((ages.len() as f64 * share) as usize).copied().unwrap_or(0));
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     let hits: u64 = pgweirs.iter().map(|pgweir| cache(pgweir, "hits")).sum();
+    let shared: u64 = pgweirs.iter().filter_map(|pgweir| pgweir.cache()["shared_store"]["hits"].as_u64()).sum();
     let verified: u64 = pgweirs.iter().map(|pgweir| cache(pgweir, "verified")).sum();
     println!(
-        "seed {seed}, {length:?}, {replicas} replicas, fleet {fleet}: {} reads, {hits} hits ({verified} verified), {} writes, {} broken sessions; faults {faults:?}; age of answers p50 {:?} p90 {:?} p99 {:?} p99.9 {:?} \
+        "seed {seed}, {length:?}, {replicas} replicas, fleet {fleet}: {} reads, {hits} hits ({verified} verified), {shared} found in the store, {} writes, {} broken sessions; faults {faults:?}; age of answers p50 {:?} p90 {:?} p99 {:?} p99.9 {:?} \
          max {:?}; violations {}",
         count(&world.reads),
         count(&world.writes),
@@ -538,6 +573,7 @@ fn check(replicas: usize, fleet: bool) {
     );
     assert!(violations.is_empty(), "seed {seed}: {violations:?}");
     assert!(world.is_enough() && hits > 20, "too little has happened");
+    assert!(store.is_none() || shared > 0, "nothing was shared");
     cluster.wait_replayed(LIMIT).unwrap();
     pgweirs.iter().for_each(|pgweir| block_on(settles(&pgweir.url(), &world)));
     let differences: Vec<_> = pgweirs.iter().map(|pgweir| cache(pgweir, "differences")).collect();
@@ -562,4 +598,14 @@ fn a_fleet_promises_the_same() {
 #[test]
 fn a_fleet_before_replicas_that_stall_keeps_nothing_old() {
     check(2, true);
+}
+
+#[test]
+fn a_store_that_is_shared_hands_on_nothing_old() {
+    check_with(0, false, Some(Store::start()));
+}
+
+#[test]
+fn a_store_before_a_fleet_and_replicas_that_stall_hands_on_nothing_old() {
+    check_with(2, true, Some(Store::start()));
 }

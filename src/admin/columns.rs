@@ -75,7 +75,9 @@ pub(super) const CACHE: &str = "\
     database mode reason entries/q bytes/q max_entries/q max_bytes/q hits/q misses/q hit_rate/n \
     shared/q stored/q evicted/q expired/q invalidated refused verified/q differences/q \
     definitions/q definitions_bytes/q plans/q \
-    fleet leader takeovers/q";
+    fleet leader takeovers/q \
+    store store_reason store_hits/q store_misses/q store_failed/q store_refused store_stored/q store_dropped/q \
+    store_bytes_read/q store_bytes_written/q";
 
 pub(super) const SLOW: &str = "\
     ts database user application_name client fingerprint duration_ms/n wait_ms/n \

@@ -5,7 +5,7 @@
 use std::fmt::{Display, Write};
 use std::time::Instant;
 
-use super::rows::{CacheRow, DefinitionsRow, NodeRow, PoolRow, role_name};
+use super::rows::{CacheRow, DefinitionsRow, NodeRow, PoolRow, SharedRow, role_name};
 use super::{Admin, documents};
 use crate::stats::counters::Totals;
 use crate::stats::latency::{BOUNDS, Latency};
@@ -180,6 +180,39 @@ fn cache(page: &mut Exposition, rows: &[CacheRow]) {
         page.family(Kind::Counter, name, help);
         for row in rows {
             page.sample(&[("database", &*row.database)], value(row));
+        }
+    }
+    shared_store(page, rows);
+}
+
+/// Families of the second level, where there is one.
+fn shared_store(page: &mut Exposition, rows: &[CacheRow]) {
+    type Value = fn(&SharedRow) -> u64;
+    const FAMILIES: [(Kind, &str, &str, Value); 6] = [
+        (Kind::Gauge, "pgweir_cache_store_up", "Whether reads ask the shared store.", |row| {
+            u64::from(row.state == "up")
+        }),
+        (Kind::Counter, "pgweir_cache_store_stored", "Results put into the shared store.", |row| row.stored),
+        (Kind::Counter, "pgweir_cache_store_dropped", "Results not put there, for want of room.", |row| row.dropped),
+        (Kind::Counter, "pgweir_cache_store_failed", "Reads that asked the shared store in vain.", |row| row.failed),
+        (Kind::Counter, "pgweir_cache_store_read_bytes", "Bytes from the shared store.", |row| row.bytes_read),
+        (Kind::Counter, "pgweir_cache_store_written_bytes", "Bytes to the shared store.", |row| row.bytes_written),
+    ];
+    let stores: Vec<_> = rows.iter().filter_map(|row| Some((&*row.database, row.shared_store.as_ref()?))).collect();
+    if stores.is_empty() {
+        return;
+    }
+    for (kind, name, help, value) in FAMILIES {
+        page.family(kind, name, help);
+        for (database, store) in &stores {
+            page.sample(&[("database", database)], value(store));
+        }
+    }
+    page.family(Kind::Counter, "pgweir_cache_store_requests", "What the shared store had for reads.");
+    for (database, store) in &stores {
+        let refused = store.refused.iter().map(|(reason, count)| (*reason, *count));
+        for (result, count) in [("hit", store.hits), ("miss", store.misses)].into_iter().chain(refused) {
+            page.sample(&[("database", database), ("result", result)], count);
         }
     }
 }

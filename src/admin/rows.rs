@@ -273,6 +273,28 @@ pub struct CacheRow {
     pub plans: u64,
     /// With `cache.fleet`.
     pub fleet: Option<FleetRow>,
+    /// With `cache.shared`.
+    pub shared_store: Option<SharedRow>,
+}
+
+/// What the cache's second level did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SharedRow {
+    /// `up`: reads ask it; `down`.
+    pub state: &'static str,
+    /// Why it is down, or takes nothing.
+    pub reason: Option<String>,
+    pub hits: u64,
+    pub misses: u64,
+    /// Asked in vain: no answer in time, or an error.
+    pub failed: u64,
+    /// Found and of no use, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
+    pub stored: u64,
+    /// Not stored, for want of room.
+    pub dropped: u64,
+    pub bytes_read: u64,
+    pub bytes_written: u64,
 }
 
 /// A pgweir's part in its fleet.

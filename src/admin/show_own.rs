@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::rows::{CacheRow, NodeRow, role_name};
+use super::rows::{CacheRow, NodeRow, SharedRow, role_name};
 use super::show::{LISTED, Row, Table, cell, of};
 use super::{Admin, columns, documents};
 use crate::stats::latency::Summary;
@@ -35,7 +35,8 @@ pub(super) fn cache(row: CacheRow) -> Row {
         let some = counts.into_iter().filter(|(_, count)| *count > 0);
         cell(some.map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" "))
     };
-    let fleet = row.fleet.as_ref();
+    let (fleet, store) = (row.fleet.as_ref(), row.shared_store);
+    let of_store = |count: fn(&SharedRow) -> u64| store.as_ref().and_then(|store| cell(count(store)));
     vec![
         Some(row.database),
         cell(row.mode),
@@ -61,6 +62,16 @@ pub(super) fn cache(row: CacheRow) -> Row {
         fleet.and_then(|fleet| fleet.part).and_then(cell),
         fleet.and_then(|fleet| fleet.leader.clone()),
         fleet.and_then(|fleet| cell(fleet.takeovers)),
+        store.as_ref().and_then(|store| cell(store.state)),
+        store.as_ref().and_then(|store| store.reason.clone()),
+        of_store(|store| store.hits),
+        of_store(|store| store.misses),
+        of_store(|store| store.failed),
+        store.as_ref().and_then(|store| counted(store.refused.clone())),
+        of_store(|store| store.stored),
+        of_store(|store| store.dropped),
+        of_store(|store| store.bytes_read),
+        of_store(|store| store.bytes_written),
     ]
 }
 

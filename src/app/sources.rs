@@ -10,12 +10,12 @@ use tokio::sync::mpsc;
 
 use super::{Order, commands};
 use crate::admin::rows::{
-    CacheRow, ConfigRow, DatabaseRow, DefinitionsRow, FleetRow, Lists, NodeRow, NodeStatus, PoolRow, Side, SocketRow,
-    State, UserRow,
+    CacheRow, ConfigRow, DatabaseRow, DefinitionsRow, FleetRow, Lists, NodeRow, NodeStatus, PoolRow, SharedRow, Side,
+    SocketRow, State, UserRow,
 };
 use crate::admin::{ExplainRoute, Sources};
-use crate::cache::INVALIDATIONS;
 use crate::cache::admit::{self, REFUSALS};
+use crate::cache::{INVALIDATIONS, UNFIT};
 use crate::catalog::path::Setting;
 use crate::cluster::changes::Part;
 use crate::cluster::node::{Node, Role};
@@ -27,6 +27,7 @@ use crate::net::Peer;
 use crate::pool::checkout::Pool;
 use crate::route::explain;
 use crate::session::pins::Pins;
+use crate::shared::Figures;
 
 pub(super) fn sources(proxy: &Arc<Proxy>, orders: mpsc::UnboundedSender<Order>) -> Sources {
     let with = |f: fn(&Proxy) -> Vec<PoolRow>| of(proxy, f);
@@ -119,9 +120,25 @@ fn cache(proxy: &Proxy) -> Vec<CacheRow> {
             definitions_bytes: size.bytes as u64,
             plans: database.plans.kept() as u64,
             fleet: cached.fleet().map(fleet),
+            shared_store: cached.shared.as_ref().map(|place| shared_store(place.figures())),
         })
     };
     all(proxy).into_iter().filter_map(row).collect()
+}
+
+fn shared_store(figures: Figures) -> SharedRow {
+    SharedRow {
+        state: if figures.state.is_up { "up" } else { "down" },
+        reason: figures.state.why,
+        hits: figures.hits,
+        misses: figures.misses,
+        failed: figures.failed,
+        refused: UNFIT.iter().map(|(_, name)| *name).zip(figures.unfit).collect(),
+        stored: figures.stored,
+        dropped: figures.dropped,
+        bytes_read: figures.bytes_read,
+        bytes_written: figures.bytes_written,
+    }
 }
 
 fn fleet((part, takeovers): (Option<Part>, u64)) -> FleetRow {

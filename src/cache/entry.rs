@@ -52,6 +52,35 @@ impl Entry {
         Entry { frames, parameters: parameters.len(), description: parameters.len() + description.len(), count }
     }
 
+    /// For another process: the lengths of the two descriptions, the number of rows, and the frames.
+    pub(super) fn to_parts(&self) -> ([u32; 3], &[u8]) {
+        ([self.parameters as u32, (self.description - self.parameters) as u32, self.count], &self.frames)
+    }
+
+    /// From what another process has made of one. Its frames are looked at one by one: whatever they say, no client's connection
+    /// falls out of step by them.
+    ///
+    /// # Errors
+    /// They are no entry's.
+    pub(super) fn from_parts([parameters, description, count]: [u32; 3], frames: &[u8]) -> Result<Entry, Malformed> {
+        const BAD: Malformed = Malformed("what is shared is no entry");
+        let (parameters, rest) = frames.split_at_checked(parameters as usize).ok_or(BAD)?;
+        let (description, result) = rest.split_at_checked(description as usize).ok_or(BAD)?;
+        let is_one = |frame: &[u8], tag| tags(frame).is_ok_and(|tags| tags == [tag]);
+        let is_described = || set_formats(&mut description.to_vec(), Formats::Text).is_ok();
+        let fits = (parameters.is_empty() || is_one(parameters, backend::PARAMETER_DESCRIPTION))
+            && (description.is_empty() || is_one(description, backend::ROW_DESCRIPTION) && is_described());
+        if !fits {
+            return Err(BAD);
+        }
+        match tags(result)?.split_last() {
+            Some((&backend::COMMAND_COMPLETE, rows))
+                if rows.len() == count as usize && rows.iter().all(|tag| *tag == backend::DATA_ROW) => {}
+            _ => return Err(BAD),
+        }
+        Ok(Entry::new(parameters, description, result, count))
+    }
+
     fn parameters(&self) -> &[u8] {
         &self.frames[..self.parameters]
     }
@@ -122,6 +151,17 @@ impl Entry {
             }
         }
     }
+}
+
+/// Those of whole frames.
+fn tags(mut frames: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut tags = Vec::new();
+    while !frames.is_empty() {
+        let (head, _) = scan::frame(frames)?.ok_or(Malformed("half a frame"))?;
+        tags.push(head.tag);
+        frames = &frames[head.total..];
+    }
+    Ok(tags)
 }
 
 /// Frames by their bytes.

@@ -54,10 +54,16 @@ pub mod key;
 mod queue;
 pub mod request;
 mod results;
+pub mod sealed;
 mod store;
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod model_shared;
 
 pub use changes::{Change, Changes, Mark, Reads, Table};
-pub use results::{Asked, Counts, DatabaseId, Fill, INVALIDATIONS, Invalidation, Limits, MOST_BEHIND, Results, Wanted};
+pub use results::{
+    Asked, Counts, DatabaseId, Fill, INVALIDATIONS, Invalidation, Landed, Limits, MOST_BEHIND, Results, UNFIT, Unfit,
+    Wanted,
+};

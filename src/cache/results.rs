@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::cache::admit::{REFUSALS, Refusal};
-use crate::cache::changes::{Change, Changes, Mark, Reads};
+use crate::cache::changes::{Change, Changes, Mark, Reads, Table};
 use crate::cache::entry::{Entry, Needs};
 use crate::cache::flight::{Began, Flight};
 use crate::cache::store::{Share, Store, Stored};
@@ -139,6 +139,8 @@ struct Standing {
 struct Told {
     /// No statement that begins now misses what ends here, or before.
     visible: Lsn,
+    /// Every commit that ends here, or before, has been told.
+    reached: Lsn,
     /// Everything that was committed by then.
     by: Instant,
 }
@@ -209,7 +211,7 @@ impl Results {
     /// From now on, a change stream tells of each change that ends behind `end`: it has told of everything that was
     /// committed `by` then, and up to `visible` no statement that begins on the primary misses anything.
     pub fn open_stream(&self, database: DatabaseId, end: Lsn, visible: Lsn, by: Instant) {
-        self.reopen(database, end, Some(Told { visible, by }), Instant::now());
+        self.reopen(database, end, Some(Told { visible, reached: end, by }), Instant::now());
     }
 
     fn reopen(&self, database: DatabaseId, end: Lsn, stream: Option<Told>, now: Instant) {
@@ -237,12 +239,18 @@ impl Results {
         let Some(standing) = inner.databases.get_mut(database.0 as usize) else { return };
         let at = standing.changes.floor();
         standing.changes.note(change, Mark { number, at, end });
+        standing.stream.iter_mut().for_each(|told| told.reached = told.reached.max(end));
         self.purge(&mut inner, database, change, Invalidation::Stream);
     }
 
     /// The change stream tells that no statement which begins now misses what ends at `end`, or before.
     pub fn note_visible(&self, database: DatabaseId, end: Lsn) {
         self.tell(database, |told| told.visible = told.visible.max(end));
+    }
+
+    /// The change stream has told of every commit that ends at `end`, or before.
+    pub fn note_reached(&self, database: DatabaseId, end: Lsn) {
+        self.tell(database, |told| told.reached = told.reached.max(end));
     }
 
     /// The change stream has told of everything that was committed by then.
@@ -289,8 +297,11 @@ impl Results {
             database: wanted.database,
             reads: wanted.reads.clone(),
             ttl: wanted.ttl,
+            needs: wanted.needs,
             changed: last,
             behind,
+            // A write that passed through has no position before the stream tells of it.
+            shareable: !behind && standing.stream.is_some() && !standing.may_lack(Some(last.at)),
         })
     }
 
@@ -394,9 +405,48 @@ pub struct Fill {
     database: DatabaseId,
     reads: Reads,
     ttl: Duration,
+    needs: Needs,
     changed: Mark,
     behind: bool,
+    shareable: bool,
 }
+
+/// A result that is kept, for others too.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Landed {
+    pub entry: Arc<Entry>,
+    /// It reflects every commit to what it reads that ends here in the WAL, or before.
+    pub as_of: Lsn,
+    pub expires: Instant,
+    pub ttl: Duration,
+}
+
+/// Why what another pgweir has kept is no answer here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unfit {
+    /// Something that it reads has changed since, for all that is known here.
+    Old,
+    /// Something that it reads has changed while it was asked for, or changes may go unseen.
+    Changed,
+    /// It lacks a description that the reply needs.
+    Lacking,
+    /// It has reached its age.
+    Expired,
+    /// It was kept before an EVICT.
+    Evicted,
+    /// Cut, changed, sealed by another secret, or too large.
+    Broken,
+}
+
+/// All of them, in the order of SHOW CACHE.
+pub const UNFIT: [(Unfit, &str); 6] = [
+    (Unfit::Old, "old"),
+    (Unfit::Changed, "changed"),
+    (Unfit::Lacking, "lacking"),
+    (Unfit::Expired, "expired"),
+    (Unfit::Evicted, "evicted"),
+    (Unfit::Broken, "broken"),
+];
 
 impl Fill {
     /// Who asks must have what the change stream has yet to tell of.
@@ -409,12 +459,21 @@ impl Fill {
         self.changed.is_replayed(sample)
     }
 
+    /// The tables that it reads, where another pgweir may have the answer: changes are told by their positions in the WAL, and all
+    /// that is known of these tables has one.
+    pub fn shared_tables(&self) -> Option<&[Table]> {
+        match &self.reads {
+            Reads::Tables(tables) if self.shareable => Some(tables),
+            Reads::Tables(_) | Reads::Anything => None,
+        }
+    }
+
     /// The result has come. It is given to those that wait, and kept unless something that it reads has changed since
     /// it began.
     ///
     /// # Errors
     /// Why it is not kept.
-    pub fn land(self, entry: Entry) -> Result<(), Refusal> {
+    pub fn land(self, entry: Entry) -> Result<Landed, Refusal> {
         let now = Instant::now();
         let mut inner = self.results.inner.lock();
         let inner = &mut *inner;
@@ -424,35 +483,67 @@ impl Fill {
         let began = self.flight.began;
         let standing = inner.databases.get(self.database.0 as usize).filter(|standing| standing.open);
         // Whoever waits asked before that change was known.
-        let kept = standing.is_some_and(|standing| {
+        let kept = standing.filter(|standing| {
             let last = standing.changes.last(&self.reads);
             last.number <= began.number && last.end <= began.visible
         });
-        let before = if kept { inner.store.peek(&self.key) } else { None };
+        // What has been told since is in it: nothing of its tables.
+        let as_of = kept.map(|standing| standing.stream.map_or(Lsn(0), |told| told.reached.max(told.visible)));
+        let before = as_of.and_then(|_| inner.store.peek(&self.key));
         let entry = Arc::new(match before {
             Some(before) => entry.completed_by(&before),
             None => entry,
         });
         self.flight.end(Some(entry.clone()));
-        if !kept {
-            return Err(Refusal::Changed);
-        }
-        let stored = Stored {
-            key: self.key.clone(),
-            entry,
-            database: self.database,
-            reads: self.reads.clone(),
-            // It is as old as the snapshot that it was read with.
-            expires: began.at + self.ttl,
-            read: now,
-        };
-        if !inner.store.insert(stored) {
+        let as_of = as_of.ok_or(Refusal::Changed)?;
+        // It is as old as the snapshot that it was read with.
+        let expires = began.at + self.ttl;
+        if !self.keep(inner, entry.clone(), expires, now) {
             return Err(Refusal::TooLarge);
         }
         if let Some(standing) = inner.databases.get(self.database.0 as usize) {
             standing.counters.stored.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(Landed { entry, as_of, expires, ttl: self.ttl })
+    }
+
+    /// Another pgweir has kept the result: given to those that wait, and kept, where it has all that is known here to have changed.
+    /// `age`: what it has reached by `now`.
+    ///
+    /// # Errors
+    /// Why it is no answer; the fill goes on.
+    pub fn adopt(self, entry: Entry, as_of: Lsn, age: Duration, now: Instant) -> Result<Arc<Entry>, (Fill, Unfit)> {
+        let results = self.results.clone();
+        let inner = &mut *results.inner.lock();
+        let began = self.flight.began;
+        let standing = inner.databases.get(self.database.0 as usize).filter(|standing| standing.is_sound(now));
+        let last = standing.map(|standing| standing.changes.last(&self.reads));
+        let unfit = match last {
+            None => Some(Unfit::Changed),
+            Some(last) if last.number > began.number => Some(Unfit::Changed),
+            Some(last) if last.end > as_of => Some(Unfit::Old),
+            Some(_) if age >= self.ttl => Some(Unfit::Expired),
+            Some(_) if !entry.has(self.needs) => Some(Unfit::Lacking),
+            Some(_) => None,
+        };
+        if let Some(unfit) = unfit {
+            return Err((self, unfit));
+        }
+        let entry = Arc::new(entry);
+        self.flight.end(Some(entry.clone()));
+        self.keep(inner, entry.clone(), now + (self.ttl - age), now);
+        Ok(entry)
+    }
+
+    fn keep(&self, inner: &mut Inner, entry: Arc<Entry>, expires: Instant, read: Instant) -> bool {
+        inner.store.insert(Stored {
+            key: self.key.clone(),
+            entry,
+            database: self.database,
+            reads: self.reads.clone(),
+            expires,
+            read,
+        })
     }
 }
 
@@ -472,7 +563,6 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
-    use crate::cache::changes::Table;
 
     fn results() -> (Arc<Results>, DatabaseId) {
         let limits = Limits { max_entries: 10, max_bytes: 1 << 20, max_entry_bytes: 1 << 10 };

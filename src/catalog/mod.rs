@@ -172,6 +172,8 @@ pub struct Size {
 pub struct Catalog {
     /// Tells snapshots of one database apart; 0 is none.
     pub generation: u64,
+    /// Equal ones of one database, wherever they were read: the same definitions. `None`: not known.
+    pub digest: Option<Box<str>>,
     pub size: Size,
     schemas: HashMap<Box<str>, Oid>,
     functions: HashMap<Oid, Function>,

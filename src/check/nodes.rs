@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
-use super::NodeTrial;
+use super::{NodeTrial, Trials};
 use crate::auth::{Credentials, LoginError, Secret};
 use crate::backend::connect::{self, ConnectFailure, Login, ServerCredentials};
 use crate::config::{Config, Database, Node, NodeRole};
 use crate::net::Connector;
+use crate::shared;
 
 /// The database that every server has, for a configuration that leaves the name to clients.
 const ANY_DATABASE: &str = "postgres";
 
-/// Tries every node of every database, all at the same time; in their order.
+/// Tries every node of every database, all at the same time, in their order; and the shared store.
 ///
 /// # Errors
 /// The system gives no runtime.
-pub fn try_nodes(config: &Config) -> std::io::Result<Vec<NodeTrial>> {
+pub fn try_nodes(config: &Config) -> std::io::Result<Trials> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(async {
         let mut trials = Vec::new();
@@ -30,12 +31,16 @@ pub fn try_nodes(config: &Config) -> std::io::Result<Vec<NodeTrial>> {
                 trials.push((database.name.clone(), name, trial));
             }
         }
+        let store = match &config.cache.shared {
+            Some(shared) => Some(shared::probe(shared).await),
+            None => None,
+        };
         let mut told = Vec::new();
         for (database, node, trial) in trials {
             let outcome = trial.await.unwrap_or_else(|error| Err(error.to_string()));
             told.push(NodeTrial { database, node, outcome });
         }
-        told
+        Trials { nodes: told, store }
     }))
 }
 

@@ -80,6 +80,7 @@ impl Default for Cache {
             publication: None,
             verify: 0.0,
             fleet: false,
+            shared: None,
         }
     }
 }

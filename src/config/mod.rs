@@ -266,6 +266,18 @@ pub struct Cache {
     /// The share of hits that are read again on the primary: 0.0 ..= 1.0
     pub verify: f64,
     pub fleet: bool,
+    pub shared: Option<Shared>,
+}
+
+/// The cache's second level, which several pgweirs share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// With the password.
+    pub url: Secret,
+    /// How long a read waits for it.
+    pub timeout: Duration,
+    /// What is stored is encrypted with; `None`: it is not.
+    pub secret: Option<Secret>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::file::{Expect, NamedFile, Walk};
@@ -9,7 +10,7 @@ use super::number::Zero;
 use super::section::Section;
 use super::{
     Alerts, Cache, Config, Container, Freshness, Invalidation, LoadBalancing, Memory, Pool, PrimaryReads, Routing,
-    ScalingRule, SlowLog, Statements,
+    ScalingRule, Secret, Shared, SlowLog, Statements,
 };
 use super::{auth, databases, defaults, effect, listen, pool};
 
@@ -118,6 +119,7 @@ fn cache(s: &Section<'_, '_>) -> Cache {
         publication: s.text_or_none("publication"),
         verify: s.number("verify", d.verify, 0.0..=1.0),
         fleet: s.boolean("fleet", d.fleet),
+        shared: shared(s),
     };
     if cache.max_entry_bytes > cache.max_bytes {
         let key = if s.has("max_entry_bytes") { "max_entry_bytes" } else { "max_bytes" };
@@ -125,13 +127,29 @@ fn cache(s: &Section<'_, '_>) -> Cache {
         s.error(key, "does not fit the other", hint);
     }
     if matches!(cache.invalidation, Invalidation::Writes | Invalidation::Ttl) {
-        for (key, is_set) in [("publication", cache.publication.is_some()), ("fleet", cache.fleet)] {
+        for (key, is_set) in
+            [("publication", cache.publication.is_some()), ("fleet", cache.fleet), ("shared", cache.shared.is_some())]
+        {
             if is_set {
                 s.warning(key, "is used with invalidation \"wal\" or \"auto\" only", "");
             }
         }
     }
     cache
+}
+
+/// The URL is not repeated: it may have a password.
+fn shared(s: &Section<'_, '_>) -> Option<Shared> {
+    let timeout = s.duration("shared_timeout", Duration::from_millis(20), Zero::Refused);
+    let secret = s.text_or_none("shared_secret").map(Secret);
+    let url = s.text_or_none("shared")?;
+    let why = match redis::Client::open(url.as_str()) {
+        Ok(_) if url.contains('#') => "has a fragment".to_owned(),
+        Ok(_) => return Some(Shared { url: Secret(url), timeout, secret }),
+        Err(error) => format!("is no URL of a Redis or Valkey: {error}"),
+    };
+    s.error("shared", &why, "redis://[[user]:password@]host[:port][/database], and rediss:// with TLS");
+    None
 }
 
 fn statements(s: &Section<'_, '_>) -> Statements {

@@ -122,7 +122,11 @@ fn every_key_of_the_contract_is_known() {
              prepared_statements statement_timeout idle_transaction_timeout",
         ),
         ("routing", "load_balancing failover freshness max_lag primary_reads probe_interval"),
-        ("cache", "enabled max_entries max_bytes max_entry_bytes ttl invalidation publication verify fleet"),
+        (
+            "cache",
+            "enabled max_entries max_bytes max_entry_bytes ttl invalidation publication verify fleet shared \
+             shared_timeout shared_secret",
+        ),
         ("statements", "max slow_threshold slow_log slow_log_parameters capture_plans"),
         ("memory", "limit threshold"),
         ("alerts", "response_time error_rate cpu_usage memory_usage window webhook"),

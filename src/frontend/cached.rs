@@ -14,6 +14,7 @@ use crate::cache::entry::Entry;
 use crate::cache::flight::Flight;
 use crate::cache::key::{self, Formats, Read};
 use crate::cache::request::{Request, Source};
+use crate::cache::sealed::{Carried, Epoch};
 use crate::cache::{Asked, Fill, Reads, Wanted};
 use crate::cluster::Tried;
 use crate::frontend::batch::Batch;
@@ -26,6 +27,7 @@ use crate::route::decide::Target;
 use crate::route::plan::Plan;
 use crate::session::parameters::Settings;
 use crate::session::prepared::Statement;
+use crate::shared::Name;
 use crate::stats::CacheUse;
 
 /// How long a read waits for another that asks the same, before it runs itself.
@@ -44,6 +46,10 @@ pub struct Filling {
     capture: Capture,
     /// Of the result, as the Bind says them.
     formats: Box<[u8]>,
+    /// What it is found by in the second level.
+    name: Option<Name>,
+    /// It is to be stored there.
+    epoch: Option<Epoch>,
 }
 
 /// What the keys of a session's reads have in common, while its settings stay.
@@ -61,6 +67,8 @@ pub(super) enum Answer {
     Given,
     /// The same read runs already.
     Wait(Sought, Arc<Flight>),
+    /// Another pgweir may have kept the answer.
+    Seek(Sought),
     Run,
 }
 
@@ -100,6 +108,9 @@ impl Session {
         match asked {
             Asked::Hit(entry, read) if self.give(batch.end, &sought, &entry, read) => Answer::Given,
             Asked::Wait(flight) => Answer::Wait(sought, flight),
+            Asked::Closed if self.filling.as_ref().is_some_and(|filling| filling.name.is_some()) => {
+                Answer::Seek(sought)
+            }
             Asked::Hit(..) | Asked::Fill(_) | Asked::Closed => Answer::Run,
         }
     }
@@ -112,6 +123,33 @@ impl Session {
             cached.results.note_shared(cached.id);
         }
         Ok(given)
+    }
+
+    /// Asks the second level, within its time; true where that has answered the batch.
+    pub(super) async fn seek(&mut self, batch: &Batch, sought: Sought) -> Result<bool, End> {
+        let (Some(cached), Some(filling)) = (self.database.cached.clone(), self.filling.take()) else {
+            return Ok(false);
+        };
+        let Filling { mut fill, capture, formats, name, .. } = *filling;
+        let (Some(place), Some(name)) = (&cached.shared, name) else { return Ok(false) };
+        let fetched = self.meanwhile(place.fetch(&name, cached.results.max_entry_bytes())).await?;
+        let epoch = fetched.as_ref().map(|fetched| fetched.epoch);
+        let now = Instant::now();
+        self.request.mark = now;
+        if let Some((Carried { entry, as_of, .. }, age)) = fetched.and_then(|fetched| fetched.found) {
+            match fill.adopt(entry, as_of, age, now) {
+                Ok(entry) => {
+                    place.note_hit();
+                    return Ok(self.give(batch.end, &sought, &entry, now));
+                }
+                Err((unadopted, unfit)) => {
+                    place.note_unfit(unfit);
+                    fill = unadopted;
+                }
+            }
+        }
+        self.filling = Some(Box::new(Filling { fill, capture, formats, name: Some(name), epoch }));
+        Ok(false)
     }
 
     fn look_up(&mut self, cached: &Arc<Cached>, batch: &[u8]) -> Result<(Sought, Asked), Refusal> {
@@ -153,13 +191,22 @@ impl Session {
             if fill.is_behind() {
                 cached.urge.now();
             }
-            self.filling = Some(Box::new(Filling { fill, capture, formats }));
+            let name = self.shared_name(cached, &fill, &key);
+            self.filling = Some(Box::new(Filling { fill, capture, formats, name, epoch: None }));
             return Ok((sought, Asked::Closed));
         }
         if let Asked::Hit(entry, _) = &asked {
             self.verify(cached, (&key, &read), entry, &sought.plan);
         }
         Ok((sought, asked))
+    }
+
+    /// What a result is found by in the second level: by all that finds it here, and by what its scope is everywhere.
+    fn shared_name(&self, cached: &Cached, fill: &Fill, key: &[u8]) -> Option<Name> {
+        let (place, tables) = (cached.shared.as_ref()?, fill.shared_tables()?);
+        let (asker, read) = key.split_at_checked(self.asker.key.len())?;
+        let (asker, _) = asker.split_last_chunk::<{ size_of::<u64>() }>()?;
+        place.name(self.scope()?, tables, &[asker, read])
     }
 
     /// The statement of a request; `None` where the server is to judge.
@@ -192,15 +239,18 @@ impl Session {
         }
     }
 
-    /// Waits for another's run, within bounds, and watches the client meanwhile.
+    /// Waits for another's run, within bounds.
     async fn wait_for_flight(&mut self, flight: &Flight) -> Result<Option<Arc<Entry>>, End> {
-        let mut deadline = pin!(tokio::time::sleep(LONGEST_WAIT));
+        let landed = tokio::time::timeout(LONGEST_WAIT, poll_fn(|cx| flight.poll(cx)));
+        Ok(self.meanwhile(landed).await?.ok().flatten())
+    }
+
+    /// Waits, and watches the client meanwhile.
+    async fn meanwhile<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T, End> {
+        let mut awaited = pin!(awaited);
         poll_fn(|cx| {
-            if let Poll::Ready(entry) = flight.poll(cx) {
-                return Poll::Ready(Ok(entry));
-            }
-            if deadline.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(None));
+            if let Poll::Ready(done) = awaited.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
             }
             while self.client.nudged.poll(cx).is_ready() {
                 if self.client.stop_reason() != Stop::None {
@@ -278,10 +328,15 @@ impl Session {
     /// The reply is complete.
     pub(super) fn land_fill(&mut self) {
         let Some(filling) = self.filling.take() else { return };
-        let Filling { fill, capture, formats } = *filling;
-        let landed = capture.finish(Formats::read(&formats)).and_then(|entry| fill.land(entry));
-        if let (Err(why), Some(cached)) = (landed, &self.database.cached) {
-            cached.results.note_refusal(cached.id, why);
+        let Filling { fill, capture, formats, name, epoch } = *filling;
+        let Some(cached) = &self.database.cached else { return };
+        match capture.finish(Formats::read(&formats)).and_then(|entry| fill.land(entry)) {
+            Ok(landed) => {
+                if let (Some(place), Some(name), Some(epoch)) = (&cached.shared, name, epoch) {
+                    place.store(name, epoch, landed);
+                }
+            }
+            Err(why) => cached.results.note_refusal(cached.id, why),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::cluster::catalog::Definitions;
 use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, Part, Relation, Urge};
 use crate::config;
 use crate::frontend::verify::Verifying;
+use crate::shared::{Place, Shared};
 
 /// What is in force for a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +61,20 @@ pub struct Cached {
     /// Why it is that mode, where another is wanted.
     why: Mutex<Option<String>>,
     fleet: bool,
+    /// Its part in the second level, where there is one.
+    pub shared: Option<Arc<Place>>,
     /// While the stream is whole.
     part: Mutex<Option<Part>>,
     takeovers: AtomicU64,
 }
 
 impl Cached {
-    pub fn new(database: Arc<str>, results: Arc<Results>, config: &config::Cache) -> Cached {
+    pub fn new(
+        database: Arc<str>,
+        results: Arc<Results>,
+        config: &config::Cache,
+        shared: Option<&Arc<Shared>>,
+    ) -> Cached {
         let id = results.add_database(Instant::now());
         let cached = Cached {
             database,
@@ -79,6 +87,7 @@ impl Cached {
             mode: AtomicU8::new(Mode::Closed as u8),
             why: Mutex::new(None),
             fleet: config.fleet,
+            shared: shared.map(Place::new),
             part: Mutex::new(None),
             takeovers: AtomicU64::new(0),
         };
@@ -125,7 +134,12 @@ impl Cached {
 
     /// By an operator's command.
     pub fn evict(&self, change: Change<'_>) {
+        self.shared.iter().for_each(|shared| shared.evict());
         self.results.change(self.id, change, Invalidation::Command, Instant::now());
+    }
+
+    fn set_origin(&self, origin: Option<&str>) {
+        self.shared.iter().for_each(|shared| shared.set_origin(origin));
     }
 
     fn open(&self, mode: Mode) {
@@ -159,6 +173,8 @@ struct State {
     generation: u64,
     /// Where there may be a fleet, from the next [`Event::Whole`] on.
     part: Option<Part>,
+    /// In whose history positions are.
+    origin: Option<Box<str>>,
     /// The last whole stream was that of another.
     followed: bool,
 }
@@ -177,12 +193,13 @@ impl Keeper {
         let state = &mut *self.state.lock();
         match event {
             Event::Part(part) => state.part = Some(part),
+            Event::Origin(origin) => state.origin = origin,
             Event::Whole { from } => {
                 (state.whole, state.told, state.visible) = (true, from, from);
                 self.begin(state);
             }
             Event::Commit(commit) => self.commit(state, &commit),
-            Event::Reached(_) => {}
+            Event::Reached(end) => self.cached.results.note_reached(self.cached.id, end),
             Event::Visible(end) => {
                 state.visible = state.visible.max(end);
                 self.cached.results.note_visible(self.cached.id, end);
@@ -198,6 +215,7 @@ impl Keeper {
         if std::mem::replace(&mut state.generation, generation) != generation && self.cached.mode() == Mode::Wal {
             self.cached.results.change(self.cached.id, Change::All, Invalidation::Definitions, Instant::now());
         }
+        self.cached.shared.iter().for_each(|shared| shared.set_generation(generation));
     }
 
     fn begin(&self, state: &mut State) {
@@ -232,12 +250,14 @@ impl Keeper {
         if state.whole {
             results.open_stream(*id, state.told, state.visible, by);
             self.cached.mode.store(Mode::Wal as u8, Ordering::Relaxed);
+            self.cached.set_origin(state.origin.as_deref());
             *self.cached.why.lock() = None;
             tracing::info!(database = &*self.database, "results are cached, and invalidated by the change stream");
         }
     }
 
     fn lose(&self, cause: &Cause) {
+        self.cached.set_origin(None);
         self.cached.close();
         *self.cached.part.lock() = None;
         let why = cause.to_string();

@@ -22,6 +22,7 @@ use crate::frontend::database::Database;
 use crate::frontend::failover;
 use crate::frontend::invalidation::{Cached, Keeper};
 use crate::net::tls::{Acceptor, TlsError};
+use crate::shared::Shared;
 use crate::stats::Stats;
 
 /// A user of `[[users]]`.
@@ -141,6 +142,8 @@ pub struct Proxy {
     pub config: ArcSwap<Config>,
     pub stats: Arc<Stats>,
     pub results: Arc<Results>,
+    /// The cache's second level.
+    shared: Option<Arc<Shared>>,
     pub clients: Arc<Clients>,
     pub databases: DashMap<Arc<str>, Arc<Database>>,
     users: ArcSwap<Users>,
@@ -177,6 +180,7 @@ impl Proxy {
             config: ArcSwap::new(config.clone()),
             stats,
             results: Arc::new(Results::new(limits(&config.cache))),
+            shared: shared(&config.cache, &control)?,
             clients: Arc::new(Clients::new(config.listen.peer_id)),
             databases: DashMap::new(),
             control,
@@ -237,7 +241,7 @@ impl Proxy {
     /// A database's part in the cache.
     fn cached(&self, name: &Arc<str>) -> Option<Arc<Cached>> {
         let config = &self.config.load().cache;
-        config.enabled.then(|| Arc::new(Cached::new(name.clone(), self.results.clone(), config)))
+        config.enabled.then(|| Arc::new(Cached::new(name.clone(), self.results.clone(), config, self.shared.as_ref())))
     }
 
     /// Follows what changes in a database, where its results rely on that, or as soon as reads do.
@@ -367,6 +371,13 @@ impl Proxy {
 /// The cache's bounds, as configured.
 pub fn limits(cache: &config::Cache) -> Limits {
     Limits { max_entries: cache.max_entries, max_bytes: cache.max_bytes, max_entry_bytes: cache.max_entry_bytes }
+}
+
+fn shared(cache: &config::Cache, control: &tokio::runtime::Handle) -> Result<Option<Arc<Shared>>, String> {
+    let Some(config) = cache.shared.as_ref().filter(|_| cache.enabled) else { return Ok(None) };
+    let shared = Shared::new(config)?;
+    control.spawn(shared.clone().run());
+    Ok(Some(shared))
 }
 
 /// What of a database a reload does not change.

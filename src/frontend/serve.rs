@@ -142,6 +142,7 @@ impl Session {
                     let given = match answer {
                         Answer::Given => true,
                         Answer::Wait(sought, flight) => Box::pin(self.share(&batch, sought, flight)).await?,
+                        Answer::Seek(sought) => Box::pin(self.seek(&batch, sought)).await?,
                         Answer::Run => false,
                     };
                     if given {

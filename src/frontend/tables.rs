@@ -131,7 +131,7 @@ impl Tables {
                     changes.note(change, mark(state.epoch, commit.end));
                 }
             }
-            Event::Part(_) | Event::Reached(_) | Event::Visible(_) => {}
+            Event::Part(_) | Event::Origin(_) | Event::Reached(_) | Event::Visible(_) => {}
         }
         self.settle(state);
     }

@@ -12,6 +12,7 @@ pub mod chopper;
 pub mod client;
 mod config;
 pub mod sessions;
+mod store;
 pub mod console;
 pub mod differential;
 mod gate;
@@ -41,6 +42,7 @@ pub use config::Builder;
 pub use gate::{Gate, Mode};
 pub use raw::Raw;
 pub use role::Role;
+pub use store::Store;
 
 /// How long anything may take that a test waits for, on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);

@@ -210,7 +210,9 @@ impl Reader {
             definitions.verify(covers, asked);
             return Ok(());
         }
-        let catalog = self.read().await?;
+        let mut catalog = self.read().await?;
+        // From before it was read: a change in between shows at the next check.
+        catalog.digest = digest.as_ref().map(|row| row.iter().flatten().cloned().collect::<Vec<_>>().join(" ").into());
         definitions.publish(catalog, covers, began.elapsed(), asked);
         (self.moment, self.digest) = (moment, digest);
         Ok(())

@@ -16,6 +16,7 @@
 
 mod binary;
 mod fleet;
+mod origin;
 mod stream;
 mod task;
 mod text;
@@ -128,6 +129,9 @@ impl Part {
 pub enum Event {
     /// Comes before [`Event::Whole`], where there may be a fleet.
     Part(Part),
+    /// Comes before [`Event::Whole`]: in whose history all positions are, in one word that every pgweir before this database would
+    /// say; `None`: the server does not tell.
+    Origin(Option<Box<str>>),
     /// From now on every commit that ends behind `from` is told. What ended before it is visible on the primary; a
     /// replica shows it once it has replayed to `from`.
     Whole {

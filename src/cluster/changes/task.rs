@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use crate::backend::connect::{self, ConnectFailure, Login};
 use crate::backend::connection::{BackendError, Connection, ServerError};
 use crate::cluster::changes::fleet::{self, Announcer, Turn};
+use crate::cluster::changes::origin::origin;
 use crate::cluster::changes::stream::{ChangeStream, Message, Received, cause, cause_of_failure};
 use crate::cluster::changes::visible::{Snapshot, Unseen};
 use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, MAX_RELATIONS, Relation};
@@ -155,14 +156,16 @@ pub(super) async fn stream(
     mut tell: impl FnMut(Event),
 ) -> Cause {
     let opening = async {
-        let observer = Observer::open(node, how, login).await?;
+        let mut observer = Observer::open(node, how, login).await?;
+        let origin = origin(&mut observer.connection).await.map_err(cause)?;
         let (stream, from) = ChangeStream::open(&node.config, how, login).await?;
         let mut following = Following::new(observer, stream, from, how.urge.clone(), announcer);
         following.begin().await.map_err(cause)?;
-        Ok(following)
+        Ok((following, origin))
     };
     match opening.await {
-        Ok(mut following) => {
+        Ok((mut following, origin)) => {
+            tell(Event::Origin(origin));
             tell(Event::Whole { from: following.reached });
             cause(following.run(tell).await)
         }

@@ -60,6 +60,7 @@ async fn part(node: &Node, how: &Follow, login: &Login, mut tell: impl FnMut(Eve
             Some(Holder::Other(why)) => break why,
             Some(Holder::Leader(leader)) => {
                 tell(Event::Part(Part::Follower(leader.address)));
+                tell(Event::Origin(seat.origin().await?));
                 match Follower::new(seat, leader.backend.clone(), how.urge.clone()).run(&mut tell).await {
                     End::Gone => return Err(Cause::Failed("the fleet's leader is gone".to_owned())),
                     End::Failed(error) => return Err(cause(error)),

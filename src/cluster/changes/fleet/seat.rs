@@ -9,6 +9,7 @@ use crate::backend::connect::{self, ConnectFailure, Login};
 use crate::backend::connection::{Connection, Row};
 use crate::cluster::changes::Cause;
 use crate::cluster::changes::fleet::notice::Post;
+use crate::cluster::changes::origin::origin;
 use crate::cluster::changes::stream::{cause, cause_of_failure};
 use crate::cluster::changes::task::{Follow, NAME, SILENCE, silence};
 use crate::cluster::node::Node;
@@ -151,6 +152,12 @@ impl Seat {
             }
         }
         Ok(false)
+    }
+
+    /// In whose history its positions are.
+    pub async fn origin(&mut self) -> Result<Option<Box<str>>, Cause> {
+        let asked = tokio::time::timeout(SILENCE, origin(&mut self.connection)).await;
+        asked.unwrap_or_else(|_| Err(silence())).map_err(cause)
     }
 
     async fn query(&mut self, sql: &str) -> Result<Vec<Row>, Cause> {
