@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use pgweir::cache::MOST_BEHIND;
 use pgweir::demo::cluster::{Cluster, Scratch, free_port};
 use pgweir::demo::sample;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use redis::Commands;
 use rustix::process::Signal;
 use support::wire::{Frames, Login, Wire};
@@ -462,17 +464,48 @@ fn definitions_that_change_part_what_is_shared() {
     }
 }
 
+/// What `pgweir check` says of a store, and whether it accepts the configuration; it trusts these certificates.
+fn check(url: &str, trusted: &Path) -> (bool, String) {
+    let folder = Scratch::create(None).unwrap();
+    let file = folder.path().join("pgweir.toml");
+    std::fs::write(&file, builder(url).toml(free_port().unwrap(), free_port().unwrap(), folder.path())).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgweir"));
+    command.args(["check", "--config", file.to_str().unwrap()]).env("SSL_CERT_FILE", trusted);
+    let output = command.output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn a_store_is_reached_by_tls_where_its_certificate_is_trusted() {
+    let folder = Scratch::create(None).unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (key, authority_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    std::fs::write(path("ca.pem"), authority.self_signed(&authority_key).unwrap().pem()).unwrap();
+    let other_key = KeyPair::generate().unwrap();
+    std::fs::write(path("other.pem"), authority.self_signed(&other_key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    std::fs::write(path("server.pem"), certificate.pem()).unwrap();
+    std::fs::write(path("server.key"), key.serialize_pem()).unwrap();
+    let [server, key, ca] = ["server.pem", "server.key", "ca.pem"].map(|name| path(name).display().to_string());
+    let store = Store::start_with(&format!(
+        "port 0\ntls-port PORT\ntls-cert-file {server}\ntls-key-file {key}\ntls-ca-cert-file {ca}\ntls-auth-clients no"
+    ));
+    let url = |host: &str| format!("rediss://{host}:{}", store.port);
+    let (_, said) = check(&url("localhost"), &path("ca.pem"));
+    assert!(said.contains("\ncache.shared: ok: answers after "), "{said}");
+    for (host, trusted) in [("localhost", "other.pem"), ("127.0.0.1", "ca.pem")] {
+        let (_, said) = check(&url(host), &path(trusted));
+        assert!(said.contains("\ncache.shared: warning: ") && said.contains("certificate"), "{said}");
+    }
+}
+
 #[test]
 fn check_says_how_the_store_is() {
     let store = Store::start_with("requirepass right");
-    let check = |url: &str| {
-        let folder = Scratch::create(None).unwrap();
-        let file = folder.path().join("pgweir.toml");
-        std::fs::write(&file, builder(url).toml(free_port().unwrap(), free_port().unwrap(), folder.path())).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pgweir"));
-        let output = command.args(["check", "--config", file.to_str().unwrap()]).output().unwrap();
-        (output.status.success(), String::from_utf8(output.stdout).unwrap())
-    };
+    let check = |url: &str| check(url, Path::new(""));
     let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", store.port);
     let (accepted, said) = check(&url("right"));
     assert!(accepted && said.contains("\ncache.shared: ok: answers after "), "{said}");

@@ -21,12 +21,13 @@ impl Store {
         Store::start_with("")
     }
 
-    /// With these lines in its configuration.
+    /// With these lines in its configuration, where `PORT` stands for its port.
     pub fn start_with(lines: &str) -> Store {
         // Another process may take a port between our look and its bind.
         for _ in 0..PORT_TRIES {
             let (scratch, port) = (Scratch::create(None).unwrap(), free_port().unwrap());
             let folder = scratch.path().display();
+            let lines = lines.replace("PORT", &port.to_string());
             let config = format!(
                 "port {port}\nbind 127.0.0.1\nsave \"\"\nappendonly no\ndir {folder}\nset-proc-title no\n{lines}\n"
             );
