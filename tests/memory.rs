@@ -10,7 +10,7 @@ use support::wire::Wire;
 use support::{LIMIT, Pgweir, wait_until};
 
 /// What the container may have: less than the results that are asked for, and than `cache.max_bytes`.
-const MEMORY: u64 = 128 << 20;
+const MEMORY: u64 = 256 << 20;
 
 /// A control group of the test's own, with a limit of memory; gone with the test.
 struct Group(PathBuf);
@@ -50,7 +50,7 @@ impl Drop for Group {
 #[test]
 fn results_that_do_not_fit_the_container_end_neither_pgweir_nor_a_client() {
     const CLIENTS: usize = 8;
-    const READS: usize = 100;
+    const READS: usize = 200;
     const SIZE: usize = 500_000;
     let group = Group::new();
     let builder = Pgweir::builder().cluster(support::cluster(), &[]).set("cache.enabled", true);
@@ -60,7 +60,7 @@ fn results_that_do_not_fit_the_container_end_neither_pgweir_nor_a_client() {
         Some(group) => builder.in_group(&group.0),
         None => {
             println!("the system lets us make no control group: held to memory.limit alone");
-            builder.set("memory.limit", "128MiB")
+            builder.set("memory.limit", "256MiB")
         }
     };
     let pgweir = builder.start();
@@ -82,7 +82,9 @@ fn results_that_do_not_fit_the_container_end_neither_pgweir_nor_a_client() {
     println!("kept {} bytes, evicted {}, memory {}", cache["bytes"], cache["evicted"], pgweir.json("/stats")["memory"]);
     assert!(cache["evicted"].as_u64() > Some(0), "{cache}");
     assert_eq!(group.as_ref().map_or(0, Group::kills), 0);
-    let calm = || pgweir.json("/stats")["memory"]["resident"].as_u64() < Some(MEMORY / 10 * 9);
-    wait_until(LIMIT, "memory below the limit", calm);
+    // What is freed need not go back to the system, and then the cache gives back all that it has.
+    let measured = if group.is_some() { "used" } else { "resident" };
+    let calm = || pgweir.json("/stats")["memory"][measured].as_u64() < Some(MEMORY / 10 * 8);
+    wait_until(LIMIT, "memory below the threshold, or an empty cache", || calm() || pgweir.cache()["bytes"] == 0);
     drop(pgweir);
 }

@@ -4,6 +4,7 @@
 //! loopback, bounded in time, and stopped in the end. CPU time for each transaction is the figure that holds on a
 //! noisy machine; ratios are taken within a round.
 
+mod changes;
 mod idle;
 mod load;
 mod plot;
@@ -61,6 +62,9 @@ struct Options {
     /// Idle connections; 0: not measured.
     #[arg(long, default_value_t = 5000)]
     idle: usize,
+    /// Measures instead what the change stream costs the primary.
+    #[arg(long)]
+    changes: bool,
     /// Where the figures go, as JSON; a plot goes beside it.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -81,6 +85,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let options = Options::parse();
+    if options.changes {
+        let cluster = targets::start_postgres()?;
+        println!("{}", changes::measure(&cluster, options.rounds.unwrap_or(3), options.seconds.unwrap_or(10))?);
+        return Ok(());
+    }
     let report = measure(&options)?;
     println!("{}", report.markdown());
     let out = options.out.unwrap_or_else(default_out);
