@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::cache::admit::{self, Choice};
+use crate::cache::admit::{self, Choice, Kept};
+use crate::cache::rules::Rules;
 use crate::catalog::path::{Scope, Setting};
 use crate::check;
 use crate::cluster::Cluster;
@@ -45,19 +46,24 @@ pub fn explain(config: &Config, sql: &str, json: bool, out: &mut dyn Write) -> i
 }
 
 async fn one(config: &Config, database: &Database, sql: &str) -> (Explanation, Option<String>) {
-    match scope(config, database).await {
-        Ok(scope) => (explain::explain(sql, Some(&scope), not_cached(config, sql, Some(&scope))), None),
-        Err(why) => (explain::explain(sql, None, not_cached(config, sql, None)), Some(why)),
-    }
+    let (scope, fault) = match scope(config, database).await {
+        Ok(scope) => (Some(scope), None),
+        Err(why) => (None, Some(why)),
+    };
+    let kept = kept(config, database, sql, scope.as_ref());
+    (explain::explain(sql, scope.as_ref(), kept.refused, kept.rules), fault)
 }
 
 /// Where what the configuration asks for is in force.
-fn not_cached(config: &Config, sql: &str, scope: Option<&Scope>) -> Option<&'static str> {
+fn kept(config: &Config, database: &Database, sql: &str, scope: Option<&Scope>) -> Kept {
+    if !config.cache.enabled {
+        return Kept { refused: Some("disabled"), ..Kept::default() };
+    }
     let choice = match config.cache.invalidation {
         Invalidation::Ttl => Choice::Named,
         Invalidation::Auto | Invalidation::Wal | Invalidation::Writes => Choice::Known,
     };
-    if config.cache.enabled { admit::explain(sql, scope, Some(choice)) } else { Some("disabled") }
+    admit::explain(sql, scope, Some(choice), Rules::new(&config.cache.rules, &database.name).as_ref())
 }
 
 /// What names mean to the configuration's first user in a fresh session, read now.
@@ -83,6 +89,7 @@ fn document(database: &str, explanation: &Explanation) -> Value {
         "cached": explanation.not_cached.is_none(),
         "not_cached": explanation.not_cached,
         "fingerprint": explanation.fingerprint.to_string(),
+        "rules": explanation.rules,
         "via": explanation.via,
         "definitions": explanation.known,
     })

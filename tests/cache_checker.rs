@@ -2,7 +2,8 @@
 //! read in all forms in which a result may follow from those rows, and streams, servers and replicas fail meanwhile.
 //!
 //! Each row has a version. No answer may lack what its own session wrote, and none may lack what anybody's writer had been
-//! told of [`MOST_BEHIND`] before it was asked for; none may be another role's, another path's or another time zone's.
+//! told of [`MOST_BEHIND`] before it was asked for, or what rules allow instead; none may be another role's, another path's or
+//! another time zone's.
 //! How old answers were is printed.
 //!
 //! `PGWEIR_CACHE_SECONDS` and `PGWEIR_CACHE_SEED` make it longer, and another.
@@ -93,10 +94,21 @@ struct World {
     writing: AtomicUsize,
     /// Replicas may answer, as old as they are.
     replicas: bool,
+    /// Rules let answers from these tables be old.
+    rules: bool,
+}
+
+/// With rules: how old they may be, where all that they are read from may.
+const OLD: Duration = Duration::from_secs(2);
+
+/// `child` has no rule.
+fn rules() -> String {
+    let rule = |table| format!("[[cache.rules]]\ntable = \"public.{table}\"\nstale = \"{OLD:?}\"\n");
+    ["versions", "parted"].map(rule).concat()
 }
 
 impl World {
-    fn new(replicas: bool) -> World {
+    fn new(replicas: bool, rules: bool) -> World {
         World {
             began: Instant::now(),
             told: Mutex::default(),
@@ -108,6 +120,7 @@ impl World {
             quiet: AtomicBool::default(),
             writing: AtomicUsize::default(),
             replicas,
+            rules,
         }
     }
 
@@ -138,13 +151,13 @@ impl World {
         versions.map(|told| told.0).max().unwrap_or(0)
     }
 
-    /// An answer that was asked for at `asked` says `version`.
-    fn judge(&self, key: i64, version: i64, asked: Instant) -> Result<(), String> {
+    /// An answer that was asked for at `asked` says `version`; `bound`: how old it may be.
+    fn judge(&self, key: i64, version: i64, asked: Instant, bound: Duration) -> Result<(), String> {
         let told = self.told.lock().unwrap();
         let newer = told.get(&key).into_iter().flatten().filter(|told| told.0 > version && told.1 < asked);
         let age = newer.map(|told| asked - told.1).max().unwrap_or_default();
         self.ages.lock().unwrap().push(age.as_micros() as u64);
-        if age > MOST_BEHIND && !self.replicas {
+        if age > bound && !self.replicas {
             return Err(format!("key {key} is at {version}, and another version was known {age:?} before"));
         }
         Ok(())
@@ -216,7 +229,8 @@ impl<'a> Session<'a> {
         if version < own {
             return Err(format!("{how}: {version}, and the session wrote {own}"));
         }
-        self.world.judge(key, version, asked).map_err(|why| format!("{how}: {why}")).map(|()| true)
+        let bound = if self.world.rules && !how.contains("child") { OLD } else { MOST_BEHIND };
+        self.world.judge(key, version, asked, bound).map_err(|why| format!("{how}: {why}")).map(|()| true)
     }
 
     /// Raises the version of a key in one of the forms in which a commit may come, or seems to.
@@ -497,11 +511,11 @@ fn store_faults(store: &mut Store, seed: u64, until: Instant, world: &World) -> 
     count
 }
 
-fn check(replicas: usize, fleet: bool) {
-    check_with(replicas, fleet, None);
+fn check(replicas: usize, fleet: bool, with_rules: bool) {
+    check_with(replicas, fleet, with_rules, None);
 }
 
-fn check_with(replicas: usize, fleet: bool, mut store: Option<Store>) {
+fn check_with(replicas: usize, fleet: bool, with_rules: bool, mut store: Option<Store>) {
     let cluster = start(replicas);
     let seed = number("PGWEIR_CACHE_SEED", 1);
     let length = Duration::from_secs(number("PGWEIR_CACHE_SECONDS", 6));
@@ -512,7 +526,8 @@ fn check_with(replicas: usize, fleet: bool, mut store: Option<Store>) {
         .set("cache.verify", 0.5)
         .set("cache.fleet", fleet)
         .set("pool.connection_timeout", "1s")
-        .set("pool.acquire_timeout", "20s");
+        .set("pool.acquire_timeout", "20s")
+        .more(&if with_rules { rules() } else { String::new() });
     if let Some(store) = &store {
         builder = builder.set("cache.shared", store.url()).set("cache.shared_timeout", "200ms");
     }
@@ -521,7 +536,7 @@ fn check_with(replicas: usize, fleet: bool, mut store: Option<Store>) {
     for pgweir in &pgweirs {
         wait_until(LIMIT, "the stream", || pgweir.json("/cache")[0]["mode"] == "wal");
     }
-    let world = Arc::new(World::new(replicas > 0));
+    let world = Arc::new(World::new(replicas > 0, with_rules));
     let direct = pgweirs[0].url().replace(&pgweirs[0].port().to_string(), &cluster.primary().port().to_string());
     let until = Instant::now() + length;
     let (violations, faults) = thread::scope(|scope| {
@@ -557,9 +572,10 @@ fn check_with(replicas: usize, fleet: bool, mut store: Option<Store>) {
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     let hits: u64 = pgweirs.iter().map(|pgweir| cache(pgweir, "hits")).sum();
     let shared: u64 = pgweirs.iter().filter_map(|pgweir| pgweir.cache()["shared_store"]["hits"].as_u64()).sum();
+    let stale: u64 = pgweirs.iter().map(|pgweir| cache(pgweir, "stale")).sum();
     let verified: u64 = pgweirs.iter().map(|pgweir| cache(pgweir, "verified")).sum();
     println!(
-        "seed {seed}, {length:?}, {replicas} replicas, fleet {fleet}: {} reads, {hits} hits ({verified} verified), {shared} found in the store, {} writes, {} broken sessions; faults {faults:?}; age of answers p50 {:?} p90 {:?} p99 {:?} p99.9 {:?} \
+        "seed {seed}, {length:?}, {replicas} replicas, fleet {fleet}, rules {with_rules}: {} reads, {hits} hits ({verified} verified, {stale} behind a change), {shared} found in the store, {} writes, {} broken sessions; faults {faults:?}; age of answers p50 {:?} p90 {:?} p99 {:?} p99.9 {:?} \
          max {:?}; violations {}",
         count(&world.reads),
         count(&world.writes),
@@ -574,6 +590,7 @@ fn check_with(replicas: usize, fleet: bool, mut store: Option<Store>) {
     assert!(violations.is_empty(), "seed {seed}: {violations:?}");
     assert!(world.is_enough() && hits > 20, "too little has happened");
     assert!(store.is_none() || shared > 0, "nothing was shared");
+    assert_eq!(stale > 0, with_rules);
     cluster.wait_replayed(LIMIT).unwrap();
     pgweirs.iter().for_each(|pgweir| block_on(settles(&pgweir.url(), &world)));
     let differences: Vec<_> = pgweirs.iter().map(|pgweir| cache(pgweir, "differences")).collect();
@@ -582,30 +599,40 @@ fn check_with(replicas: usize, fleet: bool, mut store: Option<Store>) {
 
 #[test]
 fn no_answer_is_older_than_promised_nor_anothers() {
-    check(0, false);
+    check(0, false, false);
 }
 
 #[test]
 fn replicas_that_stall_leave_nothing_old_behind() {
-    check(2, false);
+    check(2, false, false);
 }
 
 #[test]
 fn a_fleet_promises_the_same() {
-    check(0, true);
+    check(0, true, false);
 }
 
 #[test]
 fn a_fleet_before_replicas_that_stall_keeps_nothing_old() {
-    check(2, true);
+    check(2, true, false);
+}
+
+#[test]
+fn rules_let_answers_be_so_old_and_no_older() {
+    check(0, false, true);
+}
+
+#[test]
+fn rules_before_replicas_that_stall_leave_nothing_old_behind() {
+    check(2, false, true);
 }
 
 #[test]
 fn a_store_that_is_shared_hands_on_nothing_old() {
-    check_with(0, false, Some(Store::start()));
+    check_with(0, false, false, Some(Store::start()));
 }
 
 #[test]
 fn a_store_before_a_fleet_and_replicas_that_stall_hands_on_nothing_old() {
-    check_with(2, true, Some(Store::start()));
+    check_with(2, true, false, Some(Store::start()));
 }

@@ -181,7 +181,16 @@ fn cached_read(entries: usize) -> Room {
         let read = Read { text: text.as_bytes(), types: &[], parameters: &[], formats: Formats::Text };
         let (needs, ttl) = (Needs::default(), Duration::from_secs(3600));
         let key = read.key(b"app\0");
-        let wanted = Wanted { database, key: &key, needs, brings: needs, reads: reads.clone(), ttl, after: None };
+        let wanted = Wanted {
+            database,
+            key: &key,
+            needs,
+            brings: needs,
+            reads: reads.clone(),
+            ttl,
+            stale: Duration::ZERO,
+            after: None,
+        };
         results.ask(&wanted, now)
     };
     for n in 0..entries {

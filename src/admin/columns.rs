@@ -77,7 +77,7 @@ pub(super) const CACHE: &str = "\
     definitions/q definitions_bytes/q plans/q \
     fleet leader takeovers/q \
     store store_reason store_hits/q store_misses/q store_failed/q store_refused store_stored/q store_dropped/q \
-    store_bytes_read/q store_bytes_written/q";
+    store_bytes_read/q store_bytes_written/q stale/q rules_missing";
 
 pub(super) const SLOW: &str = "\
     ts database user application_name client fingerprint duration_ms/n wait_ms/n \

@@ -170,7 +170,8 @@ fn requests(page: &mut Exposition, admin: &Admin) {
 
 fn cache(page: &mut Exposition, rows: &[CacheRow]) {
     type Value = fn(&CacheRow) -> u64;
-    const FAMILIES: [(&str, &str, Value); 2] = [
+    const FAMILIES: [(&str, &str, Value); 3] = [
+        ("pgweir_cache_stale", "Answers from the cache that may lack a change, as a rule allows.", |row| row.stale),
         ("pgweir_cache_verified", "Answers from the cache that were compared with the primary's.", |row| row.verified),
         ("pgweir_cache_differences", "Answers from the cache that were not what the primary said.", |row| {
             row.differences

@@ -256,6 +256,8 @@ pub struct CacheRow {
     pub hit_rate: f64,
     /// Of the hits: answered by the run of another at the same time.
     pub shared: u64,
+    /// Of the hits: they may lack a change, as a rule allows.
+    pub stale: u64,
     pub stored: u64,
     pub evicted: u64,
     pub expired: u64,
@@ -275,6 +277,8 @@ pub struct CacheRow {
     pub fleet: Option<FleetRow>,
     /// With `cache.shared`.
     pub shared_store: Option<SharedRow>,
+    /// Tables that have a rule and are not there.
+    pub rules_missing: Vec<String>,
 }
 
 /// What the cache's second level did.

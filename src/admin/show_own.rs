@@ -72,6 +72,8 @@ pub(super) fn cache(row: CacheRow) -> Row {
         of_store(|store| store.dropped),
         of_store(|store| store.bytes_read),
         of_store(|store| store.bytes_written),
+        cell(row.stale),
+        cell(row.rules_missing.join(" ")),
     ]
 }
 

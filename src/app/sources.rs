@@ -14,7 +14,7 @@ use crate::admin::rows::{
     SocketRow, State, UserRow,
 };
 use crate::admin::{ExplainRoute, Sources};
-use crate::cache::admit::{self, REFUSALS};
+use crate::cache::admit::{self, Kept, REFUSALS};
 use crate::cache::{INVALIDATIONS, UNFIT};
 use crate::catalog::path::Setting;
 use crate::cluster::changes::Part;
@@ -22,6 +22,7 @@ use crate::cluster::node::{Node, Role};
 use crate::config::{NodeRole, PoolMode};
 use crate::frontend::client::{Activity, Client};
 use crate::frontend::database::Database;
+use crate::frontend::invalidation::Cached;
 use crate::frontend::proxy::Proxy;
 use crate::net::Peer;
 use crate::pool::checkout::Pool;
@@ -64,11 +65,14 @@ fn explain_route(proxy: &Arc<Proxy>) -> ExplainRoute {
             }
             let catalog = database.cluster.definitions.snapshot();
             let scope = catalog.map(|catalog| catalog.scope(&Setting::Inherited, &user, &user));
-            let not_cached = match &database.cached {
-                Some(cached) => admit::explain(sql, scope.as_ref(), cached.mode().choice()),
-                None => Some("disabled"),
+            let kept = match &database.cached {
+                Some(cached) => {
+                    let rules = cached.rules.load();
+                    admit::explain(sql, scope.as_ref(), cached.mode().choice(), rules.as_deref())
+                }
+                None => Kept { refused: Some("disabled"), ..Kept::default() },
             };
-            lines.extend(explain::explain(sql, scope.as_ref(), not_cached).lines());
+            lines.extend(explain::explain(sql, scope.as_ref(), kept.refused, kept.rules).lines());
         }
         Ok(lines)
     })
@@ -109,6 +113,7 @@ fn cache(proxy: &Proxy) -> Vec<CacheRow> {
             misses: counts.misses,
             hit_rate: (1e4 * counts.hits as f64 / asked as f64).round() / 100.0,
             shared: counts.shared,
+            stale: counts.stale,
             stored: counts.stored,
             evicted: counts.share.evicted,
             expired: counts.share.expired,
@@ -121,6 +126,7 @@ fn cache(proxy: &Proxy) -> Vec<CacheRow> {
             plans: database.plans.kept() as u64,
             fleet: cached.fleet().map(fleet),
             shared_store: cached.shared.as_ref().map(|place| shared_store(place.figures())),
+            rules_missing: rules_missing(cached, &database),
         })
     };
     all(proxy).into_iter().filter_map(row).collect()
@@ -139,6 +145,13 @@ fn shared_store(figures: Figures) -> SharedRow {
         bytes_read: figures.bytes_read,
         bytes_written: figures.bytes_written,
     }
+}
+
+/// Tables that have a rule of the cache and are not there.
+fn rules_missing(cached: &Cached, database: &Database) -> Vec<String> {
+    let (rules, catalog) = (cached.rules.load(), database.cluster.definitions.latest());
+    let by_table = rules.as_ref().zip(catalog).map(|(rules, catalog)| rules.by_table(&catalog));
+    by_table.iter().flat_map(|by_table| &by_table.missing).map(ToString::to_string).collect()
 }
 
 fn fleet((part, takeovers): (Option<Part>, u64)) -> FleetRow {

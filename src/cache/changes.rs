@@ -41,6 +41,11 @@ impl Mark {
         Mark { number: self.number.max(other.number), at: self.at.max(other.at), end: self.end.max(other.end) }
     }
 
+    /// Whether a read has them that began behind change `number`, and misses nothing that ends at `visible` or before.
+    pub fn is_in(&self, number: u64, visible: Lsn) -> bool {
+        self.number <= number && self.end <= visible
+    }
+
     /// Whether a replica has replayed them, by its last sample.
     pub fn is_replayed(&self, sample: &Sample) -> bool {
         sample.has(self.at) && (self.end == Lsn(0) || (sample.proven && sample.position >= self.end))
@@ -74,6 +79,11 @@ impl Changes {
     /// Of anything.
     pub fn any(&self) -> Mark {
         self.any
+    }
+
+    /// Of everything.
+    pub fn all(&self) -> Mark {
+        self.all
     }
 
     pub fn note(&mut self, change: Change<'_>, mark: Mark) {

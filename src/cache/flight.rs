@@ -17,6 +17,8 @@ pub(super) struct Began {
     pub number: u64,
     /// No statement misses what ends here in the WAL, or before.
     pub visible: Lsn,
+    /// Everything that was committed by then was known.
+    pub as_of: Instant,
 }
 
 /// A read under way, for those that wait for it.

@@ -54,6 +54,7 @@ pub mod key;
 mod queue;
 pub mod request;
 mod results;
+pub mod rules;
 pub mod sealed;
 mod store;
 

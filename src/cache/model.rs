@@ -137,6 +137,7 @@ proptest! {
                         });
                         prop_assert!(world.open && joined);
                     }
+                    Asked::Stale(..) => prop_assert!(false, "no rule allows it"),
                     Asked::Closed => prop_assert!(!world.open),
                 },
                 Step::Land { size } if !open.is_empty() => {
@@ -178,7 +179,7 @@ proptest! {
 
 fn wanted(database: DatabaseId, key: &[u8], describes: bool) -> Wanted<'_> {
     let needs = Needs { rows: describes, ..Needs::default() };
-    Wanted { database, key, needs, brings: needs, reads: reads(key[0]), ttl: TTL, after: None }
+    Wanted { database, key, needs, brings: needs, reads: reads(key[0]), ttl: TTL, stale: Duration::ZERO, after: None }
 }
 
 /// The same under a change stream: commits are written, told and seen each at their own time, and replicas replay them
@@ -214,6 +215,11 @@ mod streamed {
         Land,
         Wait,
         Break,
+        /// The stream is lost, and for a while there is none.
+        Lose,
+        Resume,
+        /// Somebody has other definitions.
+        Define,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -230,6 +236,9 @@ mod streamed {
             5 => Just(Step::Land),
             1 => Just(Step::Wait),
             1 => Just(Step::Break),
+            1 => Just(Step::Lose),
+            1 => Just(Step::Resume),
+            1 => Just(Step::Define),
         ]
     }
 
@@ -246,6 +255,16 @@ mod streamed {
         key: u8,
         fill: Fill,
         read: usize,
+        definitions: usize,
+    }
+
+    /// What rules say of a key.
+    fn stale(key: u8) -> Duration {
+        Duration::from_millis(match key {
+            2 | 5 => 20,
+            3 => 3000,
+            _ => 0,
+        })
     }
 
     fn lsn(commits: usize) -> Lsn {
@@ -262,8 +281,17 @@ mod streamed {
         }
     }
 
-    fn entry(result: &[usize]) -> Entry {
-        Entry::new(&[], &[], &result.iter().map(|n| *n as u8).collect::<Vec<_>>(), 0)
+    fn entry(definitions: usize, result: &[usize]) -> Entry {
+        let row = [definitions].iter().chain(result).map(|n| *n as u8).collect::<Vec<_>>();
+        Entry::new(&[], &[], &row, 0)
+    }
+
+    /// It is what some read has brought that lacked none of the first `must` commits.
+    fn has(log: &[Vec<u32>], key: u8, definitions: usize, must: usize, found: &Entry) -> bool {
+        let least = result(log, key, must);
+        let possible = (0..=log.len()).map(|commits| result(log, key, commits));
+        let mut right = possible.filter(|found| found.iter().zip(&least).all(|(a, b)| a >= b));
+        right.any(|right| *found == entry(definitions, &right))
     }
 
     proptest! {
@@ -282,6 +310,7 @@ mod streamed {
             let (mut looked_at, mut caught) = (tick(), tick());
             let mut sample = Sample { asked: Some(tick()), position: lsn(0), proven: true, until: Some(tick()) };
             let mut under: Vec<Under> = Vec::new();
+            let (mut definitions, mut lost) = (0, false);
             for step in steps {
                 let now = tick();
                 match step {
@@ -290,16 +319,16 @@ mod streamed {
                         at.shown += 1;
                         shown_at.push(now);
                     }
-                    Step::Tell if at.told < log.len() => {
+                    Step::Tell if !lost && at.told < log.len() => {
                         at.told += 1;
                         let tables: Vec<_> = log[at.told - 1].iter().copied().map(Table).collect();
                         results.commit(database, Change::Tables(&tables), lsn(at.told));
                     }
-                    Step::Look => {
+                    Step::Look if !lost => {
                         (at.looked, looked_at) = (at.shown, now);
                         results.note_visible(database, lsn(at.looked.min(at.told)));
                     }
-                    Step::Catch if at.told >= at.looked => {
+                    Step::Catch if !lost && at.told >= at.looked => {
                         results.note_visible(database, lsn(at.looked));
                         results.note_told(database, looked_at);
                         caught = looked_at;
@@ -314,42 +343,61 @@ mod streamed {
                         let own = at.shown.checked_sub(1).filter(|_| wrote);
                         let after = own.map(|n| shown_at[n]);
                         let key_bytes = [key];
-                        let wanted = Wanted { after, ..wanted(database, &key_bytes, false) };
-                        match results.ask(&wanted, now) {
+                        let wanted = Wanted { after, stale: stale(key), ..wanted(database, &key_bytes, false) };
+                        match if lost { results.left(&wanted, now) } else { results.ask(&wanted, now) } {
+                            Asked::Stale(found, _) => {
+                                // Whatever was shown so long ago is in it, and what its session wrote.
+                                let by = now.checked_sub(stale(key)).unwrap();
+                                let must = shown_at.partition_point(|shown| *shown <= by).max(own.map_or(0, |n| n + 1));
+                                prop_assert!(has(&log, key, definitions, must, &found), "{found:?} {must}");
+                                prop_assert!(!stale(key).is_zero());
+                            }
                             Asked::Hit(found, _) => {
                                 let must = at.told.max(own.map_or(0, |n| n + 1));
-                                let least = result(&log, key, must);
-                                let possible = (0..=log.len()).map(|commits| result(&log, key, commits));
-                                let right = possible.filter(|found| found.iter().zip(&least).all(|(a, b)| a >= b));
-                                prop_assert!(right.into_iter().any(|right| *found == entry(&right)), "{found:?} {least:?}");
+                                prop_assert!(!lost && has(&log, key, definitions, must, &found), "{found:?} {must}");
                                 prop_assert!(after.is_none_or(|after| after < caught));
                                 prop_assert!(now.saturating_duration_since(caught) <= MOST_BEHIND);
                             }
                             Asked::Fill(fill) => {
                                 let read = if replica { at.replayed } else { at.shown };
                                 if !replica || fill.may_come_from(&sample) {
-                                    under.push(Under { key, fill, read });
+                                    under.push(Under { key, fill, read, definitions });
                                 }
                             }
                             Asked::Wait(_) => {
-                                let least = result(&log, key, own.map_or(0, |n| n + 1));
+                                // As old as any answer may be.
+                                let by = now.checked_sub(MOST_BEHIND.max(stale(key))).unwrap();
+                                let must = shown_at.partition_point(|shown| *shown <= by);
+                                let least = result(&log, key, must.max(own.map_or(0, |n| n + 1)));
                                 // The last that began.
                                 let joined = under.iter().rfind(|under| under.key == key);
                                 let found = joined.map(|under| result(&log, key, under.read)).unwrap_or_default();
-                                prop_assert!(found.iter().zip(&least).all(|(a, b)| a >= b) && joined.is_some());
+                                prop_assert!(found.iter().zip(&least).all(|(a, b)| a >= b));
+                                prop_assert_eq!(joined.map(|under| under.definitions), Some(definitions));
                             }
-                            Asked::Closed => prop_assert!(now.saturating_duration_since(caught) > MOST_BEHIND),
+                            Asked::Closed => {
+                                prop_assert!(lost || now.saturating_duration_since(caught) > MOST_BEHIND);
+                            }
                         }
                     }
                     Step::Land if !under.is_empty() => {
-                        let Under { key, fill, read } = under.remove(0);
-                        let _ = fill.land(entry(&result(&log, key, read)));
+                        let Under { key, fill, read, definitions } = under.remove(0);
+                        let _ = fill.land(entry(definitions, &result(&log, key, read)));
                     }
                     Step::Wait => drop((0..600).map(|_| tick()).last()),
-                    Step::Break => {
+                    Step::Define => {
+                        definitions += 1;
+                        results.change(database, Change::All, Invalidation::Definitions, now);
+                    }
+                    Step::Lose => {
+                        lost = true;
+                        results.close(database, now);
+                    }
+                    Step::Break | Step::Resume if lost || matches!(step, Step::Break) => {
                         // Made anew: all that is in the WAL was told or is gone by, and is shown.
                         results.close(database, now);
                         prop_assert!(matches!(results.ask(&wanted(database, &[1], false), now), Asked::Closed));
+                        lost = false;
                         while at.shown < log.len() {
                             at.shown += 1;
                             shown_at.push(now);
@@ -359,7 +407,8 @@ mod streamed {
                         (looked_at, caught) = (tick(), now);
                         results.open_stream(database, lsn(log.len()), lsn(log.len()), caught);
                     }
-                    Step::Commit { .. } | Step::Show | Step::Tell | Step::Catch | Step::Land => {}
+                    Step::Commit { .. } | Step::Show | Step::Tell | Step::Look | Step::Catch | Step::Land => {}
+                    Step::Break | Step::Resume => {}
                 }
                 results.check();
             }

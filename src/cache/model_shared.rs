@@ -176,6 +176,7 @@ proptest! {
                         needs: Needs::default(),
                         brings: Needs::default(),
                         reads: Reads::Tables(reads(key).into()),
+                        stale: Duration::ZERO,
                         ttl: Duration::from_secs(5),
                         after,
                     };
@@ -188,6 +189,7 @@ proptest! {
                             let found = store.get(&key).cloned().filter(|_| fill.shared_tables().is_some());
                             pgweir.open.push(Open { key, fill, own, found, read: shown });
                         }
+                        Asked::Stale(..) => prop_assert!(false, "no rule allows it"),
                         Asked::Wait(_) | Asked::Closed => {}
                     }
                 }
@@ -201,13 +203,13 @@ proptest! {
                             prop_assert!(now - pgweir.caught <= MOST_BEHIND);
                         }
                         // It runs now.
-                        Err((fill, _)) => pgweir.open.push(Open { fill, read: shown, ..open }),
+                        Err(refused) => pgweir.open.push(Open { fill: refused.0, read: shown, ..open }),
                     }
                 }
                 Step::Land { stored } => {
                     let Some(at) = pgweir.open.iter().position(|open| open.found.is_none()) else { continue };
                     let Open { key, fill, read, .. } = pgweir.open.remove(at);
-                    if let Ok(landed) = fill.land(entry(&result(&log, key, read))) && stored {
+                    if let Ok(Some(landed)) = fill.land(entry(&result(&log, key, read))) && stored {
                         store.insert(key, ((*landed.entry).clone(), landed.as_of));
                     }
                 }

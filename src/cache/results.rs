@@ -1,5 +1,7 @@
 //! The process's cache: what is kept, what runs, what has changed.
 
+mod fill;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,11 +10,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::cache::admit::{REFUSALS, Refusal};
-use crate::cache::changes::{Change, Changes, Mark, Reads, Table};
+use crate::cache::changes::{Change, Changes, Mark, Reads};
 use crate::cache::entry::{Entry, Needs};
 use crate::cache::flight::{Began, Flight};
 use crate::cache::store::{Share, Store, Stored};
-use crate::freshness::{Lsn, Sample};
+use crate::freshness::Lsn;
+pub use fill::{Fill, Landed, UNFIT, Unfit};
 
 /// A database that has a place in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,6 +39,8 @@ pub struct Wanted<'a> {
     pub brings: Needs,
     pub reads: Reads,
     pub ttl: Duration,
+    /// It may be so long behind a change; zero: behind none.
+    pub stale: Duration,
     /// The answer must have all that was committed by then, whether or not the change stream has told of it yet.
     pub after: Option<Instant>,
 }
@@ -45,6 +50,8 @@ pub struct Wanted<'a> {
 pub enum Asked {
     /// Kept, and read by this instant.
     Hit(Arc<Entry>, Instant),
+    /// The same, and it may lack a change, as a rule allows.
+    Stale(Arc<Entry>, Instant),
     /// The same read runs already.
     Wait(Arc<Flight>),
     /// It is to run, and to bring its result.
@@ -68,6 +75,16 @@ pub enum Invalidation {
     Closed,
 }
 
+impl Invalidation {
+    /// Rows have changed, perhaps, and nothing else.
+    fn is_of_rows(self) -> bool {
+        match self {
+            Invalidation::Write | Invalidation::Stream | Invalidation::Closed => true,
+            Invalidation::Definitions | Invalidation::Command => false,
+        }
+    }
+}
+
 /// All of them, in the order of SHOW CACHE.
 pub const INVALIDATIONS: [(Invalidation, &str); 5] = [
     (Invalidation::Write, "write"),
@@ -86,6 +103,8 @@ pub struct Counts {
     pub misses: u64,
     /// Answered by the run of another.
     pub shared: u64,
+    /// Hits that may lack a change, as a rule allows.
+    pub stale: u64,
     pub stored: u64,
     /// Entries, in the order of [`INVALIDATIONS`].
     pub invalidated: [u64; INVALIDATIONS.len()],
@@ -102,6 +121,7 @@ struct Counters {
     hits: AtomicU64,
     misses: AtomicU64,
     shared: AtomicU64,
+    stale: AtomicU64,
     stored: AtomicU64,
     invalidated: [AtomicU64; INVALIDATIONS.len()],
     refused: [AtomicU64; REFUSALS.len()],
@@ -156,9 +176,36 @@ impl Standing {
         self.stream.map_or(Lsn::MAX, |told| told.visible)
     }
 
+    /// Everything is known that was committed by then; without a stream, that passed through.
+    fn known_by(&self, now: Instant) -> Instant {
+        self.stream.map_or(now, |told| told.by)
+    }
+
+    /// An entry that is found, as the answer. `lacks`: a change, perhaps.
+    fn give(&self, found: &Stored, lacks: bool) -> Asked {
+        self.counters.hits.fetch_add(1, Ordering::Relaxed);
+        if lacks {
+            self.counters.stale.fetch_add(1, Ordering::Relaxed);
+            return Asked::Stale(found.entry.clone(), found.read);
+        }
+        Asked::Hit(found.entry.clone(), found.read)
+    }
+
     /// What is kept may lack something that was committed by then.
     fn may_lack(&self, after: Option<Instant>) -> bool {
         after.is_some_and(|after| self.stream.is_some_and(|told| told.by <= after))
+    }
+}
+
+impl Wanted<'_> {
+    /// By its form and its age. Of its age, the rules of now decide too.
+    fn fits(&self, found: &Stored, now: Instant) -> bool {
+        found.entry.has(self.needs) && now < found.began + self.ttl
+    }
+
+    /// What was committed after `by` may be missing in its answer: by its age, and nothing of its session's own.
+    fn may_lack_since(&self, by: Instant, now: Instant) -> bool {
+        now < by + self.stale && self.after.is_none_or(|after| after < by)
     }
 }
 
@@ -240,7 +287,7 @@ impl Results {
         let at = standing.changes.floor();
         standing.changes.note(change, Mark { number, at, end });
         standing.stream.iter_mut().for_each(|told| told.reached = told.reached.max(end));
-        self.purge(&mut inner, database, change, Invalidation::Stream);
+        self.purge(&mut inner, database, change, Invalidation::Stream, at);
     }
 
     /// The change stream tells that no statement which begins now misses what ends at `end`, or before.
@@ -267,26 +314,34 @@ impl Results {
     pub fn ask(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Asked {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let standing = inner.databases.get(wanted.database.0 as usize).filter(|standing| standing.is_sound(now));
-        let Some(standing) = standing else { return Asked::Closed };
+        let Some(standing) = inner.databases.get(wanted.database.0 as usize) else { return Asked::Closed };
+        if !standing.is_sound(now) {
+            return inner.left(wanted, now);
+        }
         let last = standing.changes.last(&wanted.reads);
         let visible = standing.visible();
         let behind = standing.may_lack(wanted.after);
-        if !behind {
-            let found = inner.store.find(wanted.key, now);
-            if let Some((entry, read)) = found.filter(|(entry, _)| entry.has(wanted.needs)) {
-                standing.counters.hits.fetch_add(1, Ordering::Relaxed);
-                return Asked::Hit(entry, read);
+        if let Some(found) = inner.store.find(wanted.key, now).filter(|found| wanted.fits(found, now)) {
+            match found.lacks {
+                None if !behind => return standing.give(found, false),
+                Some(by) if wanted.may_lack_since(by, now) => return standing.give(found, true),
+                _ => {}
             }
+        }
+        if !behind {
             // Who asks is sure to see what is visible by now; the one under way must be as sure.
-            let sure = |began: &Began| began.number >= last.number && began.visible >= last.end.min(visible);
-            let flight = inner.flights.get(wanted.key).filter(|flight| sure(&flight.began));
+            let seen = Mark { end: last.end.min(visible), ..last };
+            let flight = inner.flights.get(wanted.key).filter(|flight| {
+                let Began { number, visible, as_of, .. } = flight.began;
+                let allowed = || standing.changes.all().is_in(number, visible) && wanted.may_lack_since(as_of, now);
+                seen.is_in(number, visible) || allowed()
+            });
             if let Some(flight) = flight.filter(|flight| flight.will_have(wanted.needs)) {
                 return Asked::Wait(flight.clone());
             }
         }
         standing.counters.misses.fetch_add(1, Ordering::Relaxed);
-        let began = Began { at: now, number: inner.number, visible };
+        let began = Began { at: now, number: inner.number, visible, as_of: standing.known_by(now) };
         let flight = Arc::new(Flight::new(began, wanted.brings));
         let key: Arc<[u8]> = wanted.key.into();
         inner.flights.insert(key.clone(), flight.clone());
@@ -297,12 +352,18 @@ impl Results {
             database: wanted.database,
             reads: wanted.reads.clone(),
             ttl: wanted.ttl,
+            stale: wanted.stale,
             needs: wanted.needs,
             changed: last,
             behind,
             // A write that passed through has no position before the stream tells of it.
             shareable: !behind && standing.stream.is_some() && !standing.may_lack(Some(last.at)),
         })
+    }
+
+    /// What was kept while changes were known, where it may be given still though they are not any more.
+    pub fn left(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Asked {
+        self.inner.lock().left(wanted, now)
     }
 
     /// A read has been answered by the run of another.
@@ -349,14 +410,14 @@ impl Results {
         // Definitions are as new as what has been told so far, at least.
         let end = if change == Change::All { standing.changes.any().end } else { Lsn(0) };
         standing.changes.note(change, Mark { number, at: now, end });
-        self.purge(&mut inner, database, change, by);
+        self.purge(&mut inner, database, change, by, now);
     }
 
-    fn purge(&self, inner: &mut Inner, database: DatabaseId, change: Change<'_>, by: Invalidation) {
-        let gone = inner.store.purge(database, change);
-        if let Some(standing) = inner.databases.get(database.0 as usize) {
-            standing.counters.invalidated[by as usize].fetch_add(gone as u64, Ordering::Relaxed);
-        }
+    fn purge(&self, inner: &mut Inner, database: DatabaseId, change: Change<'_>, by: Invalidation, now: Instant) {
+        let Some(standing) = inner.databases.get(database.0 as usize) else { return };
+        let since = by.is_of_rows().then(|| standing.known_by(now));
+        let gone = inner.store.purge(database, change, since);
+        standing.counters.invalidated[by as usize].fetch_add(gone as u64, Ordering::Relaxed);
     }
 
     pub fn counts(&self, database: DatabaseId) -> Counts {
@@ -369,6 +430,7 @@ impl Results {
             hits: load(&counters.hits),
             misses: load(&counters.misses),
             shared: load(&counters.shared),
+            stale: load(&counters.stale),
             stored: load(&counters.stored),
             invalidated: counters.invalidated.each_ref().map(load),
             refused: counters.refused.each_ref().map(load),
@@ -389,172 +451,22 @@ impl Results {
 }
 
 impl Inner {
+    fn left(&mut self, wanted: &Wanted<'_>, now: Instant) -> Asked {
+        let Some(standing) = self.databases.get(wanted.database.0 as usize) else { return Asked::Closed };
+        let Some(found) = self.store.find(wanted.key, now).filter(|found| wanted.fits(found, now)) else {
+            return Asked::Closed;
+        };
+        let by = found.lacks.or(standing.stream.map(|told| told.by.max(found.as_of)));
+        match by.filter(|by| wanted.may_lack_since(*by, now)) {
+            Some(_) => standing.give(found, true),
+            None => Asked::Closed,
+        }
+    }
+
     /// The next change's number.
     fn next(&mut self) -> u64 {
         self.number += 1;
         self.number
-    }
-}
-
-/// A read that runs, for the cache and for those that wait. Dropped without a result, they go on for themselves.
-#[derive(Debug)]
-pub struct Fill {
-    results: Arc<Results>,
-    flight: Arc<Flight>,
-    key: Arc<[u8]>,
-    database: DatabaseId,
-    reads: Reads,
-    ttl: Duration,
-    needs: Needs,
-    changed: Mark,
-    behind: bool,
-    shareable: bool,
-}
-
-/// A result that is kept, for others too.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Landed {
-    pub entry: Arc<Entry>,
-    /// It reflects every commit to what it reads that ends here in the WAL, or before.
-    pub as_of: Lsn,
-    pub expires: Instant,
-    pub ttl: Duration,
-}
-
-/// Why what another pgweir has kept is no answer here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Unfit {
-    /// Something that it reads has changed since, for all that is known here.
-    Old,
-    /// Something that it reads has changed while it was asked for, or changes may go unseen.
-    Changed,
-    /// It lacks a description that the reply needs.
-    Lacking,
-    /// It has reached its age.
-    Expired,
-    /// It was kept before an EVICT.
-    Evicted,
-    /// Cut, changed, sealed by another secret, or too large.
-    Broken,
-}
-
-/// All of them, in the order of SHOW CACHE.
-pub const UNFIT: [(Unfit, &str); 6] = [
-    (Unfit::Old, "old"),
-    (Unfit::Changed, "changed"),
-    (Unfit::Lacking, "lacking"),
-    (Unfit::Expired, "expired"),
-    (Unfit::Evicted, "evicted"),
-    (Unfit::Broken, "broken"),
-];
-
-impl Fill {
-    /// Who asks must have what the change stream has yet to tell of.
-    pub fn is_behind(&self) -> bool {
-        self.behind
-    }
-
-    /// Whether a replica's answer is of use: it has replayed the last change of what is read.
-    pub fn may_come_from(&self, sample: &Sample) -> bool {
-        self.changed.is_replayed(sample)
-    }
-
-    /// The tables that it reads, where another pgweir may have the answer: changes are told by their positions in the WAL, and all
-    /// that is known of these tables has one.
-    pub fn shared_tables(&self) -> Option<&[Table]> {
-        match &self.reads {
-            Reads::Tables(tables) if self.shareable => Some(tables),
-            Reads::Tables(_) | Reads::Anything => None,
-        }
-    }
-
-    /// The result has come. It is given to those that wait, and kept unless something that it reads has changed since
-    /// it began.
-    ///
-    /// # Errors
-    /// Why it is not kept.
-    pub fn land(self, entry: Entry) -> Result<Landed, Refusal> {
-        let now = Instant::now();
-        let mut inner = self.results.inner.lock();
-        let inner = &mut *inner;
-        if entry.len() as u64 > self.results.max_entry_bytes.load(Ordering::Relaxed) {
-            return Err(Refusal::TooLarge);
-        }
-        let began = self.flight.began;
-        let standing = inner.databases.get(self.database.0 as usize).filter(|standing| standing.open);
-        // Whoever waits asked before that change was known.
-        let kept = standing.filter(|standing| {
-            let last = standing.changes.last(&self.reads);
-            last.number <= began.number && last.end <= began.visible
-        });
-        // What has been told since is in it: nothing of its tables.
-        let as_of = kept.map(|standing| standing.stream.map_or(Lsn(0), |told| told.reached.max(told.visible)));
-        let before = as_of.and_then(|_| inner.store.peek(&self.key));
-        let entry = Arc::new(match before {
-            Some(before) => entry.completed_by(&before),
-            None => entry,
-        });
-        self.flight.end(Some(entry.clone()));
-        let as_of = as_of.ok_or(Refusal::Changed)?;
-        // It is as old as the snapshot that it was read with.
-        let expires = began.at + self.ttl;
-        if !self.keep(inner, entry.clone(), expires, now) {
-            return Err(Refusal::TooLarge);
-        }
-        if let Some(standing) = inner.databases.get(self.database.0 as usize) {
-            standing.counters.stored.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(Landed { entry, as_of, expires, ttl: self.ttl })
-    }
-
-    /// Another pgweir has kept the result: given to those that wait, and kept, where it has all that is known here to have changed.
-    /// `age`: what it has reached by `now`.
-    ///
-    /// # Errors
-    /// Why it is no answer; the fill goes on.
-    pub fn adopt(self, entry: Entry, as_of: Lsn, age: Duration, now: Instant) -> Result<Arc<Entry>, (Fill, Unfit)> {
-        let results = self.results.clone();
-        let inner = &mut *results.inner.lock();
-        let began = self.flight.began;
-        let standing = inner.databases.get(self.database.0 as usize).filter(|standing| standing.is_sound(now));
-        let last = standing.map(|standing| standing.changes.last(&self.reads));
-        let unfit = match last {
-            None => Some(Unfit::Changed),
-            Some(last) if last.number > began.number => Some(Unfit::Changed),
-            Some(last) if last.end > as_of => Some(Unfit::Old),
-            Some(_) if age >= self.ttl => Some(Unfit::Expired),
-            Some(_) if !entry.has(self.needs) => Some(Unfit::Lacking),
-            Some(_) => None,
-        };
-        if let Some(unfit) = unfit {
-            return Err((self, unfit));
-        }
-        let entry = Arc::new(entry);
-        self.flight.end(Some(entry.clone()));
-        self.keep(inner, entry.clone(), now + (self.ttl - age), now);
-        Ok(entry)
-    }
-
-    fn keep(&self, inner: &mut Inner, entry: Arc<Entry>, expires: Instant, read: Instant) -> bool {
-        inner.store.insert(Stored {
-            key: self.key.clone(),
-            entry,
-            database: self.database,
-            reads: self.reads.clone(),
-            expires,
-            read,
-        })
-    }
-}
-
-impl Drop for Fill {
-    fn drop(&mut self) {
-        self.flight.end(None);
-        let mut inner = self.results.inner.lock();
-        // Behind a change, another has taken its place.
-        if inner.flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            inner.flights.remove(&self.key);
-        }
     }
 }
 
@@ -563,6 +475,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
+    use crate::cache::changes::Table;
 
     fn results() -> (Arc<Results>, DatabaseId) {
         let limits = Limits { max_entries: 10, max_bytes: 1 << 20, max_entry_bytes: 1 << 10 };
@@ -580,6 +493,7 @@ mod tests {
             brings: Needs::default(),
             reads: Reads::Tables([Table(7)].into()),
             ttl: Duration::from_secs(10),
+            stale: Duration::ZERO,
             after: None,
         }
     }

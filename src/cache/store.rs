@@ -8,7 +8,7 @@ use std::collections::hash_map::{Entry as Place, RandomState};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cache::changes::{Change, Reads, Table};
 use crate::cache::entry::Entry;
@@ -25,6 +25,14 @@ pub struct Stored {
     pub expires: Instant,
     /// By when it was read.
     pub read: Instant,
+    /// When its read began.
+    pub began: Instant,
+    /// It has all that was committed by then.
+    pub as_of: Instant,
+    /// It may be given for so long behind a change.
+    pub stale: Duration,
+    /// It may lack what was committed after that instant; `None`: nothing of what is known.
+    pub lacks: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -44,7 +52,7 @@ const SMALL_SHARE: u64 = 10;
 
 /// Bytes that an entry takes beside its key, its frames and its tables: its slot, the two references, its places in the
 /// index, in the ghosts and in its database's set.
-pub const OVERHEAD: u64 = 480;
+pub const OVERHEAD: u64 = 544;
 /// Bytes for each table that it reads: the OID, and its place in the table's set.
 pub const TABLE_OVERHEAD: u64 = 96;
 
@@ -79,7 +87,8 @@ pub struct Store {
     main: Queue,
     small_bytes: u64,
     bytes: u64,
-    scopes: HashMap<Scope, HashSet<Index>>,
+    /// Those that lack a change apart from the others: another change takes nothing from them.
+    scopes: HashMap<(Scope, bool), HashSet<Index>>,
     ghosts: Ghosts,
     /// By the database's id.
     shares: Vec<Share>,
@@ -123,30 +132,30 @@ impl Store {
         &mut self.shares[at]
     }
 
-    /// The entry of this key, and by when it was read; one that has expired is gone.
-    pub fn find(&mut self, key: &[u8], now: Instant) -> Option<(Arc<Entry>, Instant)> {
+    /// The entry of this key; one that has expired is gone.
+    pub fn find(&mut self, key: &[u8], now: Instant) -> Option<&Stored> {
         let index = *self.index.get(key)?;
-        let slot = self.slots.value_mut(index)?;
-        if slot.stored.expires <= now {
-            let database = slot.stored.database;
+        let stored = &self.slots.value(index)?.stored;
+        if stored.expires <= now {
+            let database = stored.database;
             self.remove(index);
             self.share_mut(database).expired += 1;
             return None;
         }
+        let slot = self.slots.value_mut(index)?;
         slot.visits = (slot.visits + 1).min(MOST_VISITS);
-        Some((slot.stored.entry.clone(), slot.stored.read))
+        Some(&slot.stored)
     }
 
     /// The entry of this key without its being asked for.
-    pub fn peek(&self, key: &[u8]) -> Option<Arc<Entry>> {
-        let slot = self.slots.value(*self.index.get(key)?)?;
-        Some(slot.stored.entry.clone())
+    pub fn peek(&self, key: &[u8]) -> Option<&Stored> {
+        self.slots.value(*self.index.get(key)?).map(|slot| &slot.stored)
     }
 
-    /// This very entry is the one of its key, and has not expired.
+    /// This very entry is the one of its key, has not expired, and lacks nothing.
     pub fn holds(&self, key: &[u8], entry: &Arc<Entry>, now: Instant) -> bool {
-        let slot = self.index.get(key).and_then(|index| self.slots.value(*index));
-        slot.is_some_and(|slot| Arc::ptr_eq(&slot.stored.entry, entry) && slot.stored.expires > now)
+        let same = |stored: &&Stored| Arc::ptr_eq(&stored.entry, entry) && stored.expires > now;
+        self.peek(key).filter(same).is_some_and(|stored| stored.lacks.is_none())
     }
 
     /// Keeps an entry; false where it alone exceeds the bound. Another of its key gives way.
@@ -165,7 +174,6 @@ impl Store {
             self.remove(index);
         }
         self.make_room(1, cost);
-        let scopes = scopes(&stored);
         let key = stored.key.clone();
         let share = self.share_mut(stored.database);
         (share.entries, share.bytes) = (share.entries + 1, share.bytes + cost);
@@ -175,16 +183,19 @@ impl Store {
         self.index.insert(key, index);
         self.bytes += cost;
         self.small_bytes += if main { 0 } else { cost };
-        for scope in scopes {
-            self.scopes.entry(scope).or_default().insert(index);
-        }
+        self.file(index);
         true
     }
 
-    /// Takes out what the change concerns; how many entries that were.
-    pub fn purge(&mut self, database: DatabaseId, change: Change<'_>) -> usize {
+    /// Takes out what the change concerns; how many entries that were. `since`: it is a change of rows, and was committed
+    /// after that instant; what may be given behind one stays for as long.
+    pub fn purge(&mut self, database: DatabaseId, change: Change<'_>, since: Option<Instant>) -> usize {
         let mut concerned: Vec<Index> = Vec::new();
-        let mut take = |scope| concerned.extend(self.scopes.get(&scope).into_iter().flatten());
+        let lacking: &[bool] = if since.is_some() { &[false] } else { &[false, true] };
+        let mut take = |scope| {
+            let found = lacking.iter().filter_map(|lacking| self.scopes.get(&(scope, *lacking)));
+            concerned.extend(found.flatten());
+        };
         match change {
             Change::Tables([]) => return 0,
             Change::Tables(tables) => {
@@ -193,7 +204,39 @@ impl Store {
             }
             Change::All => take(Scope::Database(database)),
         }
-        concerned.into_iter().filter(|index| self.remove(*index).is_some()).count()
+        concerned.into_iter().filter(|index| !self.outlasts(*index, since) && self.remove(*index).is_some()).count()
+    }
+
+    /// Whether the entry may still be given behind a change of rows that was committed after `since`.
+    fn outlasts(&mut self, index: Index, since: Option<Instant>) -> bool {
+        let may = self.slots.value(index).is_some_and(|slot| !slot.stored.stale.is_zero());
+        let Some(since) = since.filter(|_| may) else { return false };
+        self.unfile(index);
+        if let Some(Slot { stored, .. }) = self.slots.value_mut(index) {
+            let lacks = *stored.lacks.get_or_insert(stored.as_of.max(since));
+            stored.expires = stored.expires.min(lacks + stored.stale);
+        }
+        self.file(index);
+        true
+    }
+
+    fn file(&mut self, index: Index) {
+        let Some(slot) = self.slots.value(index) else { return };
+        for scope in scopes(&slot.stored) {
+            self.scopes.entry(scope).or_default().insert(index);
+        }
+    }
+
+    fn unfile(&mut self, index: Index) {
+        let Some(slot) = self.slots.value(index) else { return };
+        for scope in scopes(&slot.stored) {
+            if let Place::Occupied(mut set) = self.scopes.entry(scope) {
+                set.get_mut().remove(&index);
+                if set.get().is_empty() {
+                    set.remove();
+                }
+            }
+        }
     }
 
     /// Other bounds; what exceeds them goes.
@@ -241,20 +284,13 @@ impl Store {
 
     fn remove(&mut self, index: Index) -> Option<Slot> {
         let main = self.slots.value(index)?.main;
+        self.unfile(index);
         let slot = self.slots.remove(if main { &mut self.main } else { &mut self.small }, index)?;
         self.index.remove(&slot.stored.key);
         self.bytes -= slot.cost;
         let share = self.share_mut(slot.stored.database);
         (share.entries, share.bytes) = (share.entries - 1, share.bytes - slot.cost);
         self.small_bytes -= if main { 0 } else { slot.cost };
-        for scope in scopes(&slot.stored) {
-            if let Place::Occupied(mut set) = self.scopes.entry(scope) {
-                set.get_mut().remove(&index);
-                if set.get().is_empty() {
-                    set.remove();
-                }
-            }
-        }
         Some(slot)
     }
 }
@@ -267,12 +303,12 @@ fn cost(stored: &Stored) -> u64 {
     OVERHEAD + tables * TABLE_OVERHEAD + (stored.key.len() + stored.entry.len()) as u64
 }
 
-fn scopes(stored: &Stored) -> Vec<Scope> {
-    let database = stored.database;
-    let mut scopes = vec![Scope::Database(database)];
+fn scopes(stored: &Stored) -> Vec<(Scope, bool)> {
+    let (database, lacking) = (stored.database, stored.lacks.is_some());
+    let mut scopes = vec![(Scope::Database(database), lacking)];
     match &stored.reads {
-        Reads::Tables(tables) => scopes.extend(tables.iter().map(|table| Scope::Table(database, *table))),
-        Reads::Anything => scopes.push(Scope::Anything(database)),
+        Reads::Tables(tables) => scopes.extend(tables.iter().map(|table| (Scope::Table(database, *table), lacking))),
+        Reads::Anything => scopes.push((Scope::Anything(database), lacking)),
     }
     scopes
 }
@@ -310,8 +346,6 @@ impl Ghosts {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const DATABASE: DatabaseId = DatabaseId(0);
@@ -324,6 +358,10 @@ mod tests {
             reads: Reads::Tables(tables.iter().map(|oid| Table(*oid)).collect()),
             expires,
             read: Instant::now(),
+            began: Instant::now(),
+            as_of: Instant::now(),
+            stale: Duration::ZERO,
+            lacks: None,
         }
     }
 
@@ -378,11 +416,43 @@ mod tests {
             let keys = ["a", "b", "c", "constant", "unknown", "elsewhere"];
             keys.into_iter().filter(|key| store.find(key.as_bytes(), Instant::now()).is_some()).collect::<Vec<_>>()
         };
-        assert_eq!(store.purge(DATABASE, Change::Tables(&[Table(2), Table(9)])), 2);
+        assert_eq!(store.purge(DATABASE, Change::Tables(&[Table(2), Table(9)]), None), 2);
         assert_eq!(left(&mut store), ["a", "c", "constant", "elsewhere"]);
-        assert_eq!(store.purge(DATABASE, Change::All), 3);
+        assert_eq!(store.purge(DATABASE, Change::All, None), 3);
         assert_eq!(left(&mut store), ["elsewhere"]);
         store.check();
+    }
+
+    #[test]
+    fn what_may_be_given_behind_a_change_stays_for_as_long() {
+        let mut store = Store::new(100, 1 << 20);
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let stored = |key: &str, as_of, expires| Stored {
+            stale: Duration::from_secs(10),
+            as_of,
+            ..stored(key, &[1], 1, expires)
+        };
+        let table = Change::Tables(&[Table(1)]);
+        for (key, as_of, expires) in [("old", at(0), at(99)), ("new", at(5), at(99)), ("short", at(0), at(6))] {
+            store.insert(stored(key, as_of, expires));
+        }
+        assert_eq!(store.purge(DATABASE, table, Some(at(2))), 0);
+        store.check();
+        let entry = store.peek(b"old").unwrap().entry.clone();
+        assert!(!store.holds(b"old", &entry, at(3)), "it is not what the primary says");
+        // The first change counts, and what had come later is as new as that.
+        assert_eq!(store.purge(DATABASE, Change::All, Some(at(4))), 0);
+        let is_there = |store: &mut Store, key: &str, second| store.find(key.as_bytes(), at(second)).is_some();
+        assert!(is_there(&mut store, "short", 5) && !is_there(&mut store, "short", 6));
+        assert!(is_there(&mut store, "old", 11) && !is_there(&mut store, "old", 12));
+        assert!(is_there(&mut store, "new", 14) && !is_there(&mut store, "new", 15));
+        for change in [table, Change::All] {
+            store.insert(stored("again", at(0), at(99)));
+            store.purge(DATABASE, table, Some(at(2)));
+            assert_eq!(store.purge(DATABASE, change, None), 1, "{change:?}");
+            store.check();
+        }
     }
 
     #[test]

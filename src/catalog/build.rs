@@ -26,6 +26,8 @@ pub struct Parts {
     pub columns: Vec<(Oid, Vec<Oid>)>,
     /// Parent and child.
     pub inherits: Vec<(Oid, Oid)>,
+    /// Tables whose triggers, rules or expressions may change others, or run what users made.
+    pub leading_on: Vec<Oid>,
     /// Views with what they do.
     pub rules: Vec<(Oid, Refs)>,
     /// Tables with what a policy of theirs does.
@@ -63,6 +65,7 @@ impl Parts {
             operators: self.operators.into_iter().collect(),
             types: self.types.into_iter().collect(),
             relations: self.relations.into_iter().collect(),
+            leading_on: self.leading_on.into_iter().collect(),
             casts: self.casts,
             shadowing_types,
             node_local: own_node_local(&self.own_relations),

@@ -215,7 +215,7 @@ impl<'a> Walk<'a> {
         if self.type_named(name, path, from).is_ok() || facts.attributes.contains(&name.name) {
             return Ok(());
         }
-        Err(Found { reason: Reason::UnknownFunction, at: from, name: Some(shown(name)) })
+        Err(Found { reason: Reason::UnknownFunction, at: from, name: Some(name.to_string()) })
     }
 
     fn call(&mut self, oid: Oid, path: usize, from: Option<usize>) {
@@ -278,7 +278,7 @@ impl<'a> Walk<'a> {
         if known {
             return Ok(());
         }
-        Err(Found { reason: Reason::UnknownOperator, at: from, name: Some(shown(name)) })
+        Err(Found { reason: Reason::UnknownOperator, at: from, name: Some(name.to_string()) })
     }
 
     /// The types of a relation's columns.
@@ -309,7 +309,7 @@ impl<'a> Walk<'a> {
         if known || own || (name.schema.is_none() && !facts.relations_exact) {
             return Ok(());
         }
-        Err(Found { reason: Reason::Catalog, at: from, name: Some(shown(name)) })
+        Err(Found { reason: Reason::Catalog, at: from, name: Some(name.to_string()) })
     }
 
     fn refs(&mut self, refs: &Refs, path: usize, from: Option<usize>) -> Looked {
@@ -547,13 +547,6 @@ fn gone(reason: Reason, at: usize) -> Found {
 
 fn is_built_in_schema(name: &str) -> bool {
     matches!(name, "pg_catalog" | "information_schema")
-}
-
-fn shown(name: &Name) -> String {
-    match &name.schema {
-        Some(schema) => format!("{schema}.{}", name.name),
-        None => name.name.clone(),
-    }
 }
 
 /// `<=>`, or `OPERATOR ( schema . <=>`.

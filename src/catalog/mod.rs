@@ -181,6 +181,8 @@ pub struct Catalog {
     casts: Vec<Cast>,
     types: HashMap<Oid, Type>,
     relations: HashMap<Oid, Relation>,
+    /// Those from which a write may lead on to others.
+    leading_on: HashSet<Oid>,
     functions_by_name: HashMap<Box<str>, Vec<Oid>>,
     operators_by_name: HashMap<Box<str>, Vec<Oid>>,
     types_by_name: HashMap<Box<str>, Vec<Oid>>,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::judge::Walk;
+use super::judge::{self, Walk};
 use super::path::Path;
 use super::{Catalog, Oid, RelationKind, Table};
 use crate::sql::{Facts, Name, Reason};
@@ -37,6 +37,11 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Why it follows from more than the rows of tables; `None`: it does not.
+    pub fn elusive(&self) -> Option<Elusive> {
+        self.elusive
+    }
+
     /// The tables from which the result follows, and from nothing else.
     ///
     /// # Errors
@@ -73,10 +78,31 @@ fn tables(walk: &mut Walk, facts: &Facts) -> Result<Vec<Table>, Elusive> {
     Ok(tables)
 }
 
-/// The tables that a text says it writes, with their partitions and heirs; triggers, rules and cascades may write others.
-pub fn targets(catalog: &Catalog, path: &Path, facts: &Facts) -> Vec<Table> {
-    let named = facts.written.iter().flat_map(|name| catalog.relations_named(name, path)).collect();
-    catalog.with_all_behind(named)
+/// What a text says it writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Targets {
+    /// With their partitions and heirs.
+    pub tables: Arc<[Table]>,
+    /// It writes no others: not by triggers, rules and cascades, nor by functions.
+    pub alone: bool,
+}
+
+/// What a text says it writes.
+pub fn targets(catalog: &Catalog, path: &Path, facts: &Facts) -> Targets {
+    let named = |name| catalog.relations_named(name, path).collect::<Vec<_>>();
+    let all_known = facts.written.iter().all(|name| !named(name).is_empty());
+    let tables: Arc<[Table]> = catalog.with_all_behind(facts.written.iter().flat_map(named).collect()).into();
+    let plain = facts.primary == Some(Reason::Write)
+        && facts.statements == 1
+        && facts.relations_exact
+        && facts.effects.is_empty()
+        && facts.control.is_empty();
+    let leads_on = |table: &Table| {
+        let is_table = catalog.relations.get(&table.0).is_some_and(|found| found.kind == RelationKind::Table);
+        !is_table || catalog.leading_on.contains(&table.0)
+    };
+    let alone = plain && all_known && !tables.iter().any(leads_on);
+    Targets { alone: alone && judge::judge(catalog, path, facts).primary.is_none(), tables }
 }
 
 impl Catalog {
@@ -91,6 +117,12 @@ impl Catalog {
             name.split_once('.').map_or((None, name), |(schema, name)| (Some(schema.to_owned()), name));
         let name = Name { schema, name: name.to_owned() };
         self.with_all_behind(self.relations_named(&name, &Path::Unknown).collect())
+    }
+
+    /// The table of this name, with its schema, and its partitions and heirs. Empty: there is none.
+    pub fn family(&self, name: &Name) -> Vec<Table> {
+        let is_table = |oid: &Oid| self.relations.get(oid).is_some_and(|found| found.kind == RelationKind::Table);
+        self.with_all_behind(self.relations_named(name, &Path::Unknown).filter(is_table).collect())
     }
 
     fn with_all_behind(&self, mut found: Vec<Oid>) -> Vec<Table> {

@@ -81,6 +81,7 @@ impl Default for Cache {
             verify: 0.0,
             fleet: false,
             shared: None,
+            rules: Vec::new(),
         }
     }
 }

@@ -16,6 +16,7 @@ mod load;
 mod number;
 mod pool;
 mod resolve;
+mod rules;
 mod section;
 mod suggest;
 #[cfg(test)]
@@ -267,6 +268,37 @@ pub struct Cache {
     pub verify: f64,
     pub fleet: bool,
     pub shared: Option<Shared>,
+    pub rules: Vec<CacheRule>,
+}
+
+/// One `[[cache.rules]]`: what becomes of results that follow from a table, or of a statement's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheRule {
+    /// `None`: each.
+    pub database: Option<String>,
+    pub of: RuledBy,
+    pub terms: Terms,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuledBy {
+    /// As the catalog has the names.
+    Table {
+        schema: String,
+        name: String,
+    },
+    Fingerprint(u64),
+}
+
+/// What a rule says of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// It is not kept.
+    pub never: bool,
+    /// It is kept no longer.
+    pub ttl: Option<Duration>,
+    /// It may be given for so long behind a change.
+    pub stale: Option<Duration>,
 }
 
 /// The cache's second level, which several pgweirs share.

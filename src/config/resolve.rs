@@ -9,10 +9,10 @@ use super::file::{Expect, NamedFile, Walk};
 use super::number::Zero;
 use super::section::Section;
 use super::{
-    Alerts, Cache, Config, Container, Freshness, Invalidation, LoadBalancing, Memory, Pool, PrimaryReads, Routing,
-    ScalingRule, Secret, Shared, SlowLog, Statements,
+    Alerts, Cache, Config, Container, Database, Freshness, Invalidation, LoadBalancing, Memory, Pool, PrimaryReads,
+    Routing, ScalingRule, Secret, Shared, SlowLog, Statements,
 };
-use super::{auth, databases, defaults, effect, listen, pool};
+use super::{auth, databases, defaults, effect, listen, pool, rules};
 
 /// What [`Config::parse`] gives.
 pub(super) type Parsed = Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>>;
@@ -37,8 +37,7 @@ pub(super) fn resolve(
 #[must_use]
 pub fn known_keys() -> BTreeSet<String> {
     // the least that makes the parser ask for everything
-    const TEXT: &str =
-        "auth.rules = [{}]\nscaling.rules = [{}]\nusers = [{}]\ndatabases = [{ pool = {}, nodes = [{}] }]\n";
+    const TEXT: &str = "auth.rules = [{}]\ncache.rules = [{}]\nscaling.rules = [{}]\nusers = [{}]\ndatabases = [{ pool = {}, nodes = [{}] }]\n";
     let (table, walk) = Walk::parse(TEXT, "", &|_| None);
     config(&walk.root(table.get_ref()), &Container::SMALLEST);
     walk.finish().known
@@ -71,7 +70,7 @@ fn config(root: &Section<'_, '_>, container: &Container) -> Config {
         listen,
         admin,
         routing,
-        cache: cache(&root.section("cache")),
+        cache: cache(&root.section("cache"), &databases),
         statements: statements(&root.section("statements")),
         memory: memory(&root.section("memory"), container),
         alerts: alerts(&root.section("alerts")),
@@ -101,7 +100,7 @@ fn routing(s: &Section<'_, '_>) -> Routing {
     }
 }
 
-fn cache(s: &Section<'_, '_>) -> Cache {
+fn cache(s: &Section<'_, '_>, databases: &[Database]) -> Cache {
     let d = Cache::default();
     let invalidation = [
         ("auto", Invalidation::Auto),
@@ -109,7 +108,7 @@ fn cache(s: &Section<'_, '_>) -> Cache {
         ("writes", Invalidation::Writes),
         ("ttl", Invalidation::Ttl),
     ];
-    let cache = Cache {
+    let mut cache = Cache {
         enabled: s.boolean("enabled", d.enabled),
         max_entries: s.count("max_entries", d.max_entries, 1),
         max_bytes: s.size("max_bytes", d.max_bytes),
@@ -120,7 +119,9 @@ fn cache(s: &Section<'_, '_>) -> Cache {
         verify: s.number("verify", d.verify, 0.0..=1.0),
         fleet: s.boolean("fleet", d.fleet),
         shared: shared(s),
+        rules: Vec::new(),
     };
+    cache.rules = rules::rules(s, cache.ttl, databases);
     if cache.max_entry_bytes > cache.max_bytes {
         let key = if s.has("max_entry_bytes") { "max_entry_bytes" } else { "max_bytes" };
         let hint = "one entry may not be larger than the whole cache: \"max_entry_bytes\" is at most \"max_bytes\"";

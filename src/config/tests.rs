@@ -105,7 +105,8 @@ fn the_annotated_file_has_every_known_key_and_no_other() {
     // for one database only "max" is shown; the rest are those of [pool]
     known.retain(|key| !key.starts_with("databases.pool.") || key == "databases.pool.max");
     // peers and rules are shown in comments: by default there are none
-    known.retain(|key| !key.starts_with("listen.peers") && !key.starts_with("auth.rules"));
+    let in_comments = ["listen.peers", "auth.rules", "cache.rules"];
+    known.retain(|key| !in_comments.iter().any(|shown| key.starts_with(shown)));
     assert_eq!(written, known);
 }
 
@@ -127,6 +128,7 @@ fn every_key_of_the_contract_is_known() {
             "enabled max_entries max_bytes max_entry_bytes ttl invalidation publication verify fleet shared \
              shared_timeout shared_secret",
         ),
+        ("cache.rules", "database table fingerprint never ttl stale"),
         ("statements", "max slow_threshold slow_log slow_log_parameters capture_plans"),
         ("memory", "limit threshold"),
         ("alerts", "response_time error_rate cpu_usage memory_usage window webhook"),

@@ -15,7 +15,8 @@ use crate::cache::flight::Flight;
 use crate::cache::key::{self, Formats, Read};
 use crate::cache::request::{Request, Source};
 use crate::cache::sealed::{Carried, Epoch};
-use crate::cache::{Asked, Fill, Reads, Wanted};
+use crate::cache::{Asked, Fill, Reads, Results, Wanted};
+use crate::catalog::sources::Targets;
 use crate::cluster::Tried;
 use crate::frontend::batch::Batch;
 use crate::frontend::client::Stop;
@@ -32,9 +33,6 @@ use crate::stats::CacheUse;
 
 /// How long a read waits for another that asks the same, before it runs itself.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-
-/// Lists of tables kept for a transaction: what it writes beyond them, the change stream tells.
-const MOST_WRITTEN: usize = 64;
 
 /// Longer keys are not looked up.
 const MAX_KEY: usize = 64 * 1024;
@@ -106,12 +104,14 @@ impl Session {
         };
         self.request.cache = CacheUse::Miss;
         match asked {
-            Asked::Hit(entry, read) if self.give(batch.end, &sought, &entry, read) => Answer::Given,
+            Asked::Hit(entry, read) | Asked::Stale(entry, read) if self.give(batch.end, &sought, &entry, read) => {
+                Answer::Given
+            }
             Asked::Wait(flight) => Answer::Wait(sought, flight),
             Asked::Closed if self.filling.as_ref().is_some_and(|filling| filling.name.is_some()) => {
                 Answer::Seek(sought)
             }
-            Asked::Hit(..) | Asked::Fill(_) | Asked::Closed => Answer::Run,
+            Asked::Hit(..) | Asked::Stale(..) | Asked::Fill(_) | Asked::Closed => Answer::Run,
         }
     }
 
@@ -142,7 +142,8 @@ impl Session {
                     place.note_hit();
                     return Ok(self.give(batch.end, &sought, &entry, now));
                 }
-                Err((unadopted, unfit)) => {
+                Err(refused) => {
+                    let (unadopted, unfit) = *refused;
                     place.note_unfit(unfit);
                     fill = unadopted;
                 }
@@ -158,13 +159,35 @@ impl Session {
         if self.parameters.current().value("pgweir.cache").is_some_and(|value| value.keyword() == "off") {
             return Err(Refusal::Asked);
         }
-        let choice = cached.mode().choice().ok_or(Refusal::Closed)?;
-        let sources = || Ok(Reads::Tables(sought.plan.follows_from(self.scope())?));
-        let admitted = admit::admit(&sought.plan.facts, choice, cached.ttl, sources)?;
+        let choice = cached.mode().choice();
+        // No stream tells of changes any more: a rule may allow what is left from before.
+        if choice != Some(Choice::Known) && cached.wants_stream() && cached.rules.load().is_some() {
+            let left = self.look_for(cached, (&request, &sought), Choice::Known, Results::left);
+            if let Ok(found @ Asked::Stale(..)) = left {
+                return Ok((sought, found));
+            }
+        }
+        let asked = self.look_for(cached, (&request, &sought), choice.ok_or(Refusal::Closed)?, Results::ask)?;
+        Ok((sought, asked))
+    }
+
+    fn look_for(
+        &mut self,
+        cached: &Arc<Cached>,
+        (request, sought): (&Request<'_>, &Sought),
+        choice: Choice,
+        ask: fn(&Arc<Results>, &Wanted<'_>, Instant) -> Asked,
+    ) -> Result<Asked, Refusal> {
+        let (plan, scope) = (&sought.plan, self.scope());
+        let ruled = cached.ruled(plan.fingerprint, scope.map(|scope| &*scope.catalog));
+        let admitted = admit::admit(&plan.facts, choice, cached.ttl, &ruled, || plan.sources(scope))?;
         if request.moves {
             return Err(Refusal::Transient);
         }
-        self.renew_asker(choice);
+        // What names mean is another with other definitions.
+        let by_names = choice == Choice::Known || admitted.reads != Reads::Anything;
+        let scope = if by_names { scope.map_or(0, |scope| scope.id) } else { 0 };
+        self.renew_asker(scope);
         let (text, types) = match (&request.source, &sought.statement) {
             (Source::Query(text), _) => (*text, &[][..]),
             (_, Some(statement)) => (&*statement.text, &*statement.types),
@@ -182,9 +205,10 @@ impl Session {
             brings: request.brings(),
             reads: admitted.reads,
             ttl: admitted.ttl,
+            stale: admitted.stale,
             after: self.wrote,
         };
-        let asked = cached.results.ask(&wanted, self.request.started);
+        let asked = ask(&cached.results, &wanted, self.request.started);
         if let Asked::Fill(fill) = asked {
             let formats = request.formats.bytes().into();
             let capture = Capture::new(cached.results.max_entry_bytes());
@@ -193,12 +217,12 @@ impl Session {
             }
             let name = self.shared_name(cached, &fill, &key);
             self.filling = Some(Box::new(Filling { fill, capture, formats, name, epoch: None }));
-            return Ok((sought, Asked::Closed));
+            return Ok(Asked::Closed);
         }
         if let Asked::Hit(entry, _) = &asked {
-            self.verify(cached, (&key, &read), entry, &sought.plan);
+            self.verify(cached, (&key, &read), entry, plan);
         }
-        Ok((sought, asked))
+        Ok(asked)
     }
 
     /// What a result is found by in the second level: by all that finds it here, and by what its scope is everywhere.
@@ -227,10 +251,8 @@ impl Session {
         same.then(|| Sought { plan: statement.plan.clone(), statement: Some(statement.clone()) })
     }
 
-    fn renew_asker(&mut self, choice: Choice) {
+    fn renew_asker(&mut self, scope: u64) {
         let settings = self.parameters.current();
-        // What names mean is another with other definitions.
-        let scope = if choice == Choice::Known { self.scope().map_or(0, |scope| scope.id) } else { 0 };
         if self.asker.of.as_ref() != Some(settings) || self.asker.scope != scope {
             let reported = self.greeting.iter().map(|(name, value)| (&**name, &**value));
             let key = key::environment(&self.database.name, &self.login.user, settings, reported);
@@ -332,7 +354,7 @@ impl Session {
         let Some(cached) = &self.database.cached else { return };
         match capture.finish(Formats::read(&formats)).and_then(|entry| fill.land(entry)) {
             Ok(landed) => {
-                if let (Some(place), Some(name), Some(epoch)) = (&cached.shared, name, epoch) {
+                if let (Some(place), Some(name), Some(epoch), Some(landed)) = (&cached.shared, name, epoch, landed) {
                     place.store(name, epoch, landed);
                 }
             }
@@ -342,12 +364,11 @@ impl Session {
 
     /// A write is about to be sent.
     pub(super) fn note_targets(&mut self, plan: &Plan) {
-        if self.database.cached.is_none() || self.written.len() == MOST_WRITTEN {
-            return;
-        }
-        let Some(targets) = plan.targets(self.scope()) else { return };
-        if !self.written.iter().any(|known| Arc::ptr_eq(known, &targets)) {
-            self.written.push(targets);
+        if self.database.cached.is_some() {
+            let targets = plan.targets(self.scope());
+            // Who holds a connection may know older definitions.
+            let current = self.sight.is_of(&self.database.cluster.definitions);
+            self.written.note(targets.map(|targets| Targets { alone: targets.alone && current, ..targets }));
         }
     }
 

@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use crate::cache::admit::Choice;
+use crate::cache::rules::{Ruled, Rules};
 use crate::cache::{Change, DatabaseId, Invalidation, Results, Table};
 use crate::catalog::Catalog;
+use crate::catalog::sources::Targets;
 use crate::cluster::catalog::Definitions;
 use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, Part, Relation, Urge};
 use crate::config;
 use crate::frontend::verify::Verifying;
 use crate::shared::{Place, Shared};
+use crate::sql::Fingerprint;
 
 /// What is in force for a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +26,7 @@ pub enum Mode {
     Closed,
     /// What the operator has named, until its time is over or something is written here.
     Ttl,
-    /// Everything of which the sources are known, until something is written here.
+    /// Everything of which the sources are known, until something is written here that they may be part of.
     Writes,
     /// The same, until the change stream tells of a change.
     Wal,
@@ -46,6 +50,39 @@ impl Mode {
     }
 }
 
+/// What a transaction writes, as far as its statements say it.
+#[derive(Debug, Default)]
+pub struct Written {
+    tables: Vec<Arc<[Table]>>,
+    /// It may have written others, too.
+    beyond: bool,
+}
+
+/// Lists of tables kept for a transaction.
+const MOST_WRITTEN: usize = 64;
+
+impl Written {
+    /// A statement is about to be sent; `None`: of which nothing is known.
+    pub fn note(&mut self, targets: Option<Targets>) {
+        let Some(Targets { tables, alone }) = targets else { return self.beyond = true };
+        let known = self.tables.iter().any(|known| Arc::ptr_eq(known, &tables));
+        let room = self.tables.len() < MOST_WRITTEN;
+        self.beyond |= !alone || !(known || room);
+        if !known && room {
+            self.tables.push(tables);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && !self.beyond
+    }
+
+    pub fn clear(&mut self) {
+        self.tables.clear();
+        self.beyond = false;
+    }
+}
+
 /// A database's part in the cache.
 #[derive(Debug)]
 pub struct Cached {
@@ -53,6 +90,8 @@ pub struct Cached {
     pub results: Arc<Results>,
     pub id: DatabaseId,
     pub ttl: Duration,
+    /// `[[cache.rules]]` that are for it.
+    pub rules: ArcSwapOption<Rules>,
     /// For a session that waits to be told of its own write.
     pub urge: Urge,
     pub verifying: Verifying,
@@ -77,6 +116,7 @@ impl Cached {
     ) -> Cached {
         let id = results.add_database(Instant::now());
         let cached = Cached {
+            rules: ArcSwapOption::from_pointee(Rules::new(&config.rules, &database)),
             database,
             results,
             id,
@@ -121,14 +161,30 @@ impl Cached {
         matches!(self.wanted, config::Invalidation::Auto | config::Invalidation::Wal)
     }
 
-    /// Something that a session wrote is committed, perhaps: in these tables, and where triggers, rules and cascades lead.
-    /// Of those the change stream tells; until it has, the session reads past the cache.
-    pub fn note_write(&self, tables: &[Arc<[Table]>]) {
+    /// Others from now on: they count for what is kept already, too.
+    pub fn set_rules(&self, rules: &[config::CacheRule]) {
+        self.rules.store(Rules::new(rules, &self.database).map(Arc::new));
+    }
+
+    /// What the rules say of a statement, by these definitions.
+    pub fn ruled(&self, statement: Fingerprint, catalog: Option<&Catalog>) -> Ruled {
+        self.rules.load().as_ref().map(|rules| rules.ruled(statement, catalog)).unwrap_or_default()
+    }
+
+    /// Something that a session wrote is committed, perhaps. Where triggers, rules and cascades lead, the change stream tells;
+    /// until it has, the session reads past the cache.
+    pub fn note_write(&self, written: &Written) {
         let now = Instant::now();
         let change = |change| self.results.change(self.id, change, Invalidation::Write, now);
-        match self.mode() {
-            Mode::Wal => tables.iter().for_each(|tables| change(Change::Tables(tables))),
-            Mode::Closed | Mode::Ttl | Mode::Writes => change(Change::All),
+        let by_table = match self.mode() {
+            Mode::Wal => true,
+            Mode::Writes => !written.beyond,
+            Mode::Closed | Mode::Ttl => false,
+        };
+        if by_table {
+            written.tables.iter().for_each(|tables| change(Change::Tables(tables)));
+        } else {
+            change(Change::All);
         }
     }
 
@@ -210,9 +266,10 @@ impl Keeper {
                 self.lose(&cause);
             }
         }
-        // Names and sources may mean others now.
+        // Names and sources may mean others now. While there were no definitions, nothing was kept.
         let generation = self.definitions.latest().map_or(0, |catalog| catalog.generation);
-        if std::mem::replace(&mut state.generation, generation) != generation && self.cached.mode() == Mode::Wal {
+        let before = std::mem::replace(&mut state.generation, generation);
+        if before != 0 && before != generation && self.cached.mode() == Mode::Wal {
             self.cached.results.change(self.cached.id, Change::All, Invalidation::Definitions, Instant::now());
         }
         self.cached.shared.iter().for_each(|shared| shared.set_generation(generation));

@@ -333,6 +333,7 @@ impl Proxy {
             }
             if let Some(cached) = &entry.value().cached {
                 cached.verifying.set_share(config.cache.verify);
+                cached.set_rules(&config.cache.rules);
             }
         }
         self.results.set_limits(limits(&config.cache));

@@ -243,6 +243,7 @@ impl Session {
             frontend::FUNCTION_CALL => {
                 // By OID, so of unknown effect.
                 (self.writing, self.begun) = (true, None);
+                self.written.note(None);
                 (leased.suspect, leased.unsure) = (true, true);
                 leased.lease.outbox.put_slice(frame);
                 self.pipeline.push(Expect::Function);

@@ -14,6 +14,7 @@ use crate::config::PoolMode;
 use crate::freshness::Seen;
 use crate::frontend::client::{Activity, Entered, Stop};
 use crate::frontend::database::{Database, Statuses};
+use crate::frontend::invalidation::Written;
 use crate::frontend::io;
 use crate::frontend::proxy::Proxy;
 use crate::frontend::serve::{End, stop_fault};
@@ -225,7 +226,7 @@ impl Rest {
             reading: false,
             seen: self.seen,
             wrote: self.wrote,
-            written: Vec::new(),
+            written: Written::default(),
             unsettled: self.unsettled,
             greeting: self.greeting,
             told: self.told,

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::backend::connect::Login;
-use crate::catalog::Table;
 use crate::cluster::Tried;
 use crate::cluster::node::Turn;
 use crate::config::PoolMode;
@@ -16,6 +15,7 @@ use crate::frontend::block::Block;
 use crate::frontend::cached::{Asker, Filling};
 use crate::frontend::client::Entered;
 use crate::frontend::database::{Database, Statuses};
+use crate::frontend::invalidation::Written;
 use crate::frontend::names::runs_by_name;
 use crate::frontend::notifications::Subscription;
 use crate::frontend::proxy::Proxy;
@@ -291,8 +291,8 @@ pub struct Session {
     pub seen: Seen,
     /// When it last wrote something, perhaps; known where results are cached.
     pub wrote: Option<Instant>,
-    /// What it says it writes in the transaction that is under way.
-    pub written: Vec<Arc<[Table]>>,
+    /// What it writes in the transaction that is under way.
+    pub written: Written,
     /// Its reads have gone to the primary for want of a replica known to be fresh enough; when it is to wait for a sample.
     pub unsettled: Option<Instant>,
     /// The ParameterStatus values that the client began with: those to which RESET returns.

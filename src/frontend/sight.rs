@@ -2,6 +2,7 @@
 
 use crate::catalog::judge::Verdict;
 use crate::catalog::path::{self, Scope, Setting};
+use crate::cluster::catalog::Definitions;
 use crate::frontend::session::Session;
 use crate::route::plan::Plan;
 use crate::session::parameters::{Settings, Value};
@@ -20,13 +21,18 @@ impl Sight {
     pub fn scope(&self) -> Option<&Scope> {
         self.scope.as_ref()
     }
+
+    /// The definitions have not changed since.
+    pub fn is_of(&self, definitions: &Definitions) -> bool {
+        self.version == Some(definitions.version())
+    }
 }
 
 impl Session {
     /// Within a transaction that has changed nothing of what names mean: by the definitions of now, where there are any.
     pub fn renew_scope(&mut self) {
         let definitions = &self.database.cluster.definitions;
-        if self.sight.version != Some(definitions.version()) && definitions.snapshot().is_some() {
+        if !self.sight.is_of(definitions) && definitions.snapshot().is_some() {
             self.settle_scope();
         }
     }

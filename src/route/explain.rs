@@ -16,17 +16,19 @@ pub struct Explanation {
     pub known: bool,
     /// Why its result is not kept; `None`: it is.
     pub not_cached: Option<&'static str>,
+    /// The cache's rules that count for it, in words.
+    pub rules: Vec<String>,
 }
 
-/// Explains a text as a session with this scope would have it, but for the cache: `not_cached`.
-pub fn explain(text: &str, scope: Option<&Scope>, not_cached: Option<&'static str>) -> Explanation {
+/// Explains a text as a session with this scope would have it, but for the cache: `not_cached` and `rules`.
+pub fn explain(text: &str, scope: Option<&Scope>, not_cached: Option<&'static str>, rules: Vec<String>) -> Explanation {
     let facts = classify::classify(text);
     let (primary, via) = reasons(&facts, scope);
     let mut demand = Demand::default();
     demand.take(&facts, primary, || false);
     let target = decide::decide(&demand, None);
     let fingerprint = fingerprint::fingerprint(text).fingerprint;
-    Explanation { target, fingerprint, via, known: scope.is_some(), not_cached }
+    Explanation { target, fingerprint, via, known: scope.is_some(), not_cached, rules }
 }
 
 fn reasons(facts: &Facts, scope: Option<&Scope>) -> (Option<Reason>, Vec<String>) {
@@ -66,6 +68,7 @@ impl Explanation {
             self.not_cached.map_or("cached: yes".to_owned(), |why| format!("cached: no ({why})")),
             format!("fingerprint: {}", self.fingerprint),
         ];
+        lines.extend(self.rules.iter().map(|rule| format!("rule: {rule}")));
         if !self.via.is_empty() {
             lines.push(format!("via: {}", self.via.join(" -> ")));
         }
@@ -83,7 +86,7 @@ mod tests {
     #[test]
     fn tells_the_text_alone_where_nothing_else_is_known() {
         let of = |text: &str| {
-            let explanation = explain(text, None, None);
+            let explanation = explain(text, None, None, Vec::new());
             (explanation.node(), explanation.reason())
         };
         assert_eq!(of("select 1"), ("replica", "read"));
@@ -91,6 +94,6 @@ mod tests {
         assert_eq!(of("/* pgweir: primary */ select 1"), ("primary", "hint"));
         assert_eq!(of("/* pgweir: replica */ delete from t"), ("primary", "write"));
         assert_eq!(of("select 1 from t"), ("primary", "catalog"));
-        assert!(explain("select 1", None, None).lines().contains(&"definitions: not known".to_owned()));
+        assert!(explain("select 1", None, None, Vec::new()).lines().contains(&"definitions: not known".to_owned()));
     }
 }

@@ -13,7 +13,7 @@ use quick_cache::sync::Cache;
 
 use crate::catalog::judge::{self, Verdict};
 use crate::catalog::path::{Path, Scope};
-use crate::catalog::sources::{self, Elusive, Sources};
+use crate::catalog::sources::{self, Sources, Targets};
 use crate::catalog::{Catalog, Table};
 use crate::sql::fingerprint::{self, Fingerprinted};
 use crate::sql::{Effect, Facts, Fingerprint, Reason, classify, template};
@@ -59,7 +59,7 @@ struct Learned {
     verdicts: [AtomicU64; SCOPES],
     sources: Latest<Sources>,
     /// Of [`Plan::targets`].
-    targets: Latest<Arc<[Table]>>,
+    targets: Latest<Targets>,
 }
 
 /// The last answer to a question of the catalog, with the scope that it holds in.
@@ -129,17 +129,9 @@ impl Plan {
     }
 
     /// What the result of a read follows from. `None`: nothing is known of it.
-    fn sources(&self, scope: Option<&Scope>) -> Option<Sources> {
+    pub fn sources(&self, scope: Option<&Scope>) -> Option<Sources> {
         let scope = scope.filter(|scope| scope.id != 0 && self.verdict(Some(scope)).primary.is_none())?;
         Some(self.learned.sources.get(scope, |catalog, path| sources::sources(catalog, path, &self.facts)))
-    }
-
-    /// The tables from whose rows the result of a read follows.
-    ///
-    /// # Errors
-    /// Why there is more to it.
-    pub fn follows_from(&self, scope: Option<&Scope>) -> Result<Arc<[Table]>, Elusive> {
-        self.sources(scope).ok_or(Elusive::Unknown)?.alone()
     }
 
     /// All tables whose rows it may read. `None`: there may be others.
@@ -147,10 +139,10 @@ impl Plan {
         self.sources(scope)?.tables()
     }
 
-    /// The tables that it says it writes, as far as they are known.
-    pub fn targets(&self, scope: Option<&Scope>) -> Option<Arc<[Table]>> {
+    /// What it says it writes, as far as that is known.
+    pub fn targets(&self, scope: Option<&Scope>) -> Option<Targets> {
         let scope = scope.filter(|scope| scope.id != 0 && !self.facts.written.is_empty())?;
-        Some(self.learned.targets.get(scope, |catalog, path| sources::targets(catalog, path, &self.facts).into()))
+        Some(self.learned.targets.get(scope, |catalog, path| sources::targets(catalog, path, &self.facts)))
     }
 
     /// A standby has found that it writes, by these definitions.

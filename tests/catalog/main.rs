@@ -214,7 +214,7 @@ fn generated_statements_are_safe_on_a_standby_and_seldom_wasted() {
         let fixed = fixed.chain(PRIMARY.iter().map(|sql| (sql.to_string(), Some(false)))).collect::<Vec<_>>();
         let made = (0..count).map(|_| generator.statement()).collect::<Vec<_>>();
         for (sql, label) in fixed.into_iter().chain(made) {
-            let explanation = pgweir::route::explain::explain(&sql, Some(&scope), None);
+            let explanation = pgweir::route::explain::explain(&sql, Some(&scope), None, Vec::new());
             let read = explanation.node() == "replica";
             safe += usize::from(label == Some(true));
             match (label, read) {

@@ -28,11 +28,18 @@ pub(super) const DIGEST: &str = "\
         WHERE attrelid >= 16384 AND attnum > 0 AND relpersistence <> 't' AND relkind IN ('r', 'v', 'm', 'f', 'p', 'c') \
     UNION ALL SELECT 'm', roleid::text || '.' || member, xmin FROM pg_auth_members \
     UNION ALL SELECT 'i', inhrelid::text || '.' || inhparent, xmin FROM pg_inherits \
-    UNION ALL SELECT 'w', oid::text, xmin FROM pg_rewrite WHERE oid >= 16384 AND ev_type = '1' \
+    UNION ALL SELECT 'w', oid::text, xmin FROM pg_rewrite WHERE oid >= 16384 \
     UNION ALL SELECT 'p', oid::text, xmin FROM pg_policy \
     UNION ALL SELECT 't', oid::text, xmin FROM pg_type WHERE oid >= 16384 AND typtype IN ('b', 'd', 'e', 'r', 'm') \
         AND typinput <> 'array_in'::regproc \
-    UNION ALL SELECT 'd', oid::text, xmin FROM pg_constraint WHERE contypid <> 0 AND oid >= 16384 \
+    UNION ALL SELECT 'd', c.oid::text, c.xmin FROM pg_constraint AS c LEFT JOIN pg_class AS r ON r.oid = conrelid \
+        WHERE c.oid >= 16384 AND (contypid <> 0 OR conbin IS NOT NULL) AND relpersistence IS DISTINCT FROM 't' \
+    UNION ALL SELECT 'g', t.oid::text, t.xmin FROM pg_trigger AS t JOIN pg_class AS r ON r.oid = tgrelid \
+        WHERE relpersistence <> 't' \
+    UNION ALL SELECT 'e', d.oid::text, d.xmin FROM pg_attrdef AS d JOIN pg_class AS r ON r.oid = adrelid \
+        WHERE relpersistence <> 't' \
+    UNION ALL SELECT 'x', indexrelid::text, x.xmin FROM pg_index AS x JOIN pg_class AS r ON r.oid = indrelid \
+        WHERE (indexprs IS NOT NULL OR indpred IS NOT NULL) AND relpersistence <> 't' \
     UNION ALL SELECT 'o', oid::text, xmin FROM pg_operator WHERE oid >= 16384 \
     UNION ALL SELECT 'q', oid::text, xmin FROM pg_amproc WHERE oid >= 16384 \
     UNION ALL SELECT 'c', oid::text, xmin FROM pg_cast WHERE oid >= 16384 \
@@ -91,6 +98,11 @@ pub(super) fn everything(version: u32, server_path: bool) -> String {
         ),
         "SELECT 'i', inhparent, inhrelid FROM pg_inherits".to_owned(),
         format!(
+            "SELECT 'l', c.oid FROM pg_class AS c WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p') \
+             AND c.relpersistence <> 't' AND ({})",
+            leads_on()
+        ),
+        format!(
             "SELECT 'w', r.ev_class, {}, CASE WHEN r.ev_action::text ~ '{ASKS_SETTING}' THEN pg_get_viewdef(r.ev_class) END \
              FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class \
              WHERE r.ev_type = '1' AND r.oid >= 16384 AND c.relkind = 'v'",
@@ -117,6 +129,27 @@ pub(super) fn everything(version: u32, server_path: bool) -> String {
     }
     sql.push_str("COMMIT");
     sql
+}
+
+/// Whether what is written to a table may change others, or runs code of users: by triggers, but for those that only check
+/// a foreign key, by rules, and by expressions over what users made, which have OIDs of five digits and more.
+fn leads_on() -> String {
+    let of_users = |tree: &str| format!("{tree}::text ~ ':(funcid|opfuncid|opno) \\d{{5,}}'");
+    format!(
+        "EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid \
+          AND NOT (p.oid < 16384 AND p.proname ~ '^(RI_FKey_(check|noaction|restrict)_|unique_key_recheck$)')) \
+         OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid) \
+         OR EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid) \
+         OR EXISTS (SELECT FROM pg_attrdef WHERE adrelid = c.oid AND {}) \
+         OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND {}) \
+         OR EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND ({} OR {})) \
+         OR EXISTS (SELECT FROM pg_attribute AS a JOIN pg_type AS e ON e.oid = a.atttypid \
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND e.oid >= 16384 AND e.typtype <> 'e')",
+        of_users("adbin"),
+        of_users("conbin"),
+        of_users("indexprs"),
+        of_users("indpred"),
+    )
 }
 
 /// Bodies of those labelled volatile are not asked for: they go to the primary whatever they do.

@@ -25,6 +25,7 @@ pub(super) fn parts(rows: &[Row]) -> Option<Parts> {
             "d" => parts.checks.push((oid(1)?, row.refs(2))),
             "r" => parts.relations.push((oid(1)?, row.relation()?)),
             "k" => parts.columns.push((oid(1)?, row.oids(2))),
+            "l" => parts.leading_on.push(oid(1)?),
             "i" => parts.inherits.push((oid(1)?, oid(2)?)),
             "w" => parts.rules.push((oid(1)?, row.refs_and_text(2))),
             "p" => parts.policies.push((oid(1)?, row.refs_and_text(2))),

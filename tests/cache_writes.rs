@@ -1,0 +1,158 @@
+//! The result cache where what passes through is all that is known of changes (`cache.invalidation = "writes"`): a write
+//! ends what follows from its tables, and all where more may come of it.
+
+mod support;
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use pgweir::demo::cluster::Cluster;
+use pgweir::demo::sample;
+use support::wire::{Frames, Wire};
+use support::{LIMIT, Pgweir, wait_until};
+
+/// A primary, one test at a time.
+fn cluster() -> MutexGuard<'static, Cluster> {
+    static SHARED: OnceLock<Mutex<Cluster>> = OnceLock::new();
+    let start = || {
+        let cluster = Cluster::builder().start().unwrap();
+        sample::install(cluster.primary()).unwrap();
+        Mutex::new(cluster)
+    };
+    SHARED.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start(cluster: &Cluster) -> Pgweir {
+    Pgweir::builder().cluster(cluster, &[]).set("cache.enabled", true).set("cache.invalidation", "writes").start()
+}
+
+fn around(cluster: &Cluster, sql: &str) {
+    cluster.primary().psql_in(sample::DATABASE, sql).unwrap();
+}
+
+#[test]
+fn a_write_ends_what_follows_from_its_tables_and_nothing_else() {
+    let cluster = cluster();
+    around(
+        &cluster,
+        "CREATE TABLE narrow_parent (id int PRIMARY KEY); INSERT INTO narrow_parent VALUES (1), (2), (3);
+         CREATE TABLE narrow_a (id serial, n int DEFAULT 0 CHECK (n >= 0), parent int REFERENCES narrow_parent);
+         CREATE TABLE narrow_p (n int) PARTITION BY LIST (n); CREATE TABLE narrow_p0 PARTITION OF narrow_p DEFAULT;
+         CREATE TABLE narrow_other (n int); INSERT INTO narrow_other VALUES (0);
+         CREATE VIEW narrow_view AS SELECT count(*) AS n FROM narrow_a;
+         GRANT ALL ON narrow_parent, narrow_a, narrow_p, narrow_p0, narrow_other, narrow_view TO app;
+         GRANT ALL ON SEQUENCE narrow_a_id_seq TO app",
+    );
+    let pgweir = start(&cluster);
+    let (mut writer, mut client) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    let other = "SELECT n FROM narrow_other";
+    assert_eq!(pgweir.warm(&mut client, other), "0");
+    // What shows that it is kept all the time.
+    around(&cluster, "UPDATE narrow_other SET n = 9");
+    let count = |of: &str| format!("SELECT n FROM {of}");
+    let reads = [count("narrow_view"), "SELECT count(*) FROM narrow_p".into(), "SELECT sum(n) FROM narrow_a".into()];
+    let writes = [
+        ("INSERT INTO narrow_a (n, parent) VALUES (7, 1)", ["1", "0", "7"]),
+        ("INSERT INTO narrow_p VALUES (1)", ["1", "1", "7"]),
+        ("DELETE FROM narrow_p0", ["1", "0", "7"]),
+        ("UPDATE narrow_a SET n = n + 1", ["1", "0", "8"]),
+        ("WITH w AS (INSERT INTO narrow_p VALUES (3), (4) RETURNING n) UPDATE narrow_a SET n = 1", ["1", "2", "1"]),
+        // What refers to it is not changed by that.
+        ("DELETE FROM narrow_parent WHERE id = 3", ["1", "2", "1"]),
+    ];
+    for (write, expected) in writes {
+        reads.iter().for_each(|sql| drop(pgweir.warm(&mut client, sql)));
+        let tags: Vec<_> = writer.query(write).iter().map(|frame| frame.tag).collect();
+        assert!(tags.contains(&b'C') && !tags.contains(&b'E'), "{write}");
+        let came: Vec<_> = reads.iter().map(|sql| client.value(sql)).collect();
+        assert_eq!(came, expected, "{write}");
+        assert_eq!(client.value(other), "0", "{write}");
+    }
+    // Within a transaction, with values bound, and by COPY.
+    reads.iter().for_each(|sql| drop(pgweir.warm(&mut client, sql)));
+    writer.query("BEGIN");
+    writer.ask(&Frames::new().run("INSERT INTO narrow_p VALUES ($1::int)", &["5"]).sync(), "12CZ");
+    writer.query("UPDATE narrow_a SET n = 3");
+    assert_eq!(client.value(&reads[2]), "1");
+    writer.query("COMMIT");
+    assert_eq!((client.value(&reads[1]), client.value(&reads[2])), ("3".into(), "3".into()));
+    pgweir.warm(&mut client, &reads[1]);
+    writer.send(&Frames::new().query("COPY narrow_p FROM STDIN"));
+    writer.until(b'G');
+    writer.send(&Frames::new().copy_data(b"6\n7\n").copy_done());
+    writer.until(b'Z');
+    assert_eq!(client.value(&reads[1]), "5");
+    assert_eq!(client.value(other), "0");
+    // Which ends all, for it changes definitions.
+    pgweir.warm(&mut client, &reads[1]);
+    writer.query("TRUNCATE narrow_p");
+    assert_eq!(client.value(&reads[1]), "0");
+}
+
+#[test]
+fn a_write_of_which_more_may_come_ends_all() {
+    let cluster = cluster();
+    around(
+        &cluster,
+        "CREATE TABLE wide (n int); INSERT INTO wide VALUES (0);
+         CREATE FUNCTION wide_raise() RETURNS int LANGUAGE sql AS 'UPDATE wide SET n = n + 1 RETURNING n';
+         CREATE FUNCTION wide_trigger() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM wide_raise(); RETURN NULL; END';
+         CREATE TABLE wide_t (n int); CREATE TRIGGER t AFTER INSERT ON wide_t FOR EACH STATEMENT EXECUTE FUNCTION wide_trigger();
+         CREATE TABLE wide_p (n int) PARTITION BY LIST (n); CREATE TABLE wide_p0 PARTITION OF wide_p DEFAULT;
+         CREATE TRIGGER t AFTER INSERT ON wide_p0 FOR EACH ROW EXECUTE FUNCTION wide_trigger();
+         CREATE TABLE wide_r (n int); CREATE RULE r AS ON INSERT TO wide_r DO ALSO UPDATE wide SET n = n + 1;
+         CREATE TABLE wide_d (n int, m int DEFAULT wide_raise());
+         CREATE TABLE wide_c (n int CHECK (wide_raise() > 0));
+         CREATE TABLE wide_k (n int PRIMARY KEY); INSERT INTO wide_k VALUES (1), (2);
+         CREATE TABLE wide_f (n int REFERENCES wide_k ON DELETE CASCADE ON UPDATE CASCADE);
+         CREATE TRIGGER t AFTER DELETE ON wide_f FOR EACH ROW EXECUTE FUNCTION wide_trigger();
+         INSERT INTO wide_f VALUES (1);
+         CREATE TABLE wide_x (n int); CREATE VIEW wide_v AS SELECT n FROM wide_x;
+         CREATE TRIGGER t INSTEAD OF INSERT ON wide_v FOR EACH ROW EXECUTE FUNCTION wide_trigger();
+         CREATE TABLE wide_late (n int);
+         GRANT ALL ON wide, wide_t, wide_p, wide_p0, wide_r, wide_d, wide_c, wide_k, wide_f, wide_x, wide_v, wide_late TO app;
+         ALTER TABLE wide_late OWNER TO app",
+    );
+    let pgweir = start(&cluster);
+    let (mut writer, mut client) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    let sql = "SELECT n FROM wide";
+    let writes = [
+        "UPDATE wide SET n = n + 1",
+        "INSERT INTO wide_t VALUES (1)",
+        "INSERT INTO wide_p VALUES (1)",
+        "INSERT INTO wide_r VALUES (1)",
+        "INSERT INTO wide_d (n) VALUES (1)",
+        "INSERT INTO wide_c VALUES (1)",
+        "DELETE FROM wide_k WHERE n = 1",
+        "INSERT INTO wide_v VALUES (1)",
+        "INSERT INTO wide_x SELECT wide_raise()",
+        "SELECT wide_raise()",
+        "DO $$BEGIN PERFORM wide_raise(); END$$",
+        "INSERT INTO wide_x VALUES (1); UPDATE wide SET n = n + 1",
+        "PREPARE p AS UPDATE wide SET n = n + 1; EXECUTE p",
+    ];
+    for write in writes {
+        let before: u64 = pgweir.warm(&mut client, sql).parse().unwrap();
+        let came = writer.query(write);
+        assert!(came.iter().all(|frame| frame.tag != b'E'), "{write}");
+        assert_eq!(client.value(sql), (before + 1).to_string(), "{write}");
+    }
+    // A trigger that is made here is known at once; one that is made elsewhere at the next look, though by what it has
+    // prepared this session holds a connection.
+    let before: u64 = pgweir.warm(&mut client, sql).parse().unwrap();
+    writer.query("CREATE TRIGGER t AFTER INSERT ON wide_late FOR EACH STATEMENT EXECUTE FUNCTION wide_trigger()");
+    writer.query("INSERT INTO wide_late VALUES (1)");
+    assert_eq!(client.value(sql), (before + 1).to_string());
+    pgweir.warm(&mut client, sql);
+    writer.query("DROP TRIGGER t ON wide_late");
+    around(
+        &cluster,
+        "CREATE TRIGGER t AFTER INSERT ON wide_late FOR EACH STATEMENT EXECUTE FUNCTION wide_trigger();
+         CREATE TRIGGER u AFTER DELETE ON wide_late FOR EACH STATEMENT EXECUTE FUNCTION wide_trigger()",
+    );
+    wait_until(LIMIT, "the trigger to be known", || {
+        let before: u64 = pgweir.warm(&mut client, sql).parse().unwrap();
+        writer.query("INSERT INTO wide_late VALUES (1)");
+        client.value(sql) == (before + 1).to_string()
+    });
+}
