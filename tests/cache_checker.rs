@@ -11,11 +11,14 @@
 mod support;
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures_util::SinkExt;
 use pgweir::cache::MOST_BEHIND;
 use pgweir::demo::cluster::{Cluster, Server, Shutdown};
 use pgweir::demo::sample;
@@ -50,6 +53,9 @@ const SCHEMA: &str = "
     CREATE FUNCTION take_in() RETURNS trigger LANGUAGE plpgsql AS
         $$BEGIN NEW.version := raise_version(NEW.key); RETURN NEW; END$$;
     CREATE TRIGGER take_in BEFORE INSERT ON inbox FOR EACH ROW EXECUTE FUNCTION take_in();
+    CREATE TABLE each_own (name text); INSERT INTO each_own VALUES ('app'), ('blue');
+    ALTER TABLE each_own ENABLE ROW LEVEL SECURITY; ALTER TABLE each_own FORCE ROW LEVEL SECURITY;
+    CREATE POLICY own ON each_own USING (name = current_user); GRANT SELECT ON each_own TO blue;
     CREATE TABLE moment (at timestamptz); INSERT INTO moment VALUES ('2020-01-01 00:00+00');
     CREATE SCHEMA north; CREATE TABLE north.place (name text); INSERT INTO north.place VALUES ('north');
     CREATE SCHEMA south; CREATE TABLE south.place (name text); INSERT INTO south.place VALUES ('south');
@@ -251,6 +257,7 @@ impl<'a> Session<'a> {
             3 => vec![format!("SELECT raise_version({key})")],
             4 => vec![format!("BEGIN; {update}; SAVEPOINT s; DELETE FROM child; ROLLBACK TO s; COMMIT")],
             5 => vec![format!("INSERT INTO inbox VALUES ({key}) RETURNING version")],
+            6 => return self.copy(key).await,
             _ => vec!["BEGIN".to_owned(), update, "ROLLBACK".to_owned()],
         };
         let mut version = None;
@@ -260,12 +267,32 @@ impl<'a> Session<'a> {
                 Err(_) => return Ok(false),
             }
         }
+        self.wrote(key, version.filter(|_| how < 6));
+        Ok(true)
+    }
+
+    /// A row of a COPY raises it.
+    async fn copy(&mut self, key: i64) -> Done {
+        let copied = async {
+            self.client.batch_execute("BEGIN").await?;
+            let mut sink = pin!(self.client.copy_in("COPY inbox (key) FROM STDIN").await?);
+            sink.send(Bytes::from(format!("{key}\n"))).await?;
+            sink.finish().await?;
+            let row = self.client.query_one("SELECT version FROM versions WHERE key = $1", &[&key]).await?;
+            self.client.batch_execute("COMMIT").await?;
+            Ok::<i64, tokio_postgres::Error>(row.get(0))
+        };
+        let Ok(version) = copied.await else { return Ok(false) };
+        self.wrote(key, Some(version));
+        Ok(true)
+    }
+
+    fn wrote(&mut self, key: i64, version: Option<i64>) {
         self.world.writes.fetch_add(1, Ordering::Relaxed);
-        if let Some(version) = version.filter(|_| how < 6) {
+        if let Some(version) = version {
             self.world.tell(key, version);
             self.own.insert(key, version);
         }
-        Ok(true)
     }
 
     /// Becomes another in some way.
@@ -304,10 +331,11 @@ impl<'a> Session<'a> {
         let (text, expected) = match how {
             1 => ("SELECT at FROM moment", Some(ZONES[self.zone].1)),
             2 => ("SELECT name FROM blue_only", self.role),
+            3 => ("SELECT name FROM each_own", Some(self.role.unwrap_or(sample::USER))),
             _ => ("SELECT name FROM place", Some(self.place)),
         };
         // The other role may read nothing but what is its own.
-        if self.role.is_some() && how != 2 {
+        if self.role.is_some() && ![2, 3].contains(&how) {
             return Ok(true);
         }
         match (column(&self.client, text).await, expected) {
@@ -323,9 +351,9 @@ impl<'a> Session<'a> {
         match random.below(60) {
             0 => self.turn(random.below(3)).await,
             // Who makes a table has written.
-            1 | 2 => self.look(if writes { 0 } else { 1 } + random.below(3)).await,
+            1 | 2 => self.look(if writes { 0 } else { 1 } + random.below(4)).await,
             _ if self.role.is_some() => self.turn(0).await,
-            3..=6 if writes && self.world.is_busy() => self.write(key, random.below(7)).await,
+            3..=6 if writes && self.world.is_busy() => self.write(key, random.below(8)).await,
             _ => self.read(key, random.below(8)).await,
         }
     }
@@ -377,7 +405,7 @@ async fn stranger(url: String, seed: u64, world: Arc<World>) -> Option<String> {
                     .simple_query("CREATE OR REPLACE VIEW seen AS SELECT key, version FROM versions")
                     .await
                     .is_ok(),
-                _ => session.write(random.below(KEYS as u64) as i64, random.below(7)).await.unwrap(),
+                _ => session.write(random.below(KEYS as u64) as i64, random.below(8)).await.unwrap(),
             };
             if !done {
                 break;
