@@ -51,6 +51,20 @@ fn what_a_session_has_it_has_after_a_rest() {
 }
 
 #[test]
+fn who_is_answered_from_memory_rests_again() {
+    let pgweir = builder().set("cache.enabled", true).set("cache.invalidation", "writes").start();
+    let mut client = client(&pgweir);
+    wait_until(LIMIT, "a hit", || client.value("SELECT 7") == "7" && pgweir.cache()["hits"].as_u64() > Some(0));
+    for _ in 0..2 {
+        wait_for_rest(&pgweir, 1);
+        let hits = pgweir.cache()["hits"].as_u64();
+        assert_eq!(client.value("SELECT 7"), "7");
+        assert!(pgweir.cache()["hits"].as_u64() > hits);
+    }
+    wait_for_rest(&pgweir, 1);
+}
+
+#[test]
 fn what_is_open_stays_open() {
     let pgweir = builder().set("pool.max", 4).start();
     let [mut listening, mut pinned, mut busy, mut idle] = std::array::from_fn(|_| client(&pgweir));

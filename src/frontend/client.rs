@@ -58,6 +58,9 @@ pub enum Stop {
     IdleInTransaction = 3,
 }
 
+/// No time at which an activity begins.
+const NEVER: u64 = u64::MAX;
+
 /// One logged-in client.
 #[derive(Debug)]
 pub struct Client {
@@ -266,7 +269,7 @@ impl Clients {
                 replication: new.replication,
                 activity: AtomicU8::new(Activity::Idle as u8),
                 since: AtomicU64::new(0),
-                nudged_for: AtomicU64::new(u64::MAX),
+                nudged_for: AtomicU64::new(NEVER),
                 pins: AtomicU16::new(0),
                 prepared: AtomicUsize::new(0),
                 target: Mutex::new(None),
@@ -322,12 +325,15 @@ impl Clients {
         self.by_pid.iter().for_each(|entry| entry.value().iter().filter(idle).for_each(|client| client.nudge()));
     }
 
-    /// A session is put to rest, or goes on.
-    pub fn note_resting(&self, rests: bool) {
-        match rests {
-            true => self.resting.fetch_add(1, Ordering::Relaxed),
-            false => self.resting.fetch_sub(1, Ordering::Relaxed),
-        };
+    /// A session is put to rest.
+    pub fn rests(&self) {
+        self.resting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It goes on. Answers from memory do not show in its activity, so it is to be nudged again in any case.
+    pub fn goes_on(&self, client: &Client) {
+        self.resting.fetch_sub(1, Ordering::Relaxed);
+        client.nudged_for.store(NEVER, Ordering::Relaxed);
     }
 
     /// How many sessions are at rest.

@@ -80,9 +80,9 @@ pub async fn serve(mut session: Box<Session>) {
             break end;
         }
         let mut rest = Box::new(session.rest());
-        rest.proxy.clients.note_resting(true);
+        rest.proxy.clients.rests();
         let woken = rest.wait().await;
-        rest.proxy.clients.note_resting(false);
+        rest.proxy.clients.goes_on(&rest.client);
         session = Box::new(rest.wake());
         match woken {
             Woken::Client => {}
