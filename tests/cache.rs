@@ -4,11 +4,15 @@
 mod support;
 
 use support::wire::{Frames, Wire};
-use support::{LIMIT, Pgweir, cluster, wait_until};
+use support::{Builder, LIMIT, Pgweir, cluster, wait_until};
+
+fn builder() -> Builder {
+    Pgweir::builder().cluster(cluster(), &[]).set("cache.enabled", true).set("cache.invalidation", "ttl")
+}
 
 /// Named reads are kept.
 fn pgweir() -> Pgweir {
-    Pgweir::builder().cluster(cluster(), &[]).set("cache.enabled", true).set("cache.invalidation", "ttl").start()
+    builder().start()
 }
 
 /// A table of one row for one test.
@@ -142,4 +146,16 @@ fn frames(wire: &mut Wire, way: &Frames) -> Vec<(u8, Vec<u8>)> {
     came.into_iter()
         .map(|frame| (frame.tag, if frame.tag == b'E' { Vec::new() } else { frame.body.to_vec() }))
         .collect()
+}
+
+#[test]
+fn a_reload_says_what_it_does_not_take_over() {
+    let pgweir = pgweir();
+    let reloaded = |times| pgweir.stderr().matches("configuration reloaded").count() == times;
+    pgweir.reload(&builder().set("cache.max_bytes", "32MiB").set("cache.verify", 0.5));
+    wait_until(LIMIT, "the reload", || reloaded(1));
+    assert!(!pgweir.stderr().contains("take effect with a restart"));
+    pgweir.reload(&builder().set("cache.ttl", "7s"));
+    wait_until(LIMIT, "the other reload", || reloaded(2));
+    assert!(pgweir.stderr().contains("take effect with a restart"));
 }

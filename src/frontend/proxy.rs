@@ -318,10 +318,15 @@ impl Proxy {
         let users = users(&config, &self.users.load())?;
         self.stats.reconfigure(&config.statements).map_err(|e| e.to_string())?;
         self.stats.slow.reopen();
-        let fixed =
-            |c: &Config| (c.databases.iter().map(shape).collect::<Vec<_>>(), c.listen.clone(), c.routing.clone());
+        let fixed = |c: &Config| {
+            let databases: Vec<_> = c.databases.iter().map(shape).collect();
+            (databases, c.listen.clone(), c.routing.clone(), lasting(&c.cache))
+        };
         if fixed(&config) != fixed(&self.config.load()) {
-            tracing::warn!("changes of [listen], [routing] and of databases' nodes take effect with a restart");
+            tracing::warn!(
+                "changes of [listen], [routing], databases' nodes, and of [cache] but its bounds, rules and `verify` take \
+                 effect with a restart"
+            );
         }
         self.acceptor.store(Arc::new(acceptor));
         self.users.store(Arc::new(users));
@@ -379,6 +384,14 @@ fn shared(cache: &config::Cache, control: &tokio::runtime::Handle) -> Result<Opt
     let shared = Shared::new(config)?;
     control.spawn(shared.clone().run());
     Ok(Some(shared))
+}
+
+/// What of the cache a reload does not change.
+fn lasting(cache: &config::Cache) -> config::Cache {
+    let mut cache = cache.clone();
+    (cache.max_entries, cache.max_bytes, cache.max_entry_bytes) = (0, 0, 0);
+    (cache.verify, cache.rules) = (0.0, Vec::new());
+    cache
 }
 
 /// What of a database a reload does not change.
