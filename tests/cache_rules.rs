@@ -4,24 +4,11 @@
 
 mod support;
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-
 use pgweir::demo::cluster::{Cluster, Server};
 use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
 use support::wire::{Login, Wire};
-use support::{Builder, LIMIT, Pgweir, wait_until};
-
-/// A primary, one test at a time.
-fn cluster() -> MutexGuard<'static, Cluster> {
-    static SHARED: OnceLock<Mutex<Cluster>> = OnceLock::new();
-    let start = || {
-        let cluster = Cluster::builder().start().unwrap();
-        sample::install(cluster.primary()).unwrap();
-        Mutex::new(cluster)
-    };
-    SHARED.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner)
-}
+use support::{Builder, LIMIT, Pgweir, lone_primary, wait_until};
 
 fn builder(cluster: &Cluster, invalidation: &str, rules: &str) -> Builder {
     let users = Builder::default().node(cluster.primary().port(), "primary", None);
@@ -102,7 +89,7 @@ fn explained(pgweir: &Pgweir, sql: &str) -> String {
 
 #[test]
 fn what_follows_from_a_forbidden_table_is_not_kept_however_it_is_read() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     make(&cluster, &["rule_free"]);
     around(
         cluster.primary(),
@@ -138,7 +125,7 @@ fn what_follows_from_a_forbidden_table_is_not_kept_however_it_is_read() {
 
 #[test]
 fn it_is_told_which_rule_counts_and_which_has_no_table() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     make(&cluster, &["rule_told"]);
     let rules = table("rule_told", "ttl = \"60s\"\nstale = \"2s\"") + &table("rule_later", "never = true");
     let pgweir = start(&cluster, "wal", &rules);
@@ -176,7 +163,7 @@ fn change(cluster: &Cluster, pgweir: &Pgweir, client: &mut Wire, tables: &[&str]
 
 #[test]
 fn an_answer_may_be_old_where_each_of_its_tables_allows_it() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     make(&cluster, &["rule_old", "rule_old_too", "rule_new"]);
     let rules = table("rule_old", OLD) + &table("rule_old_too", OLD);
     let pgweir = builder_with_verify(&cluster, &rules);
@@ -234,7 +221,7 @@ fn builder_with_verify(cluster: &Cluster, rules: &str) -> Pgweir {
 
 #[test]
 fn an_answer_that_may_be_old_ends_when_it_is_too_old() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     make(&cluster, &["rule_ends"]);
     let pgweir = start(&cluster, "wal", &table("rule_ends", "stale = \"1s\""));
     let mut client = Wire::connect(pgweir.port());
@@ -260,7 +247,7 @@ fn sender(cluster: &Cluster) -> Pid {
 
 #[test]
 fn what_is_left_is_given_while_there_is_no_stream() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     make(&cluster, &["rule_left", "rule_left_not"]);
     let pgweir = start(&cluster, "wal", &table("rule_left", OLD));
     let (mut client, mut writer) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
@@ -280,7 +267,7 @@ fn what_is_left_is_given_while_there_is_no_stream() {
 
 #[test]
 fn what_is_kept_is_given_while_the_stream_is_silent() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     make(&cluster, &["rule_silent", "rule_silent_not"]);
     let pgweir = start(&cluster, "wal", &table("rule_silent", OLD));
     let (mut client, mut writer) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
@@ -303,7 +290,7 @@ fn what_is_kept_is_given_while_the_stream_is_silent() {
 
 #[test]
 fn rules_name_what_is_kept_where_time_alone_counts() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     make(&cluster, &["rule_named", "rule_named_not"]);
     let pgweir = start(&cluster, "ttl", &table("rule_named", "ttl = \"200s\""));
     let mut client = Wire::connect(pgweir.port());
@@ -326,7 +313,7 @@ fn rules_name_what_is_kept_where_time_alone_counts() {
 
 #[test]
 fn what_passes_through_may_go_unheeded_for_a_while_but_not_by_its_writer() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     make(&cluster, &["rule_written", "rule_written_too"]);
     let pgweir = start(&cluster, "writes", &table("rule_written", OLD));
     let (mut client, mut writer) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));

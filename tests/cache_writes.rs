@@ -3,23 +3,10 @@
 
 mod support;
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-
 use pgweir::demo::cluster::Cluster;
 use pgweir::demo::sample;
 use support::wire::{Frames, Wire};
-use support::{LIMIT, Pgweir, wait_until};
-
-/// A primary, one test at a time.
-fn cluster() -> MutexGuard<'static, Cluster> {
-    static SHARED: OnceLock<Mutex<Cluster>> = OnceLock::new();
-    let start = || {
-        let cluster = Cluster::builder().start().unwrap();
-        sample::install(cluster.primary()).unwrap();
-        Mutex::new(cluster)
-    };
-    SHARED.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner)
-}
+use support::{LIMIT, Pgweir, lone_primary, wait_until};
 
 fn start(cluster: &Cluster) -> Pgweir {
     Pgweir::builder().cluster(cluster, &[]).set("cache.enabled", true).set("cache.invalidation", "writes").start()
@@ -31,7 +18,7 @@ fn around(cluster: &Cluster, sql: &str) {
 
 #[test]
 fn a_write_ends_what_follows_from_its_tables_and_nothing_else() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     around(
         &cluster,
         "CREATE TABLE narrow_parent (id int PRIMARY KEY); INSERT INTO narrow_parent VALUES (1), (2), (3);
@@ -90,7 +77,7 @@ fn a_write_ends_what_follows_from_its_tables_and_nothing_else() {
 
 #[test]
 fn a_write_of_which_more_may_come_ends_all() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     around(
         &cluster,
         "CREATE TABLE wide (n int); INSERT INTO wide VALUES (0);

@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pgweir::cache::MOST_BEHIND;
@@ -12,18 +11,7 @@ use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::wire::{Login, Wire};
-use support::{Builder, LIMIT, Pgweir, wait_until};
-
-/// A primary, one test at a time.
-fn cluster() -> MutexGuard<'static, Cluster> {
-    static SHARED: OnceLock<Mutex<Cluster>> = OnceLock::new();
-    let start = || {
-        let cluster = Cluster::builder().start().unwrap();
-        sample::install(cluster.primary()).unwrap();
-        Mutex::new(cluster)
-    };
-    SHARED.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner)
-}
+use support::{Builder, LIMIT, Pgweir, lone_primary, wait_until};
 
 fn builder(cluster: &Cluster) -> Builder {
     let builder = Pgweir::builder().cluster(cluster, &[]);
@@ -112,7 +100,7 @@ const FOLLOWERS: &str = "application_name = 'pgweir changes' AND query LIKE '%pg
 
 #[test]
 fn five_share_one_slot_and_see_what_anybody_writes() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     let pgweirs: Vec<_> = (0..5).map(|_| builder(&cluster).start()).collect();
     wait_for_fleet(&cluster, &pgweirs);
     let mut readers = Readers::new(&cluster, &pgweirs, "shared");
@@ -157,7 +145,7 @@ fn five_share_one_slot_and_see_what_anybody_writes() {
 /// Announcements and posts do not keep one another awake.
 #[test]
 fn a_fleet_at_rest_writes_nothing() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     let pgweirs: Vec<_> = (0..2).map(|_| builder(&cluster).start()).collect();
     wait_for_fleet(&cluster, &pgweirs);
     let mut readers = Readers::new(&cluster, &pgweirs, "resting");
@@ -180,7 +168,7 @@ fn a_fleet_at_rest_writes_nothing() {
 
 #[test]
 fn when_the_leader_dies_another_takes_over() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     let mut pgweirs: Vec<_> = (0..5).map(|_| builder(&cluster).start()).collect();
     wait_for_fleet(&cluster, &pgweirs);
     let mut readers = Readers::new(&cluster, &pgweirs, "taken_over");
@@ -225,7 +213,7 @@ fn forge(cluster: &Cluster) -> String {
 
 #[test]
 fn a_leader_that_stands_still_is_not_believed_and_loses_its_lead() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     let pgweirs: Vec<_> = (0..3).map(|_| builder(&cluster).start()).collect();
     wait_for_fleet(&cluster, &pgweirs);
     let mut readers = Readers::new(&cluster, &pgweirs, "stopped");
@@ -258,7 +246,7 @@ fn a_leader_that_stands_still_is_not_believed_and_loses_its_lead() {
 /// Its connection stands still, or that of one who follows: the server does not answer there.
 #[test]
 fn a_connection_that_stands_still_is_not_relied_on() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     let pgweirs: Vec<_> = (0..2).map(|_| builder(&cluster).start()).collect();
     wait_for_fleet(&cluster, &pgweirs);
     let mut readers = Readers::new(&cluster, &pgweirs, "stuck");
@@ -277,7 +265,7 @@ fn a_connection_that_stands_still_is_not_relied_on() {
 
 #[test]
 fn what_others_send_is_not_heard() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     let pgweirs: Vec<_> = (0..2).map(|_| builder(&cluster).start()).collect();
     wait_for_fleet(&cluster, &pgweirs);
     let mut readers = Readers::new(&cluster, &pgweirs, "forged");
@@ -296,7 +284,7 @@ fn what_others_send_is_not_heard() {
 
 #[test]
 fn with_the_lock_in_other_hands_each_goes_alone() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     let mut thief = Wire::connect(cluster.primary().port());
     let role = around(cluster.primary(), &format!("SELECT oid FROM pg_roles WHERE rolname = '{SUPERUSER}'"));
     thief.query(&format!("SELECT pg_advisory_lock({}::bigint << 32 | {role}::bigint)", 0x7077_6569));
@@ -317,7 +305,7 @@ fn with_the_lock_in_other_hands_each_goes_alone() {
 
 #[test]
 fn roles_that_may_not_replicate_make_no_fleet() {
-    let cluster = cluster();
+    let cluster = lone_primary();
     let users = Builder::default().node(cluster.primary().port(), "primary", None).set("cache.enabled", true);
     let pgweir = users.set("cache.fleet", true).start();
     wait_until(LIMIT, "the mode", || pgweir.cache()["mode"] == "ttl");

@@ -29,7 +29,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,17 @@ pub fn cluster() -> &'static Cluster {
         cluster.wait_replayed(LIMIT).unwrap();
         cluster
     })
+}
+
+/// A primary alone, for one test of the process at a time: they may stop what serves it.
+pub fn lone_primary() -> MutexGuard<'static, Cluster> {
+    static SHARED: OnceLock<Mutex<Cluster>> = OnceLock::new();
+    let start = || {
+        let cluster = Cluster::builder().start().unwrap();
+        sample::install(cluster.primary()).unwrap();
+        Mutex::new(cluster)
+    };
+    SHARED.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Polls until the condition holds; panics with `what` after `limit`.
