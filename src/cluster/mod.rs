@@ -186,8 +186,8 @@ impl Cluster {
             (true, true) => Why::Freshness,
             (true, false) => Why::NoReplica,
         };
-        // A session's own writes are worth more than sparing the primary.
-        let refused = self.routing.primary_reads == PrimaryReads::Never && why != Why::Freshness;
+        // What a session has seen is worth more than sparing the primary.
+        let refused = self.routing.primary_reads == PrimaryReads::Never && !stale;
         let primary = self.primary().filter(|_| !refused)?;
         Some(Choice { node: primary, why, passed_over: stale })
     }

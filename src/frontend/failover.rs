@@ -79,6 +79,9 @@ impl Session {
     pub fn on_nudge(&mut self) -> Option<End> {
         let leased = self.leased.as_ref()?;
         if !leased.replica && is_replaced(self.cluster(), &leased.lease.pool.node) {
+            if self.request.kept == Kept::Read {
+                return self.retry("the server is the primary no longer", Again::Elsewhere);
+            }
             self.record_broken_off(sqlstate::CONNECTION_FAILURE);
             self.drop_lease();
             let why = "the server is the primary no longer: another was promoted";

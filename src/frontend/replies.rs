@@ -314,7 +314,11 @@ impl Session {
         }
         self.doubt_text(fields.code);
         let untouched = self.request.kept == Kept::Read || (is_shutdown(&fields) && self.may_leave_block());
-        let again = if fields.is_fatal() { Some(Again::Elsewhere) } else { Again::after(&fields) };
+        let on_replica = self.leased.as_ref().is_some_and(|leased| leased.replica);
+        let again = match fields.is_fatal() {
+            true => Some(Again::Elsewhere),
+            false => on_replica.then(|| Again::after(&fields)).flatten(),
+        };
         let again = again.filter(|again| self.may_say_again(*again));
         if let (true, Some(again)) = (untouched, again) {
             return Ok(Some(Relayed::Retry { why: fields.message(), again }));

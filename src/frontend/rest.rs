@@ -198,6 +198,7 @@ impl Rest {
             filling: None,
             asker: Default::default(),
             tried: Tried::default(),
+            primary_failed: None,
             scanned: Default::default(),
             unended: Unended::No,
             names: self.names,

@@ -1,9 +1,13 @@
 //! Requests that are said again: after which errors, where, and how.
 
+use std::time::{Duration, Instant};
+
 use crate::cluster::Tried;
-use crate::config::PrimaryReads;
+use crate::config::{PoolMode, PrimaryReads};
+use crate::frontend::batch::Batch;
 use crate::frontend::serve::End;
 use crate::frontend::session::{Kept, Session};
+use crate::pool::lease::Lease;
 use crate::session::pipeline::Expect;
 use crate::wire::read::ErrorFields;
 
@@ -53,7 +57,21 @@ fn is_of_statement(routine: &[u8]) -> bool {
     ROUTINES.contains(&routine)
 }
 
+/// The idle connections of a server that ends fail so soon one after the other.
+const ENDING: Duration = Duration::from_secs(1);
+
 impl Session {
+    /// A read on the primary that is said elsewhere, or to the next primary, should this one end. Once, for the read may be
+    /// what ends it; but an idle connection of before may be just about to end too.
+    pub(super) fn outlives_primary(&self, batch: &Batch, lease: &Lease) -> bool {
+        let once = !self.tried.contains(lease.pool.node.index)
+            || self.primary_failed.is_some_and(|failed| lease.created < failed && failed.elapsed() < ENDING);
+        once && self.cluster().nodes.len() > 1
+            && self.fails_over()
+            && self.mode != PoolMode::Session
+            && batch.demand.is_read()
+    }
+
     /// A read that failed on one node may be tried on another.
     pub fn may_say_again(&self, again: Again) -> bool {
         match again {
@@ -71,7 +89,12 @@ impl Session {
         let node = &leased.lease.pool.node;
         tracing::info!(node = %node.name, why, "a read is tried elsewhere");
         match again {
-            Again::Elsewhere => self.tried.insert(node.index),
+            Again::Elsewhere => {
+                if !leased.replica && !self.tried.contains(node.index) {
+                    self.primary_failed = Some(Instant::now());
+                }
+                self.tried.insert(node.index);
+            }
             Again::OnPrimary | Again::Write => self.tried = Tried::all(),
             Again::Anew => {}
         }

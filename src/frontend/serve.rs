@@ -378,7 +378,7 @@ impl Session {
         self.request.why = leased.why;
         // Behind the whole of it something may be on its way already, which then need not wait.
         let relies = batch.end == self.inbox.len() && (batch.parses || self.names.has_unproven());
-        self.request.kept = match leased.replica {
+        self.request.kept = match leased.replica || self.outlives_primary(&batch, &leased.lease) {
             true => Kept::Read,
             false if relies && self.mode != PoolMode::Session && !batch.demand.in_block => Kept::Anew,
             false => Kept::No,

@@ -134,6 +134,11 @@ impl Demand {
         }
     }
 
+    /// Nothing of it is lost, and nothing done twice, if it is said again as long as nothing of its answer is known.
+    pub fn is_read(&self) -> bool {
+        self.primary.is_none() && !self.open && !self.ends && !self.is_of_block()
+    }
+
     /// It is, or begins, a READ ONLY block: what follows in that is not known.
     pub fn is_of_block(&self) -> bool {
         self.read_only || self.in_block

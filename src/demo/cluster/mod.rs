@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use process::{end, living};
+pub use process::{children, end, living};
 pub use programs::{Account, BIN_VARIABLE, Programs};
 pub use scratch::{Scratch, random_hex};
 pub use server::{HOST, SUPERUSER, Server, Shutdown, free_port};

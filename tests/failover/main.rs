@@ -1,6 +1,9 @@
 //! Servers that die, freeze, stop and return, with clients at work: what may fail and what must not.
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod patroni;
 
 use std::fs;
 use std::pin::pin;
@@ -542,6 +545,40 @@ fn a_write_in_flight_when_the_primary_dies_is_not_repeated() {
     assert_eq!(logged(primary, "in-flight"), 1);
 }
 
+/// As a session reads there for freshness, or where it asks to.
+#[test]
+fn a_read_on_the_primary_outlives_it() {
+    let cluster = cluster();
+    let primary = cluster.primary();
+    let pgweir = builder(&cluster).set("pool.acquire_timeout", "30s").start();
+    let sql = "/* pgweir: primary */ SELECT 'row', pg_sleep(1) /* outlives */";
+    // Of a failed one the log has another line.
+    let runs = || logged(primary, &format!("statement: {sql}"));
+    let end = |how: &dyn Fn()| {
+        let (before, url) = (runs(), pgweir.url());
+        let reading = thread::spawn(move || block_on(async { column(&connect(&url).await, sql).await }));
+        wait_until(LIMIT, "the read to run", || runs() > before);
+        how();
+        let read = reading.join().unwrap();
+        (read, runs() - before)
+    };
+    for how in [&|| primary.stop(Shutdown::Fast).unwrap(), &|| primary.kill9()] as [&dyn Fn(); 2] {
+        let (read, runs) = end(&|| {
+            how();
+            primary.start().unwrap();
+        });
+        assert_eq!((read.unwrap(), runs), (vec!["row".to_owned()], 2));
+    }
+    // It may be the read that ends its server: twice is enough.
+    let terminate = || {
+        let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+            WHERE query LIKE '%outlives%' AND state = 'active' AND pid <> pg_backend_pid()";
+        wait_until(LIMIT, "the read to be ended", || primary.psql(sql).unwrap() == "1");
+    };
+    let (read, runs) = end(&|| (0..2).for_each(|_| terminate()));
+    assert_eq!((sqlstate(&read.unwrap_err()), runs), ("57P01", 2));
+}
+
 #[test]
 fn pgweir_starts_without_the_primary() {
     let cluster = cluster();
@@ -647,8 +684,8 @@ fn a_primary_that_another_has_replaced_is_fenced() {
     assert_eq!(old.psql_in(sample::DATABASE, "SELECT count(*) FROM kept").unwrap(), "1");
 }
 
-/// The network swallows what the old primary says: a write under way there ends once another was promoted, and later ones
-/// run on that one alone.
+/// The network swallows what the old primary says: a write under way there ends once another was promoted, a read is said
+/// to that one, and later writes run on that one alone.
 #[test]
 fn a_write_in_flight_into_a_black_hole_ends_with_the_promotion() {
     let cluster = start(1);
@@ -665,11 +702,16 @@ fn a_write_in_flight_into_a_black_hole_ends_with_the_promotion() {
             client.simple_query("INSERT INTO kept SELECT 5 FROM pg_sleep(60) /* swallowed */").await.map(drop)
         });
         wait_for("the write to run", async || logged(old, "swallowed") == 1).await;
+        let client = connect(&pgweir.url()).await;
+        let sql = "/* pgweir: primary */ SELECT 'row', pg_sleep(1) /* read-anew */";
+        let reading = tokio::spawn(async move { value(&client, sql).await });
+        wait_for("the read to run", async || logged(old, "read-anew") == 1).await;
         gate.set(Mode::Silent);
         wait_until(LIMIT, "the old primary to be down", || pgweir.node_at(gate.port)["status"] == "down");
         new.promote().unwrap();
         let error = writing.await.unwrap().unwrap_err();
         assert_eq!(sqlstate(&error), "08006", "{error:?}");
+        assert_eq!(reading.await.unwrap(), "row");
         let client = connect(&pgweir.url()).await;
         client.simple_query("INSERT INTO kept VALUES (6) /* past-the-hole */").await.unwrap();
         assert_eq!(value(&client, "SELECT string_agg(n::text, ' ' ORDER BY n) FROM kept").await, "6");
