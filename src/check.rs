@@ -17,6 +17,8 @@ pub struct NodeTrial {
     pub node: String,
     /// What was found there, or why it does not serve.
     pub outcome: Result<String, String>,
+    /// Why changes cannot be followed there by the publication that is configured.
+    pub unpublished: Option<String>,
 }
 
 /// How the trials of all that a configuration names went.
@@ -51,7 +53,7 @@ pub fn check(path: &Path, try_nodes: Option<TryNodes<'_>>, out: &mut dyn Write) 
     let trials = try_nodes.map(|try_nodes| try_nodes(&config)).transpose()?;
     let Trials { nodes: trials, store } = trials.unwrap_or(Trials { nodes: Vec::new(), store: None });
     let mut down = 0;
-    for NodeTrial { database, node, outcome } in &trials {
+    for NodeTrial { database, node, outcome, unpublished } in &trials {
         let (word, what) = match outcome {
             Ok(what) => ("ok", what),
             Err(why) => {
@@ -60,6 +62,9 @@ pub fn check(path: &Path, try_nodes: Option<TryNodes<'_>>, out: &mut dyn Write) 
             }
         };
         writeln!(out, "{database} {node}: {word}: {what}")?;
+        if let Some(why) = unpublished {
+            writeln!(out, "{database} {node}: warning: changes cannot be followed: {why}")?;
+        }
     }
     match store {
         Some(Ok(what)) => writeln!(out, "cache.shared: ok: {what}")?,
@@ -112,6 +117,7 @@ mod tests {
                 database: database.name.clone(),
                 node: format!("{}:{}", node.host, node.port),
                 outcome: outcome.clone(),
+                unpublished: None,
             };
             Ok(Trials { nodes: vec![trial], store: None })
         };

@@ -5,12 +5,15 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::cache::admit::{self, Choice, Kept};
+use crate::backend::connect;
+use crate::cache::admit::{self, Choice, InForce, Kept};
 use crate::cache::rules::Rules;
 use crate::catalog::path::{Scope, Setting};
+use crate::catalog::publication::Publication;
 use crate::check;
 use crate::cluster::Cluster;
 use crate::cluster::catalog;
+use crate::cluster::changes::publication;
 use crate::cluster::probe::Prober;
 use crate::config::{Config, Database, Invalidation};
 use crate::net::Connector;
@@ -50,12 +53,22 @@ async fn one(config: &Config, database: &Database, sql: &str) -> (Explanation, O
         Ok(scope) => (Some(scope), None),
         Err(why) => (None, Some(why)),
     };
-    let kept = kept(config, database, sql, scope.as_ref());
+    let (publication, fault) = match publication(config, database).await {
+        Ok(publication) => (publication, fault),
+        Err(why) => (None, fault.or(Some(why))),
+    };
+    let kept = kept(config, database, sql, scope.as_ref(), publication.as_ref());
     (explain::explain(sql, scope.as_ref(), kept.refused, kept.rules), fault)
 }
 
 /// Where what the configuration asks for is in force.
-fn kept(config: &Config, database: &Database, sql: &str, scope: Option<&Scope>) -> Kept {
+fn kept(
+    config: &Config,
+    database: &Database,
+    sql: &str,
+    scope: Option<&Scope>,
+    publication: Option<&Publication>,
+) -> Kept {
     if !config.cache.enabled {
         return Kept { refused: Some("disabled"), ..Kept::default() };
     }
@@ -63,7 +76,8 @@ fn kept(config: &Config, database: &Database, sql: &str, scope: Option<&Scope>) 
         Invalidation::Ttl => Choice::Named,
         Invalidation::Auto | Invalidation::Wal | Invalidation::Writes => Choice::Known,
     };
-    admit::explain(sql, scope, Some(choice), Rules::new(&config.cache.rules, &database.name).as_ref())
+    let rules = Rules::new(&config.cache.rules, &database.name);
+    admit::explain(sql, scope, InForce { choice: Some(choice), rules: rules.as_ref(), publication })
 }
 
 /// What names mean to the configuration's first user in a fresh session, read now.
@@ -79,6 +93,25 @@ pub async fn scope(config: &Config, database: &Database) -> Result<Scope, String
     catalog::read_once(&cluster, prober).await?;
     let catalog = cluster.definitions.snapshot().ok_or("there is no snapshot")?;
     Ok(catalog.scope(&Setting::Inherited, &user, &user))
+}
+
+/// That by which changes would be followed.
+async fn publication(config: &Config, database: &Database) -> Result<Option<Publication>, String> {
+    let Some(name) = config.cache.followed_publication() else { return Ok(None) };
+    let login = check::login(config, database)?;
+    let tls = Connector::new(database.tls, database.ca.as_deref()).map_err(|e| e.to_string())?;
+    let mut found = Err("no node can be asked".to_owned());
+    for node in &database.nodes {
+        let connecting = connect::connect(node, &tls, &login, database.pool.connection_timeout);
+        match connecting.await {
+            Ok(mut connection) => {
+                let read = publication::read(&mut connection, name).await;
+                return read.map(Some).map_err(|cause| cause.to_string());
+            }
+            Err(failure) => found = Err(failure.to_string()),
+        }
+    }
+    found
 }
 
 fn document(database: &str, explanation: &Explanation) -> Value {

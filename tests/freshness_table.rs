@@ -91,6 +91,32 @@ async fn until_on_replica(cluster: &Cluster, pgweir: &Pgweir, sql: &str, marker:
     .await;
 }
 
+/// With a publication, changes of other tables are not told of.
+#[test]
+fn what_a_publication_does_not_cover_is_read_on_the_primary() {
+    let cluster = cluster();
+    around(&cluster, "CREATE PUBLICATION ft FOR TABLE ft_a WITH (publish = 'insert, update, delete, truncate')");
+    around(&cluster, "ALTER TABLE ft_a REPLICA IDENTITY FULL");
+    cluster.wait_replayed(LIMIT).unwrap();
+    let pgweir = builder(&cluster).set("routing.freshness", "table").set("cache.publication", "ft").start();
+    block_on(async {
+        until_on_replica(&cluster, &pgweir, "SELECT n FROM ft_view", "covered").await;
+        let uncovered = "SELECT n FROM ft_b /* uncovered */";
+        for _ in 0..10 {
+            value(&connect(&pgweir.url()).await, uncovered).await;
+        }
+        assert_eq!(runs(&cluster, "uncovered").1, 0);
+        stall(&cluster);
+        let written = cluster.primary().psql_in(sample::DATABASE, "UPDATE ft_a SET n = n + 1 RETURNING n").unwrap();
+        let written = written.lines().next().unwrap();
+        let read = "SELECT n FROM ft_a";
+        wait_for(read, async || value(&connect(&pgweir.url()).await, read).await == written).await;
+        assert_eq!(value(&connect(&pgweir.url()).await, read).await, written);
+        resume(&cluster);
+    });
+    around(&cluster, "DROP PUBLICATION ft; ALTER TABLE ft_a REPLICA IDENTITY DEFAULT");
+}
+
 /// Reads of tables that others have changed, around pgweir, see that; those of other tables stay where they were.
 #[test]
 fn a_read_is_where_the_last_change_of_its_tables_is() {

@@ -14,7 +14,7 @@ use crate::admin::rows::{
     SocketRow, State, UserRow,
 };
 use crate::admin::{ExplainRoute, Sources};
-use crate::cache::admit::{self, Kept, REFUSALS};
+use crate::cache::admit::{self, InForce, Kept, REFUSALS};
 use crate::cache::{INVALIDATIONS, UNFIT};
 use crate::catalog::path::Setting;
 use crate::cluster::changes::Part;
@@ -67,8 +67,13 @@ fn explain_route(proxy: &Arc<Proxy>) -> ExplainRoute {
             let scope = catalog.map(|catalog| catalog.scope(&Setting::Inherited, &user, &user));
             let kept = match &database.cached {
                 Some(cached) => {
-                    let rules = cached.rules.load();
-                    admit::explain(sql, scope.as_ref(), cached.mode().choice(), rules.as_deref())
+                    let (rules, publication) = (cached.rules.load(), cached.publication.load());
+                    let in_force = InForce {
+                        choice: cached.mode().choice(),
+                        rules: rules.as_deref(),
+                        publication: publication.as_deref(),
+                    };
+                    admit::explain(sql, scope.as_ref(), in_force)
                 }
                 None => Kept { refused: Some("disabled"), ..Kept::default() },
             };

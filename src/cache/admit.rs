@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::cache::changes::Reads;
 use crate::cache::rules::{Ruled, Rules, Sum, shortest};
 use crate::catalog::path::Scope;
+use crate::catalog::publication::Publication;
 use crate::catalog::sources::{self, Elusive, Sources};
 use crate::sql::{Effect, Facts, Name, classify, fingerprint};
 
@@ -23,6 +24,8 @@ pub enum Refusal {
     Unresolved,
     /// A relation that it reads is of a kind that no change is known of, or whose rows depend on who asks.
     Relation,
+    /// The publication does not tell of changes of a table that it reads.
+    Unpublished,
     /// Asked for in a way that is not understood whole: several statements at once, a cursor, a flushed pipeline.
     Shape,
     /// The result is larger than `cache.max_entry_bytes`.
@@ -38,13 +41,14 @@ pub enum Refusal {
 }
 
 /// All of them, in the order of SHOW CACHE.
-pub const REFUSALS: [(Refusal, &str); 12] = [
+pub const REFUSALS: [(Refusal, &str); 13] = [
     (Refusal::Asked, "asked"),
     (Refusal::Transient, "transient"),
     (Refusal::Unnamed, "unnamed"),
     (Refusal::Rule, "rule"),
     (Refusal::Unresolved, "unresolved"),
     (Refusal::Relation, "relation"),
+    (Refusal::Unpublished, "unpublished"),
     (Refusal::Shape, "shape"),
     (Refusal::TooLarge, "too_large"),
     (Refusal::Incomplete, "incomplete"),
@@ -117,7 +121,9 @@ pub fn admit(
 fn known(ruled: &Ruled, named: bool, sources: Sources) -> Result<(Reads, Sum), Refusal> {
     match sources.elusive().map(Refusal::from) {
         // By its time to live, where it is not known what changes it. What changes by itself is not kept even so.
-        Some(Refusal::Relation) if named => Ok((Reads::Anything, unknown(ruled, || Some(sources))?)),
+        Some(Refusal::Relation | Refusal::Unpublished) if named => {
+            Ok((Reads::Anything, unknown(ruled, || Some(sources))?))
+        }
         Some(why) => Err(why),
         None => {
             let tables = sources.alone()?;
@@ -154,13 +160,27 @@ pub struct Kept {
     pub rules: Vec<String>,
 }
 
-/// What becomes of the result of a text where a session with this scope asks for it alone. `choice`: `None` where nothing
-/// is kept.
-pub fn explain(text: &str, scope: Option<&Scope>, choice: Option<Choice>, rules: Option<&Rules>) -> Kept {
+/// By what it is judged whether a result is kept.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InForce<'a> {
+    /// `None`: nothing is kept.
+    pub choice: Option<Choice>,
+    pub rules: Option<&'a Rules>,
+    /// `None`: changes of all tables are told.
+    pub publication: Option<&'a Publication>,
+}
+
+/// What becomes of the result of a text where a session with this scope asks for it alone.
+pub fn explain(text: &str, scope: Option<&Scope>, in_force: InForce<'_>) -> Kept {
+    let InForce { choice, rules, publication } = in_force;
     let facts = classify::classify(text);
     let fingerprint = fingerprint::fingerprint(text).fingerprint;
     let catalog = scope.map(|scope| &*scope.catalog);
-    let sources = scope.map(|scope| sources::sources(&scope.catalog, &scope.path, &facts));
+    let sources = scope.map(|scope| {
+        let sources = sources::sources(&scope.catalog, &scope.path, &facts);
+        let publication = publication.filter(|_| choice == Some(Choice::Known));
+        publication.map_or(sources.clone(), |publication| sources.told_by(publication, &scope.catalog))
+    });
     let tables = sources.clone().and_then(Sources::tables).unwrap_or_default();
     let ruled = rules.map(|rules| rules.ruled(fingerprint, catalog)).unwrap_or_default();
     let judge = |choice| admit(&facts, choice, Duration::MAX, &ruled, || sources);
@@ -177,6 +197,7 @@ impl From<Elusive> for Refusal {
             Elusive::Unknown => Refusal::Unresolved,
             Elusive::Transient | Elusive::Hidden => Refusal::Transient,
             Elusive::Secured | Elusive::Relation => Refusal::Relation,
+            Elusive::Unpublished => Refusal::Unpublished,
         }
     }
 }
@@ -320,7 +341,7 @@ mod tests {
 
     #[test]
     fn it_is_told_beforehand() {
-        let refused = |text: &str, choice| explain(text, None, choice, None).refused;
+        let refused = |text: &str, choice| explain(text, None, InForce { choice, ..InForce::default() }).refused;
         assert_eq!(refused("SELECT now()", Some(Choice::Known)), Some("transient"));
         assert_eq!(refused("SELECT a FROM t", Some(Choice::Known)), Some("unresolved"));
         assert_eq!(refused("/* pgweir: cache ttl=5s */ SELECT a FROM t", Some(Choice::Named)), None);

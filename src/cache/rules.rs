@@ -193,6 +193,8 @@ pub(super) mod tests {
             schema: 2200,
             kind,
             persistence: Persistence::Permanent,
+            partitioned: false,
+            partition: false,
             row_type: 0,
             types: Vec::new(),
             children: Vec::new(),

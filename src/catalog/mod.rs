@@ -11,6 +11,7 @@
 pub mod build;
 pub mod judge;
 pub mod path;
+pub mod publication;
 pub mod sources;
 
 use std::collections::{HashMap, HashSet};
@@ -147,6 +148,10 @@ pub struct Relation {
     pub schema: Oid,
     pub kind: RelationKind,
     pub persistence: Persistence,
+    /// It holds no rows itself.
+    pub partitioned: bool,
+    /// It is a partition of another.
+    pub partition: bool,
     pub row_type: Oid,
     /// User types of its columns.
     pub types: Vec<Oid>,

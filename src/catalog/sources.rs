@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::judge::{self, Walk};
 use super::path::Path;
+use super::publication::Publication;
 use super::{Catalog, Oid, RelationKind, Table};
 use crate::sql::{Facts, Name, Reason};
 
@@ -20,12 +21,14 @@ pub enum Elusive {
     Hidden,
     /// A relation of a kind that no change is told of.
     Relation,
+    /// A table of whose changes the publication does not tell.
+    Unpublished,
 }
 
 impl Elusive {
     /// The tables are all there are, though more than their rows makes the result.
     fn names_all_tables(self) -> bool {
-        matches!(self, Elusive::Transient | Elusive::Secured)
+        matches!(self, Elusive::Transient | Elusive::Secured | Elusive::Unpublished)
     }
 }
 
@@ -40,6 +43,13 @@ impl Sources {
     /// Why it follows from more than the rows of tables; `None`: it does not.
     pub fn elusive(&self) -> Option<Elusive> {
         self.elusive
+    }
+
+    /// Where changes are told of what this publication covers.
+    #[must_use]
+    pub fn told_by(self, publication: &Publication, catalog: &Catalog) -> Sources {
+        let untold = self.elusive.is_none() && !self.tables.iter().all(|table| publication.covers(catalog, *table));
+        if untold { Sources { elusive: Some(Elusive::Unpublished), ..self } } else { self }
     }
 
     /// The tables from which the result follows, and from nothing else.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{NodeTrial, Trials};
 use crate::auth::{Credentials, LoginError, Secret};
 use crate::backend::connect::{self, ConnectFailure, Login, ServerCredentials};
+use crate::cluster::changes::publication;
 use crate::config::{Config, Database, Node, NodeRole};
 use crate::net::Connector;
 use crate::shared;
@@ -20,14 +21,16 @@ pub fn try_nodes(config: &Config) -> std::io::Result<Trials> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(async {
         let mut trials = Vec::new();
+        let publication = config.cache.followed_publication().map(str::to_owned);
         for database in &config.databases {
             let tls = Connector::new(database.tls, database.ca.as_deref()).map_err(|e| e.to_string());
             let login = login(config, database);
             for node in &database.nodes {
                 let (node, tls, login) = (node.clone(), tls.clone(), login.clone());
                 let name = format!("{}:{}", node.host, node.port);
-                let timeout = database.pool.connection_timeout;
-                let trial = tokio::spawn(async move { try_node(&node, &tls?, &login?, timeout).await });
+                let (timeout, publication) = (database.pool.connection_timeout, publication.clone());
+                let trial =
+                    tokio::spawn(async move { try_node(&node, &tls?, &login?, timeout, publication.as_deref()).await });
                 trials.push((database.name.clone(), name, trial));
             }
         }
@@ -37,8 +40,9 @@ pub fn try_nodes(config: &Config) -> std::io::Result<Trials> {
         };
         let mut told = Vec::new();
         for (database, node, trial) in trials {
-            let outcome = trial.await.unwrap_or_else(|error| Err(error.to_string()));
-            told.push(NodeTrial { database, node, outcome });
+            let tried = trial.await.unwrap_or_else(|error| Err(error.to_string()));
+            let (outcome, unpublished) = tried.map_or_else(|why| (Err(why), None), |(what, why)| (Ok(what), why));
+            told.push(NodeTrial { database, node, outcome, unpublished });
         }
         Trials { nodes: told, store }
     }))
@@ -65,7 +69,14 @@ pub fn login(config: &Config, database: &Database) -> Result<Login, String> {
     })
 }
 
-async fn try_node(node: &Node, tls: &Connector, login: &Login, timeout: Duration) -> Result<String, String> {
+/// What it is; and of a primary, why the publication is of no use.
+async fn try_node(
+    node: &Node,
+    tls: &Connector,
+    login: &Login,
+    timeout: Duration,
+    publication: Option<&str>,
+) -> Result<(String, Option<String>), String> {
     let trial = async {
         match connect::connect(node, tls, login, timeout).await {
             Ok(mut connection) => {
@@ -75,11 +86,16 @@ async fn try_node(node: &Node, tls: &Connector, login: &Login, timeout: Duration
                 let rows = connection.query("SELECT pg_catalog.pg_is_in_recovery()").await;
                 let rows = rows.map_err(|error| error.to_string())?;
                 let recovering = rows.first().and_then(|row| row.first()?.as_deref()) == Some("t");
+                let unpublished = match publication.filter(|_| !recovering) {
+                    Some(name) => publication::read(&mut connection, name).await.err().map(|cause| cause.to_string()),
+                    None => None,
+                };
                 Box::new(connection).terminate().await;
-                role(node.role, recovering).map(|role| format!("{role}{version}{encryption}, as {}", login.user))
+                let role = role(node.role, recovering)?;
+                Ok((format!("{role}{version}{encryption}, as {}", login.user), unpublished))
             }
             Err(ConnectFailure::Login(LoginError::Credentials(_))) if is_unknown(login) => {
-                Ok("answers; not logged in to, for no user's password is in the configuration".to_owned())
+                Ok(("answers; not logged in to, for no user's password is in the configuration".to_owned(), None))
             }
             Err(failure) => Err(failure.to_string()),
         }

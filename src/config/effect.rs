@@ -9,7 +9,7 @@ use super::file::{Walk, dotted};
 /// A key, or a table with all that is in it; with `=value`, only that value of the key.
 ///
 /// The feature that makes a key work deletes its row.
-pub const NOT_IN_EFFECT: &[&str] = &["alerts", "cache.publication", "scaling.rules", "statements.capture_plans"];
+pub const NOT_IN_EFFECT: &[&str] = &["alerts", "scaling.rules", "statements.capture_plans"];
 
 /// A key of the file that is no table.
 struct Leaf<'t> {

@@ -271,6 +271,14 @@ pub struct Cache {
     pub rules: Vec<CacheRule>,
 }
 
+impl Cache {
+    /// That by which results are invalidated.
+    pub fn followed_publication(&self) -> Option<&str> {
+        let follows = self.enabled && matches!(self.invalidation, Invalidation::Auto | Invalidation::Wal);
+        self.publication.as_deref().filter(|_| follows)
+    }
+}
+
 /// One `[[cache.rules]]`: what becomes of results that follow from a table, or of a statement's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheRule {

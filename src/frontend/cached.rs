@@ -180,7 +180,13 @@ impl Session {
     ) -> Result<Asked, Refusal> {
         let (plan, scope) = (&sought.plan, self.scope());
         let ruled = cached.ruled(plan.fingerprint, scope.map(|scope| &*scope.catalog));
-        let admitted = admit::admit(&plan.facts, choice, cached.ttl, &ruled, || plan.sources(scope))?;
+        let publication = cached.publication.load();
+        let told_by = publication.as_deref().filter(|_| choice == Choice::Known);
+        let sources = || match (plan.sources(scope)?, told_by, scope) {
+            (sources, Some(told_by), Some(scope)) => Some(sources.told_by(told_by, &scope.catalog)),
+            (sources, ..) => Some(sources),
+        };
+        let admitted = admit::admit(&plan.facts, choice, cached.ttl, &ruled, sources)?;
         if request.moves {
             return Err(Refusal::Transient);
         }
@@ -210,6 +216,10 @@ impl Session {
         };
         let asked = ask(&cached.results, &wanted, self.request.started);
         if let Asked::Fill(fill) = asked {
+            // Another stream has begun meanwhile.
+            if publication.as_ref().map(Arc::as_ptr) != cached.publication.load().as_ref().map(Arc::as_ptr) {
+                return Err(Refusal::Unpublished);
+            }
             let formats = request.formats.bytes().into();
             let capture = Capture::new(cached.results.max_entry_bytes());
             if fill.is_behind() {

@@ -11,6 +11,7 @@ use crate::cache::admit::Choice;
 use crate::cache::rules::{Ruled, Rules};
 use crate::cache::{Change, DatabaseId, Invalidation, Results, Table};
 use crate::catalog::Catalog;
+use crate::catalog::publication::Publication;
 use crate::catalog::sources::Targets;
 use crate::cluster::catalog::Definitions;
 use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, Part, Relation, Urge};
@@ -92,6 +93,8 @@ pub struct Cached {
     pub ttl: Duration,
     /// `[[cache.rules]]` that are for it.
     pub rules: ArcSwapOption<Rules>,
+    /// What the stream tells changes of; `None`: of everything.
+    pub publication: ArcSwapOption<Publication>,
     /// For a session that waits to be told of its own write.
     pub urge: Urge,
     pub verifying: Verifying,
@@ -117,6 +120,7 @@ impl Cached {
         let id = results.add_database(Instant::now());
         let cached = Cached {
             rules: ArcSwapOption::from_pointee(Rules::new(&config.rules, &database)),
+            publication: ArcSwapOption::empty(),
             database,
             results,
             id,
@@ -231,6 +235,7 @@ struct State {
     part: Option<Part>,
     /// In whose history positions are.
     origin: Option<Box<str>>,
+    publication: Option<Arc<Publication>>,
     /// The last whole stream was that of another.
     followed: bool,
 }
@@ -250,6 +255,7 @@ impl Keeper {
         match event {
             Event::Part(part) => state.part = Some(part),
             Event::Origin(origin) => state.origin = origin,
+            Event::Publication(publication) => state.publication = publication,
             Event::Whole { from } => {
                 (state.whole, state.told, state.visible) = (true, from, from);
                 self.begin(state);
@@ -305,6 +311,8 @@ impl Keeper {
             return results.note_told(*id, by);
         }
         if state.whole {
+            // Before anything can be kept: who judges by another notices it then.
+            self.cached.publication.store(state.publication.clone());
             results.open_stream(*id, state.told, state.visible, by);
             self.cached.mode.store(Mode::Wal as u8, Ordering::Relaxed);
             self.cached.set_origin(state.origin.as_deref());

@@ -252,10 +252,8 @@ impl Proxy {
         if logins.is_empty() {
             return keeper.iter().for_each(Keeper::give_up);
         }
-        // Not in effect: what a publication leaves out would go unseen.
-        let publication = None;
         let urge = cached.map(|cached| cached.urge.clone()).unwrap_or_default();
-        let fleet = self.config.load().cache.fleet;
+        let config::Cache { publication, fleet, .. } = self.config.load().cache.clone();
         let how = Follow { logins, tls: database.tls.clone(), timeout, publication, urge, fleet };
         let (cluster, lives, tables) =
             (Arc::downgrade(&database.cluster), database.cluster.changes(), database.tables.clone());

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::cache::{Change, Changes, MOST_BEHIND, Mark, Reads, Table};
+use crate::catalog::publication::Publication;
 use crate::cluster::catalog::Definitions;
 use crate::cluster::changes::{Event, Lsn};
 use crate::frontend::invalidation;
@@ -49,6 +50,8 @@ pub struct Tables {
 struct State {
     /// Where the last commit ends that was told; at first where the stream begins. `None`: it is not whole.
     end: Option<Lsn>,
+    /// Of whose tables changes are told; `None`: of all.
+    publication: Option<Arc<Publication>>,
     /// Everything that was committed by then has been told.
     by: Option<Instant>,
     /// Kept once somebody has asked.
@@ -61,7 +64,8 @@ struct State {
 impl Tables {
     /// `wanted`: at once, else when the first session asks.
     pub fn new(database: Arc<str>, definitions: Arc<Definitions>, wanted: bool) -> Tables {
-        let state = State { end: None, by: None, changes: None, generation: 0, epoch: Instant::now() };
+        let state =
+            State { end: None, publication: None, by: None, changes: None, generation: 0, epoch: Instant::now() };
         Tables {
             database,
             definitions,
@@ -96,9 +100,15 @@ impl Tables {
         let state = &mut *self.state.lock();
         self.settle(state);
         let told = state.by.is_some_and(|by| now.saturating_duration_since(by) <= MOST_BEHIND);
-        let Some(end) = state.end.filter(|_| told) else { return Floor::Unknown };
+        let Some(end) = state.end.filter(|_| told && self.are_covered(state, tables)) else { return Floor::Unknown };
         let changes = state.changes.get_or_insert_with(|| Changes::new(mark(state.epoch, end)));
         Floor::At(changes.last(&Reads::Tables(tables.clone())).end)
+    }
+
+    fn are_covered(&self, state: &State, tables: &[Table]) -> bool {
+        let Some(publication) = &state.publication else { return true };
+        let latest = self.definitions.latest();
+        latest.is_some_and(|catalog| tables.iter().all(|table| publication.covers(&catalog, *table)))
     }
 
     pub fn take(&self, event: &Event) {
@@ -117,6 +127,7 @@ impl Tables {
                     );
                 }
             }
+            Event::Publication(publication) => state.publication.clone_from(publication),
             Event::Told(by) => state.by = Some(*by),
             Event::Commit(commit) => {
                 state.end = Some(commit.end);

@@ -88,7 +88,8 @@ pub(super) fn everything(version: u32, server_path: bool) -> String {
             "SELECT 'd', contypid, {} FROM pg_constraint WHERE contypid <> 0 AND oid >= 16384 AND conbin IS NOT NULL",
             refs("conbin")
         ),
-        "SELECT 'r', oid, relname, relnamespace, relkind, relpersistence, reltype, relrowsecurity FROM pg_class \
+        "SELECT 'r', oid, relname, relnamespace, relkind, relpersistence, reltype, relrowsecurity, relispartition \
+         FROM pg_class \
          WHERE oid >= 16384 AND relpersistence <> 't' AND relkind IN ('r', 'v', 'm', 'f', 'p', 'S', 'c')"
             .to_owned(),
         format!(

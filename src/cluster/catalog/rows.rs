@@ -140,6 +140,8 @@ impl Columns<'_> {
             schema: self.number(3)?,
             kind,
             persistence,
+            partitioned: self.text(4)? == "p",
+            partition: self.text(8)? == "t",
             row_type: self.number(6)?,
             types: Vec::new(),
             children: Vec::new(),

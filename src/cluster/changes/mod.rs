@@ -10,24 +10,30 @@
 //! tells where the primary's WAL ends, so that it is known up to when everything has been told ([`Event::Told`]), four times a
 //! second at least, and at once where someone waits for it ([`Urge`]).
 //!
+//! Where the stream is that of a publication, all this is so for the tables that it covers ([`Event::Publication`]); others change
+//! untold, and so do empty transactions, from Postgres 15 on.
+//!
 //! Changes of definitions are not streamed. A transaction that changes nothing but catalogs shows as an empty one, and is
 //! told as [`Commit::empty`]; one that changes rows too shows its rows alone. Whoever relies on definitions looks at the
 //! catalog besides.
 
-mod binary;
+pub mod binary;
 mod fleet;
 mod origin;
+pub mod publication;
 mod stream;
 mod task;
-mod text;
+pub mod text;
 mod visible;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use crate::freshness::Lsn;
 pub use task::{Follow, Urge, follow};
 
+use crate::catalog::publication::Publication;
 use crate::sql::Name;
 
 /// Relations kept apart in one commit; with more of them the commit is told as one that changed any.
@@ -80,6 +86,10 @@ pub enum Cause {
     Promotion,
     /// A statement wants the database to itself.
     Left,
+    /// The publication is not there, or does not tell all kinds of changes.
+    Publication(String),
+    /// The publication tells of other tables than when the stream began.
+    Altered,
     /// The connection failed, or what came over it cannot be read.
     Failed(String),
 }
@@ -87,7 +97,7 @@ pub enum Cause {
 impl Cause {
     /// It may end soon without anybody doing something about it.
     pub fn passes(&self) -> bool {
-        !matches!(self, Cause::WalLevel | Cause::Refused(_) | Cause::Exhausted(_))
+        !matches!(self, Cause::WalLevel | Cause::Refused(_) | Cause::Exhausted(_) | Cause::Publication(_))
     }
 }
 
@@ -95,10 +105,13 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::WalLevel => f.write_str("the primary's wal_level is not \"logical\""),
-            Cause::Refused(why) | Cause::Exhausted(why) | Cause::Failed(why) => f.write_str(why),
+            Cause::Refused(why) | Cause::Exhausted(why) | Cause::Failed(why) | Cause::Publication(why) => {
+                f.write_str(why)
+            }
             Cause::NoPrimary => f.write_str("the database has no primary now"),
             Cause::Promotion => f.write_str("another node is the primary now"),
             Cause::Left => f.write_str("a statement wants the database to itself"),
+            Cause::Altered => f.write_str("the publication has been altered"),
         }
     }
 }
@@ -132,6 +145,8 @@ pub enum Event {
     /// Comes before [`Event::Whole`]: in whose history all positions are, in one word that every pgweir before this database would
     /// say; `None`: the server does not tell.
     Origin(Option<Box<str>>),
+    /// Comes before [`Event::Whole`]: changes of the tables that this covers are told, and perhaps of others; `None`: those of all.
+    Publication(Option<Arc<Publication>>),
     /// From now on every commit that ends behind `from` is told. What ended before it is visible on the primary; a
     /// replica shows it once it has replayed to `from`.
     Whole {

@@ -219,6 +219,8 @@ pub fn cause(error: BackendError) -> Cause {
         "55000" if error.message.contains("wal_level") => Cause::WalLevel,
         "53400" | sqlstate::TOO_MANY_CONNECTIONS => Cause::Exhausted(text),
         sqlstate::INSUFFICIENT_PRIVILEGE => Cause::Refused(text),
+        // The publication is gone, which the decoder is the first to see.
+        "42704" if error.message.contains("publication") => Cause::Altered,
         // No file of the plugin's name is installed.
         "58P01" => Cause::Refused(text),
         code if code.starts_with("28") => Cause::Refused(text),

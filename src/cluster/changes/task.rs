@@ -9,11 +9,12 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use crate::backend::connect::{self, ConnectFailure, Login};
 use crate::backend::connection::{BackendError, Connection, ServerError};
+use crate::catalog::publication::Publication;
 use crate::cluster::changes::fleet::{self, Announcer, Turn};
 use crate::cluster::changes::origin::origin;
 use crate::cluster::changes::stream::{ChangeStream, Message, Received, cause, cause_of_failure};
 use crate::cluster::changes::visible::{Snapshot, Unseen};
-use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, MAX_RELATIONS, Relation};
+use crate::cluster::changes::{Cause, Changed, Commit, Event, Lsn, MAX_RELATIONS, Relation, publication};
 use crate::cluster::node::Node;
 use crate::cluster::{Cluster, stay_away};
 use crate::error::Malformed;
@@ -37,7 +38,10 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The pause where somebody must do something first: each attempt is a line in the server's log.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const ASK: &str = "SELECT pg_catalog.pg_current_snapshot(), pg_catalog.pg_current_wal_insert_lsn()";
+/// Where the question looks at a publication besides, this part of the time goes into its answers at most.
+const ASK_SHARE: u32 = 20;
+
+const ASK: &str = "pg_catalog.pg_current_snapshot(), pg_catalog.pg_current_wal_insert_lsn()";
 
 /// By which pgweir's own connections show in `pg_stat_activity`.
 pub(super) const NAME: &str = "pgweir changes";
@@ -71,7 +75,7 @@ pub struct Follow {
     pub tls: Connector,
     /// For a connect.
     pub timeout: Duration,
-    /// `None`: decoded by test_decoding, which shows all relations; else by pgoutput, which shows this publication's.
+    /// `None`: decoded by test_decoding, which shows all relations; else by pgoutput, which shows this one's.
     pub publication: Option<String>,
     pub urge: Urge,
     /// Among several that follow the same changes, one does, and tells the others.
@@ -156,18 +160,24 @@ pub(super) async fn stream(
     mut tell: impl FnMut(Event),
 ) -> Cause {
     let opening = async {
+        // The publication is looked at before the slot is made, and with each answer since.
         let mut observer = Observer::open(node, how, login).await?;
+        let publication = observer.publication.clone();
+        if announcer.as_ref().is_some_and(|announcer| announcer.publication() != publication.as_deref()) {
+            return Err(Cause::Altered);
+        }
         let origin = origin(&mut observer.connection).await.map_err(cause)?;
         let (stream, from) = ChangeStream::open(&node.config, how, login).await?;
         let mut following = Following::new(observer, stream, from, how.urge.clone(), announcer);
         following.begin().await.map_err(cause)?;
-        Ok((following, origin))
+        Ok((following, origin, publication))
     };
     match opening.await {
-        Ok((mut following, origin)) => {
+        Ok((mut following, origin, publication)) => {
             tell(Event::Origin(origin));
+            tell(Event::Publication(publication));
             tell(Event::Whole { from: following.reached });
-            cause(following.run(tell).await)
+            following.run(tell).await
         }
         Err(cause) => cause,
     }
@@ -195,6 +205,8 @@ async fn replaced(cluster: &Weak<Cluster>, node: &Node) -> Cause {
 /// The plain connection that asks for running transactions.
 struct Observer {
     connection: Connection,
+    question: String,
+    publication: Option<Arc<Publication>>,
     /// Since when an answer is owed.
     asked: Option<Instant>,
     answer: Option<Answer>,
@@ -207,13 +219,18 @@ impl Observer {
         let more = [("application_name", NAME)];
         let connecting = connect::connect_with(&node.config, &how.tls, login, how.timeout, &more);
         let made = tokio::time::timeout(how.timeout * 2, connecting).await;
-        let connection = made.unwrap_or(Err(ConnectFailure::Timeout)).map_err(cause_of_failure)?;
-        Ok(Observer { connection, asked: None, answer: None, again: Instant::now() })
+        let mut connection = made.unwrap_or(Err(ConnectFailure::Timeout)).map_err(cause_of_failure)?;
+        let question = publication::question(&mut connection, (ASK, ""), how.publication.as_deref()).await?;
+        let publication = match &how.publication {
+            Some(name) => Some(Arc::new(publication::read(&mut connection, name).await?)),
+            None => None,
+        };
+        Ok(Observer { connection, question, publication, asked: None, answer: None, again: Instant::now() })
     }
 
     async fn ask(&mut self) -> Result<(), BackendError> {
         self.asked = Some(Instant::now());
-        write::query(&mut self.connection.outbox, ASK);
+        write::query(&mut self.connection.outbox, &self.question);
         self.connection.send().await
     }
 
@@ -224,8 +241,10 @@ impl Observer {
                 (backend::DATA_ROW, body) => self.answer = Some(answer(&body, self.asked)?),
                 (backend::ERROR, body) => return Err(BackendError::Server(ServerError::read(&body)?)),
                 (backend::READY, _) => {
-                    self.asked = None;
-                    self.again = Instant::now() + ASK_AGAIN;
+                    let now = Instant::now();
+                    let took = self.asked.take().map_or(Duration::ZERO, |asked| now - asked);
+                    let share = if self.publication.is_some() { took * ASK_SHARE } else { ASK_AGAIN };
+                    self.again = now + share.clamp(ASK_AGAIN, TICK / 2);
                     return self.answer.take().ok_or(Malformed("no row of running transactions").into());
                 }
                 _ => {}
@@ -241,18 +260,21 @@ struct Answer {
     running: Snapshot,
     /// All that was committed when it was asked ends here, or before.
     end: Lsn,
+    /// Of the publication.
+    state: Option<u64>,
 }
 
 fn answer(row: &[u8], asked: Option<Instant>) -> Result<Answer, Malformed> {
     const BAD: Malformed = Malformed("running transactions and the end of the WAL");
     let mut r = Reader::new(row);
-    r.i16()?;
+    let columns = r.i16()?;
     let mut text = || {
         let length = usize::try_from(r.i32()?).unwrap_or(0);
         std::str::from_utf8(r.bytes(length)?).map_err(|_| BAD)
     };
     let (running, end) = (text()?.parse().map_err(|()| BAD)?, text()?.parse().map_err(|()| BAD)?);
-    Ok(Answer { asked: asked.ok_or(BAD)?, running, end: end_of_record(end) })
+    let state = if columns > 2 { publication::state(text()?) } else { None };
+    Ok(Answer { asked: asked.ok_or(BAD)?, running, end: end_of_record(end), state })
 }
 
 /// The insert position names where the next record will begin, which behind a page's end is past the next page's header.
@@ -263,6 +285,8 @@ pub(super) fn end_of_record(insert: Lsn) -> Lsn {
 
 struct Following {
     observer: Observer,
+    /// Of the publication, when the stream began.
+    state: Option<u64>,
     stream: ChangeStream,
     unseen: Unseen,
     /// The transaction that is being told.
@@ -286,6 +310,7 @@ struct Following {
 impl Following {
     fn new(observer: Observer, stream: ChangeStream, from: Lsn, urge: Urge, announcer: Option<Announcer>) -> Following {
         Following {
+            state: observer.publication.as_ref().map(|publication| publication.state),
             observer,
             stream,
             unseen: Unseen::default(),
@@ -312,7 +337,7 @@ impl Following {
         Ok(())
     }
 
-    async fn run(&mut self, mut tell: impl FnMut(Event)) -> BackendError {
+    async fn run(&mut self, mut tell: impl FnMut(Event)) -> Cause {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -325,6 +350,8 @@ impl Following {
                     Err(error) => Err(error),
                 },
                 answer = self.observer.answer(), if self.observer.asked.is_some() => match answer {
+                    // What was published is so no more, or there is more of it.
+                    Ok(answer) if answer.state != self.state => return Cause::Altered,
                     Ok(answer) => self.answered(&answer, &mut tell).await,
                     Err(error) => Err(error),
                 },
@@ -340,7 +367,7 @@ impl Following {
                 _ = tick.tick() => self.tick().await,
             };
             if let Err(error) = done {
-                return error;
+                return cause(error);
             }
             self.settle(&mut tell);
         }

@@ -1,10 +1,12 @@
 //! A leader's connection: it holds the fleet's lock, announces, and posts how far the leader has come.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use crate::backend::connection::{BackendError, Connection, ServerError};
+use crate::catalog::publication::Publication;
 use crate::cluster::changes::fleet::desk::{Desk, Said};
 use crate::cluster::changes::fleet::seat::Seat;
 use crate::cluster::changes::task::{SILENCE, silence};
@@ -30,14 +32,21 @@ pub enum Turn {
 pub struct Announcer {
     connection: Connection,
     channel: String,
+    publication: Option<Arc<Publication>>,
     pub desk: Desk,
     said: Instant,
 }
 
 impl Announcer {
     pub fn new(seat: Seat) -> Announcer {
-        let channel = seat.channel();
-        Announcer { connection: seat.into_connection(), channel, desk: Desk::default(), said: Instant::now() }
+        let (channel, publication) = (seat.channel(), seat.publication().cloned());
+        let connection = seat.into_connection();
+        Announcer { connection, channel, publication, desk: Desk::default(), said: Instant::now() }
+    }
+
+    /// What those follow by who are told.
+    pub fn publication(&self) -> Option<&Publication> {
+        self.publication.as_deref()
     }
 
     /// Since when what was said has not been answered.

@@ -8,8 +8,8 @@ use crate::backend::connection::{BackendError, Connection, ServerError};
 use crate::cluster::changes::fleet::member::Member;
 use crate::cluster::changes::fleet::notice::{Announcement, Post};
 use crate::cluster::changes::fleet::seat::{Backend, Seat};
-use crate::cluster::changes::task::{SILENCE, TICK, end_of_record, silence};
-use crate::cluster::changes::{Event, Lsn, Urge};
+use crate::cluster::changes::task::{Follow, SILENCE, TICK, end_of_record, silence};
+use crate::cluster::changes::{Cause, Event, Lsn, Urge, publication};
 use crate::error::Malformed;
 use crate::wire::read::{self, Reader};
 use crate::wire::tag::backend;
@@ -28,6 +28,8 @@ pub enum End {
     Gone,
     /// The leader does not go on.
     Silent,
+    /// The publication is not any more what the leader began with.
+    Altered,
     /// Announcements are missing, or the follower's own connection has failed.
     Failed(BackendError),
 }
@@ -49,6 +51,8 @@ pub struct Follower {
     connection: Connection,
     leader: Backend,
     question: String,
+    /// Of the publication.
+    state: Option<u64>,
     /// Once it has seen what the leader posts: from then on it is told of all changes.
     member: Option<Member>,
     asked: Option<Instant>,
@@ -67,16 +71,21 @@ pub struct Follower {
 
 impl Follower {
     /// `seat` listens already.
-    pub fn new(seat: Seat, leader: Backend, urge: Urge) -> Follower {
+    ///
+    /// # Errors
+    /// Its connection is of no use any more.
+    pub async fn new(mut seat: Seat, leader: Backend, how: &Follow) -> Result<Follower, Cause> {
         // The post first: what is announced by then is in the WAL before the end that is told with it.
-        let question = format!(
-            "SELECT pg_catalog.pg_current_wal_insert_lsn(), application_name \
-             FROM pg_catalog.pg_stat_get_activity({}) WHERE usesysid = {} AND backend_start::text = '{}'",
+        let columns = "pg_catalog.pg_current_wal_insert_lsn(), application_name";
+        let from = format!(
+            " FROM pg_catalog.pg_stat_get_activity({}) WHERE usesysid = {} AND backend_start::text = '{}'",
             leader.pid,
             seat.role(),
             leader.started
         );
-        Follower {
+        let question = seat.question(columns, &from, how.publication.as_deref()).await?;
+        Ok(Follower {
+            state: seat.publication().map(|publication| publication.state),
             connection: seat.into_connection(),
             leader,
             question,
@@ -85,11 +94,11 @@ impl Follower {
             is_seen: false,
             pause: LOOK_AGAIN,
             again: Instant::now(),
-            urge,
+            urge: how.urge.clone(),
             hurried: false,
             last: (String::new(), Instant::now()),
             lacks: None,
-        }
+        })
     }
 
     pub async fn run(mut self, mut tell: impl FnMut(Event)) -> End {
@@ -177,12 +186,16 @@ impl Follower {
     fn posted(&mut self, row: &[u8], tell: &mut impl FnMut(Event)) -> Result<(), End> {
         const BAD: Malformed = Malformed("the leader's post and the end of the WAL");
         let mut r = Reader::new(row);
-        r.i16()?;
+        let columns = r.i16()?;
         let mut text = || {
-            let length = usize::try_from(r.i32()?).map_err(|_| BAD)?;
+            let length = usize::try_from(r.i32()?).unwrap_or(0);
             std::str::from_utf8(r.bytes(length)?).map_err(|_| BAD)
         };
         let (end, name) = (text()?.parse::<Lsn>().map_err(|()| BAD)?, text()?);
+        let state = if columns > 2 { publication::state(text()?) } else { None };
+        if state != self.state {
+            return Err(End::Altered);
+        }
         let (post, end) = (Post::read(name).ok_or(End::Gone)?, end_of_record(end));
         let asked = self.asked.ok_or(BAD)?;
         self.is_seen = true;

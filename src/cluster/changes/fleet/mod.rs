@@ -61,7 +61,10 @@ async fn part(node: &Node, how: &Follow, login: &Login, mut tell: impl FnMut(Eve
             Some(Holder::Leader(leader)) => {
                 tell(Event::Part(Part::Follower(leader.address)));
                 tell(Event::Origin(seat.origin().await?));
-                match Follower::new(seat, leader.backend.clone(), how.urge.clone()).run(&mut tell).await {
+                tell(Event::Publication(seat.publication().cloned()));
+                let follower = Follower::new(seat, leader.backend.clone(), how).await?;
+                match follower.run(&mut tell).await {
+                    End::Altered => return Err(Cause::Altered),
                     End::Gone => return Err(Cause::Failed("the fleet's leader is gone".to_owned())),
                     End::Failed(error) => return Err(cause(error)),
                     End::Silent => tell(Event::Lost(Cause::Failed("the fleet's leader is silent".to_owned()))),

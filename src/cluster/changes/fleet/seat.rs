@@ -1,20 +1,21 @@
 //! A connection by which a pgweir takes part in a fleet, and what is seen of the fleet by it.
 //!
-//! The lead is an advisory lock, of this database, and of the role and the publication that changes are followed by. Anybody may
-//! take the lock, and send on any channel: so only who holds it by that very role is believed, and the server says who that is.
+//! The lead is an advisory lock, of this database, and of the role and the publication that changes are followed by, as that is at the
+//! time: who has seen it altered joins those who have, too. Anybody may take the lock, and send on any channel: so only who holds it by that very role is believed, and the server says who that is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::connect::{self, ConnectFailure, Login};
 use crate::backend::connection::{Connection, Row};
-use crate::cluster::changes::Cause;
+use crate::catalog::publication::Publication;
 use crate::cluster::changes::fleet::notice::Post;
 use crate::cluster::changes::origin::origin;
 use crate::cluster::changes::stream::{cause, cause_of_failure};
 use crate::cluster::changes::task::{Follow, NAME, SILENCE, silence};
+use crate::cluster::changes::{Cause, publication};
 use crate::cluster::node::Node;
 use crate::error::Malformed;
-use crate::session::parameters::literal;
 
 /// The high half of the lock's key, with the publication's number; the low one is the role's.
 const LOCK: u32 = 0x7077_6569;
@@ -31,8 +32,7 @@ pub struct Seat {
     connection: Connection,
     /// The session's role.
     role: u32,
-    /// What changes are followed by besides; 0: nothing.
-    publication: u32,
+    publication: Option<Arc<Publication>>,
 }
 
 /// A backend of the server's, which is no other's by its number and its start.
@@ -66,7 +66,7 @@ impl Seat {
     /// No connection, or the role may not follow changes: then whoever has it is not to be believed either.
     pub async fn open(node: &Node, how: &Follow, login: &Login) -> Result<Seat, Cause> {
         let connection = connected(node, how, login, &[("application_name", NAME)]).await?;
-        let mut seat = Seat { connection, role: 0, publication: 0 };
+        let mut seat = Seat { connection, role: 0, publication: None };
         seat.query(PREPARE).await?;
         let sql = "SELECT oid, rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user";
         let rows = seat.query(sql).await?;
@@ -77,10 +77,7 @@ impl Seat {
             connected(node, how, login, &[("replication", "database"), ("application_name", NAME)]).await?;
         }
         if let Some(name) = &how.publication {
-            let sql = format!("SELECT oid FROM pg_catalog.pg_publication WHERE pubname = {}", literal(name));
-            let rows = seat.query(&sql).await?;
-            let found = rows.first().and_then(|row| text(row, 0).parse().ok());
-            seat.publication = found.ok_or_else(|| Cause::Failed(format!("publication {name:?} does not exist")))?;
+            seat.publication = Some(Arc::new(publication::read(&mut seat.connection, name).await?));
         }
         Ok(seat)
     }
@@ -91,16 +88,30 @@ impl Seat {
 
     /// Of the fleet's announcements.
     pub fn channel(&self) -> String {
-        format!("pgweir_fleet_{}_{}", self.role, self.publication)
+        format!("pgweir_fleet_{}_{}", self.role, self.state())
     }
 
     pub fn role(&self) -> u32 {
         self.role
     }
 
+    pub fn publication(&self) -> Option<&Arc<Publication>> {
+        self.publication.as_ref()
+    }
+
+    /// What is followed by besides the role; 0: nothing.
+    fn state(&self) -> u32 {
+        self.publication.as_ref().map_or(0, |publication| (publication.state ^ publication.state >> 32) as u32)
+    }
+
+    /// `columns` as a question to be asked again and again, with the publication's state behind them.
+    pub async fn question(&mut self, columns: &str, from: &str, name: Option<&str>) -> Result<String, Cause> {
+        publication::question(&mut self.connection, (columns, from), name).await
+    }
+
     /// The halves of the lock's key.
     fn lock(&self) -> (u32, u32) {
-        (LOCK ^ self.publication, self.role)
+        (LOCK ^ self.state(), self.role)
     }
 
     /// Takes the lock, for as long as the connection lasts; false: another has it.
