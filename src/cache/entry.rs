@@ -133,6 +133,8 @@ impl Entry {
 
     /// Writes the reply to a request that [`Entry::has`] what it needs.
     pub fn write(&self, parts: &[Part], out: &mut BytesMut) {
+        // In one piece, but where the columns are described twice.
+        out.reserve(self.frames.len() + parts.len() * SHORT);
         for part in parts {
             match part {
                 Part::ParseComplete => write::parse_complete(out),
@@ -152,6 +154,9 @@ impl Entry {
         }
     }
 }
+
+/// The longest message that is not kept: ReadyForQuery.
+const SHORT: usize = scan::HEADER + 1;
 
 /// Those of whole frames.
 fn tags(mut frames: &[u8]) -> Result<Vec<u8>, Malformed> {

@@ -4,11 +4,13 @@
 //! 2023): a new entry waits in a small queue, and reaches the main one only if it is asked for again while it waits, or
 //! soon after it was evicted. A scan of reads that come once passes through the small queue.
 
-use std::collections::hash_map::{Entry as Place, RandomState};
+use std::collections::hash_map::Entry as Place;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use quick_cache::DefaultHashBuilder;
 
 use crate::cache::changes::{Change, Reads, Table};
 use crate::cache::entry::Entry;
@@ -81,7 +83,7 @@ pub struct Share {
 pub struct Store {
     max_entries: u64,
     max_bytes: u64,
-    index: HashMap<Arc<[u8]>, Index>,
+    index: HashMap<Arc<[u8]>, Index, DefaultHashBuilder>,
     slots: Slab<Slot>,
     small: Queue,
     main: Queue,
@@ -99,7 +101,7 @@ impl Store {
         Store {
             max_entries: max_entries as u64,
             max_bytes,
-            index: HashMap::new(),
+            index: HashMap::default(),
             slots: Slab::default(),
             small: Queue::default(),
             main: Queue::default(),
@@ -316,7 +318,7 @@ fn scopes(stored: &Stored) -> Vec<(Scope, bool)> {
 /// Keys that were evicted without having been asked for again, by their hash: as many as there are entries.
 #[derive(Debug, Default)]
 struct Ghosts {
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     /// With the number of the place in `order` that counts for it.
     known: HashMap<u64, u64>,
     order: VecDeque<(u64, u64)>,

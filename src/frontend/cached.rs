@@ -93,25 +93,35 @@ impl Session {
             return Answer::Run;
         }
         let inbox = std::mem::take(&mut self.inbox);
-        let looked = self.look_up(&cached, &inbox[..batch.end]);
+        let replied = self.reply_to(&cached, &inbox[..batch.end]);
         self.inbox = inbox;
-        let (sought, asked) = match looked {
-            Ok(looked) => looked,
-            Err(why) => {
-                cached.results.note_refusal(cached.id, why);
-                return Answer::Run;
-            }
-        };
-        self.request.cache = CacheUse::Miss;
-        match asked {
-            Asked::Hit(entry, read) | Asked::Stale(entry, read) if self.give(batch.end, &sought, &entry, read) => {
+        match replied {
+            Ok((sought, entry, read)) => {
+                self.note_given(batch.end, &sought.plan, &entry, read);
                 Answer::Given
             }
-            Asked::Wait(flight) => Answer::Wait(sought, flight),
-            Asked::Closed if self.filling.as_ref().is_some_and(|filling| filling.name.is_some()) => {
-                Answer::Seek(sought)
+            Err(answer) => answer,
+        }
+    }
+
+    /// Writes the reply to a batch, and says what it was and by when that was read; or what is to be done.
+    fn reply_to(&mut self, cached: &Arc<Cached>, batch: &[u8]) -> Result<(Sought, Arc<Entry>, Instant), Answer> {
+        let refused = |why| {
+            cached.results.note_refusal(cached.id, why);
+            Answer::Run
+        };
+        let request = Request::read(batch).ok_or_else(|| refused(Refusal::Shape))?;
+        let (sought, asked) = self.look_up(cached, &request).map_err(refused)?;
+        self.request.cache = CacheUse::Miss;
+        match asked {
+            Asked::Hit(entry, read) | Asked::Stale(entry, read) if self.reply(&request, &sought, &entry) => {
+                Ok((sought, entry, read))
             }
-            Asked::Hit(..) | Asked::Stale(..) | Asked::Fill(_) | Asked::Closed => Answer::Run,
+            Asked::Wait(flight) => Err(Answer::Wait(sought, flight)),
+            Asked::Closed if self.filling.as_ref().is_some_and(|filling| filling.name.is_some()) => {
+                Err(Answer::Seek(sought))
+            }
+            Asked::Hit(..) | Asked::Stale(..) | Asked::Fill(_) | Asked::Closed => Err(Answer::Run),
         }
     }
 
@@ -153,21 +163,20 @@ impl Session {
         Ok(false)
     }
 
-    fn look_up(&mut self, cached: &Arc<Cached>, batch: &[u8]) -> Result<(Sought, Asked), Refusal> {
-        let request = Request::read(batch).ok_or(Refusal::Shape)?;
-        let sought = self.sought(&request).ok_or(Refusal::Shape)?;
+    fn look_up(&mut self, cached: &Arc<Cached>, request: &Request<'_>) -> Result<(Sought, Asked), Refusal> {
+        let sought = self.sought(request).ok_or(Refusal::Shape)?;
         if self.parameters.current().value("pgweir.cache").is_some_and(|value| value.keyword() == "off") {
             return Err(Refusal::Asked);
         }
         let choice = cached.mode().choice();
         // No stream tells of changes any more: a rule may allow what is left from before.
         if choice != Some(Choice::Known) && cached.wants_stream() && cached.rules.load().is_some() {
-            let left = self.look_for(cached, (&request, &sought), Choice::Known, Results::left);
+            let left = self.look_for(cached, (request, &sought), Choice::Known, Results::left);
             if let Ok(found @ Asked::Stale(..)) = left {
                 return Ok((sought, found));
             }
         }
-        let asked = self.look_for(cached, (&request, &sought), choice.ok_or(Refusal::Closed)?, Results::ask)?;
+        let asked = self.look_for(cached, (request, &sought), choice.ok_or(Refusal::Closed)?, Results::ask)?;
         Ok((sought, asked))
     }
 
@@ -297,34 +306,44 @@ impl Session {
     /// Answers the batch with what was read by `read`; false where the entry lacks what this way of asking needs.
     fn give(&mut self, end: usize, sought: &Sought, entry: &Entry, read: Instant) -> bool {
         let inbox = std::mem::take(&mut self.inbox);
-        let request = Request::read(&inbox[..end]).filter(|request| entry.has(request.needs));
-        if let Some(request) = &request {
-            let before = self.outbox.len();
-            entry.write(request.parts(), &mut self.outbox);
-            self.request.bytes = (self.outbox.len() - before) as u64;
-            match request.source {
-                // A simple Query ends the unnamed statement.
-                Source::Query(_) => drop(self.names.replace(b"", None)),
-                Source::Parse(parse) => drop(self.names.replace(parse.name, sought.statement.clone())),
-                Source::Name(_) => {}
-            }
-            if let Some(name) = request.closes {
-                self.names.replace(name, None);
-            }
-        }
-        let given = request.is_some();
+        let given = Request::read(&inbox[..end]).is_some_and(|request| self.reply(&request, sought, entry));
         self.inbox = inbox;
         if given {
-            self.inbox.advance(end);
-            self.worker.buffers.give_back(&mut self.inbox);
-            // A replica that has less would be a step back.
-            self.seen.kept(read);
-            self.request.rows = entry.rows();
-            self.request.cache = CacheUse::Hit;
-            self.record(&sought.plan);
-            self.counters().transaction(self.request.mark.saturating_duration_since(self.request.started));
+            self.note_given(end, &sought.plan, entry, read);
         }
         given
+    }
+
+    /// Writes the reply, unless the entry lacks what this way of asking needs.
+    fn reply(&mut self, request: &Request<'_>, sought: &Sought, entry: &Entry) -> bool {
+        if !entry.has(request.needs) {
+            return false;
+        }
+        let before = self.outbox.len();
+        entry.write(request.parts(), &mut self.outbox);
+        self.request.bytes = (self.outbox.len() - before) as u64;
+        match request.source {
+            // A simple Query ends the unnamed statement.
+            Source::Query(_) => drop(self.names.replace(b"", None)),
+            Source::Parse(parse) => drop(self.names.replace(parse.name, sought.statement.clone())),
+            Source::Name(_) => {}
+        }
+        if let Some(name) = request.closes {
+            self.names.replace(name, None);
+        }
+        true
+    }
+
+    /// The batch up to `end` has its reply.
+    fn note_given(&mut self, end: usize, plan: &Arc<Plan>, entry: &Entry, read: Instant) {
+        self.inbox.advance(end);
+        self.worker.buffers.give_back(&mut self.inbox);
+        // A replica that has less would be a step back.
+        self.seen.kept(read);
+        self.request.rows = entry.rows();
+        self.request.cache = CacheUse::Hit;
+        self.record(plan);
+        self.counters().transaction(self.request.mark.saturating_duration_since(self.request.started));
     }
 
     /// The read runs on this connection: a replica's answer is kept only where it has all that is known to have changed.

@@ -2,6 +2,9 @@
 
 use crate::error::Malformed;
 
+/// Bytes in which the end of a name is looked for one by one.
+const NEAR: usize = 8;
+
 /// Reads a message body from its start; every step fails rather than leave the body.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a> {
@@ -43,7 +46,9 @@ impl<'a> Reader<'a> {
 
     /// A string ended by NUL, without it.
     pub fn cstr(&mut self) -> Result<&'a [u8], Malformed> {
-        let end = memchr::memchr(0, self.rest).ok_or(Malformed("invalid string in message"))?;
+        // Most names of statements and portals are shorter than a search in blocks pays for.
+        let near = self.rest.iter().take(NEAR).position(|byte| *byte == 0);
+        let end = near.or_else(|| memchr::memchr(0, self.rest)).ok_or(Malformed("invalid string in message"))?;
         let s = &self.rest[..end];
         self.rest = &self.rest[end + 1..];
         Ok(s)
