@@ -170,6 +170,7 @@ pub async fn connect_with(
         unnamed: None,
         suspect: false,
         moves: 0,
+        in_transaction: false,
         created: Instant::now(),
         at_rest: Instant::now(),
         identity,

@@ -103,6 +103,8 @@ pub struct Connection {
     /// When it was made, or last came to rest: it was alive then.
     pub at_rest: Instant,
     pub identity: Arc<Identity>,
+    /// By the last ReadyForQuery to a [`Connection::query`].
+    pub in_transaction: bool,
 }
 
 /// A row of text values.
@@ -163,7 +165,10 @@ impl Connection {
                 }
                 backend::PARAMETER_STATUS => self.note_status(&body)?,
                 backend::NOTICE => write::frame(notices, tag, |out| out.extend_from_slice(&body)),
-                backend::READY => return failed.map_or(Ok(rows), |e| Err(BackendError::Server(e))),
+                backend::READY => {
+                    self.in_transaction = body.first() != Some(&b'I');
+                    return failed.map_or(Ok(rows), |e| Err(BackendError::Server(e)));
+                }
                 _ => {}
             }
         }

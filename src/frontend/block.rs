@@ -190,8 +190,7 @@ impl Session {
 
     fn leave_replica(&mut self) {
         if let Some(leased) = &mut self.leased {
-            // The transaction is open there.
-            leased.suspect = true;
+            (leased.open, leased.suspect) = (true, true);
         }
         self.give_back();
     }

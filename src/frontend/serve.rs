@@ -552,7 +552,8 @@ impl Session {
         let prepared = leased.prepared || self.pins.contains(Pin::Prepare) || self.mode == PoolMode::Session;
         self.client.set_target(None);
         if let Some(leased) = self.leased.take() {
-            leased.lease.give_back(Instant::now(), Return { reset: true, prepared, open: false });
+            let open = self.status != b'I';
+            leased.lease.give_back(Instant::now(), Return { reset: true, prepared, open });
         }
     }
 

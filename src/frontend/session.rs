@@ -61,7 +61,7 @@ pub struct Leased {
     pub suspect: bool,
     /// … and SQL-level prepared statements may be among it.
     pub prepared: bool,
-    /// It is given back in a transaction that has done nothing.
+    /// It is given back in a transaction.
     pub open: bool,
     /// What the session is, settings and pins, only the server knows: asked when it is at rest.
     pub unsure: bool,

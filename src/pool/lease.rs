@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::connection::Connection;
+use crate::backend::connection::{BackendError, Connection};
 use crate::backend::reset;
 use crate::cluster::node::Node;
 use crate::config::Reset;
@@ -29,7 +29,7 @@ pub struct Return {
     pub reset: bool,
     /// … among it SQL-level prepared statements.
     pub prepared: bool,
-    /// A transaction is open that has done nothing.
+    /// A transaction is open.
     pub open: bool,
 }
 
@@ -81,11 +81,13 @@ impl Lease {
         let timeout = self.pool.config.load().create_timeout;
         let cleaned = tokio::time::timeout(timeout, async {
             self.identity.settled().await;
-            match how.reset || self.suspect {
-                true => reset::reset(&mut self, how.prepared).await,
-                false if how.open => reset::roll_back(&mut self).await,
-                false => Ok(()),
+            if how.open {
+                reset::roll_back(&mut self).await?;
             }
+            if how.reset || self.suspect {
+                reset::reset(&mut self, how.prepared).await?;
+            }
+            Ok::<_, BackendError>(())
         });
         if matches!(cleaned.await, Ok(Ok(()))) {
             self.used = false;

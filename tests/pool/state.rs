@@ -148,4 +148,9 @@ fn a_pin_ends_with_its_cause() {
             assert_eq!(other.value(probe), "0", "{cause}; {end}; {probe}");
         }
     }
+    // Nor does the server's log complain of how a connection was made clean.
+    let log = std::fs::read(cluster().primary().log_path()).unwrap();
+    let warnings = String::from_utf8_lossy(&log);
+    let mut warnings = warnings.lines().filter(|line| line.contains("state_pin@") && line.contains("WARNING"));
+    assert_eq!(warnings.next(), None);
 }
