@@ -7,7 +7,7 @@ use super::path::Path;
 use super::sources::Elusive;
 use super::{Body, Catalog, FIRST_USER_OID, Function, Oid, Persistence, Refs, RelationKind, Volatility};
 use crate::sql::functions::{self, Class};
-use crate::sql::{Effect, Facts, Name, Reason};
+use crate::sql::{Call, Effect, Facts, Name, Reason};
 
 /// What the catalog says of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,8 +167,8 @@ impl<'a> Walk<'a> {
 
     /// The names of a text.
     fn facts(&mut self, facts: &Facts, path: usize, from: Option<usize>) -> Looked {
-        for name in &facts.functions {
-            self.called(name, facts, path, from)?;
+        for call in &facts.functions {
+            self.called(call, facts, path, from)?;
         }
         for name in &facts.attributes {
             self.attribute(name, path, from);
@@ -185,14 +185,20 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn called(&mut self, name: &Name, facts: &Facts, path: usize, from: Option<usize>) -> Looked {
+    fn called(&mut self, call: &Call, facts: &Facts, path: usize, from: Option<usize>) -> Looked {
         let catalog = self.catalog;
         let place = self.paths[path].clone();
+        let name = &call.function;
         let mut known = false;
         for oid in catalog.functions_named(name, &place) {
-            known = true;
-            self.call(oid, path, from);
+            if catalog.functions.get(&oid).is_some_and(|function| function.takes(call.arguments)) {
+                known = true;
+                self.call(oid, path, from);
+            }
         }
+        // a cast in the notation of a call, which a function of that name need not hide (`func_get_detail`); a type's length
+        let may_cast = !known || call.arguments.is_none_or(|given| given == 1);
+        let casts = may_cast && self.type_named(name, path, from).is_ok();
         if name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog") {
             match functions::class(&name.name) {
                 // where it counts, the text has sent the statement to the primary
@@ -211,8 +217,8 @@ impl<'a> Walk<'a> {
         if name.schema.is_none() && matches!(name.name.as_str(), "cube" | "rollup") {
             return Ok(());
         }
-        // a cast in the notation of a call, or a column in that of an attribute
-        if self.type_named(name, path, from).is_ok() || facts.attributes.contains(&name.name) {
+        // or a column in the notation of an attribute
+        if casts || facts.attributes.contains(&name.name) {
             return Ok(());
         }
         Err(Found { reason: Reason::UnknownFunction, at: from, name: Some(name.to_string()) })
@@ -235,7 +241,7 @@ impl<'a> Walk<'a> {
                 let row = catalog.row_types.contains_key(&function.first);
                 // a domain over a row type, or a pseudo-type
                 let any = function.first != 0 && !catalog.is_plain(function.first);
-                function.required <= 1 && (row || any)
+                function.takes(Some(1)) && (row || any)
             });
             if takes_row {
                 self.call(oid, path, from);

@@ -6,7 +6,7 @@
 //!
 //! A user's function counts as harmless by its label *and* its body: SQL and PL/pgSQL are read, C is believed, other
 //! languages are not. Names resolve by the session's search_path, and where several objects may be meant, the worst
-//! counts: overloads are not told apart by their arguments.
+//! counts: overloads are told apart by the number of their arguments, not by types.
 
 pub mod build;
 pub mod judge;
@@ -78,14 +78,22 @@ pub struct Function {
     pub defaults: Refs,
     /// User types among its arguments and results.
     pub types: Vec<Oid>,
-    /// How many arguments a call has at least.
+    /// How many arguments a call has at least, and at most; `None`: any number.
     pub required: u16,
+    pub most: Option<u16>,
     /// The type of its first argument; 0: none.
     pub first: Oid,
     /// Its own `SET search_path`.
     pub path: Option<Box<str>>,
     /// A function of pg_catalog has the same name and argument types.
     pub hidden: bool,
+}
+
+impl Function {
+    /// A call with so many arguments may mean it (`FuncnameGetCandidates`); `None`: not known how many.
+    pub fn takes(&self, arguments: Option<u16>) -> bool {
+        arguments.is_none_or(|given| given >= self.required && self.most.is_none_or(|most| given <= most))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -97,7 +97,7 @@ pub fn fit(plan: &Plan, scope: Option<&Scope>) -> Fit {
         Reason::Ddl | Reason::Into => !facts.transient,
         // Refused before anything of it runs, or having run nothing else.
         Reason::Sequence | Reason::Locking => {
-            let functions = facts.functions.iter().all(|function| draws(function) || is_harmless(function));
+            let functions = facts.functions.iter().all(|call| draws(&call.function) || is_harmless(&call.function));
             functions && is_settled(facts, |_| false) && plan.names_ask(scope).is_none()
         }
         _ => false,
@@ -132,7 +132,7 @@ fn is_cursor(effect: &Effect) -> bool {
 
 /// SET, SHOW, FETCH and kin, where the session's end of them is followed.
 fn is_session_alike(facts: &Facts) -> bool {
-    let sets = facts.functions.iter().any(|function| function.name == "set_config");
+    let sets = facts.calls_any(&["set_config"]);
     let plain = facts.functions.is_empty() || (sets && facts.functions.len() == 1 && !facts.effects.is_empty());
     plain && !facts.asks_node && facts.effects.iter().all(is_effect_alike)
 }

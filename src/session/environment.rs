@@ -66,7 +66,7 @@ impl Environment {
     /// `unseen`: it may change settings or definitions in ways that its effects do not say.
     pub fn note(&mut self, facts: &Facts, unseen: bool, unique: impl FnOnce() -> String) {
         let returns = self.moved && !facts.control.is_empty();
-        let sets = facts.functions.iter().any(|function| function.name == "set_config");
+        let sets = facts.calls_any(&["set_config"]);
         if returns || sets || unseen || moves_texts(facts) {
             (self.apart, self.moved) = (true, true);
             self.key = unique().into();

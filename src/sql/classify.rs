@@ -4,7 +4,7 @@
 use super::fingerprint::hints;
 use super::lex::{Lexer, Strings, Token};
 use super::view::View;
-use super::{Effect, Facts, Name, Reason, SetValue};
+use super::{Call, Effect, Facts, Name, Reason, SetValue};
 use super::{commands, relations, settings, tokens, tree};
 
 /// Tokens beyond these are not looked at, which makes the text [`Reason::TooLong`].
@@ -227,7 +227,7 @@ impl Notes {
                 effect => self.effect(effect),
             }
         }
-        facts.functions.into_iter().for_each(|name| self.function(name));
+        facts.functions.into_iter().for_each(|call| self.function(call));
         facts.relations.into_iter().for_each(|name| self.relation(name));
         facts.written.into_iter().for_each(|name| self.written(name));
         for name in facts.attributes {
@@ -258,8 +258,8 @@ impl Notes {
         self.inexact = true;
     }
 
-    pub(super) fn function(&mut self, name: Name) {
-        if !add(&mut self.facts.functions, name) {
+    pub(super) fn function(&mut self, call: Call) {
+        if !add(&mut self.facts.functions, call) {
             self.too_long();
             self.unknown();
         }

@@ -54,7 +54,7 @@ pub struct Facts {
     /// Relations named, as written (folded to lower case where unquoted), CTE names left out.
     pub relations: Vec<Name>,
     /// Functions called, as written and folded.
-    pub functions: Vec<Name>,
+    pub functions: Vec<Call>,
     pub hints: Hints,
     /// True where the decision depends on a literal (SET, set_config, hints): not shared by fingerprint.
     pub by_literal: bool,
@@ -88,9 +88,14 @@ impl Facts {
             && (self.unknown_by_name || !self.effects.contains(&Effect::Unknown))
     }
 
+    /// It calls a function of such a name, in whatever schema.
+    pub fn calls_any(&self, names: &[&str]) -> bool {
+        self.functions.iter().any(|call| names.contains(&call.function.name.as_str()))
+    }
+
     /// It calls currval or lastval: what the session itself has drawn.
     pub fn asks_sequences(&self) -> bool {
-        self.functions.iter().any(|function| matches!(function.name.as_str(), "currval" | "lastval"))
+        self.calls_any(&["currval", "lastval"])
     }
 }
 
@@ -108,6 +113,14 @@ impl fmt::Display for Name {
         }
         f.write_str(&self.name)
     }
+}
+
+/// A function as it is called.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Call {
+    pub function: Name,
+    /// How many arguments it is given; `None`: not known.
+    pub arguments: Option<u16>,
 }
 
 /// The closed list of reasons for the primary that a text can give, and those of the catalog.

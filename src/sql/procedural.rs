@@ -185,7 +185,8 @@ mod tests {
     fn names_for_the_catalog() {
         let facts = body("DECLARE a public.mood; b app.email := f(1); BEGIN RETURN app.g(a) <=> b::other; END");
         let name = |schema: Option<&str>, name: &str| Name { schema: schema.map(Into::into), name: name.into() };
-        assert_eq!(facts.functions, [name(None, "f"), name(Some("app"), "g")]);
+        let functions: Vec<_> = facts.functions.iter().map(|call| call.function.clone()).collect();
+        assert_eq!(functions, [name(None, "f"), name(Some("app"), "g")]);
         assert!(
             facts.types.contains(&name(Some("public"), "mood")) && facts.types.contains(&name(Some("app"), "email"))
         );

@@ -4,7 +4,7 @@ use super::classify::Notes;
 use super::commands::modes;
 use super::lex::Kind;
 use super::view::View;
-use super::{Argument, Control, Effect, Name, Reason, SetValue};
+use super::{Argument, Call, Control, Effect, Name, Reason, SetValue};
 
 /// `SET [SESSION | LOCAL] …` (`VariableSetStmt` of Postgres's grammar).
 pub(super) fn set(view: View, notes: &mut Notes) {
@@ -178,7 +178,8 @@ pub(super) fn set_config(view: View, notes: &mut Notes) -> bool {
     notes.reason(Reason::Session);
     notes.facts.by_literal = true;
     notes.facts.transient = true;
-    notes.function(Name { schema: None, name: "set_config".to_owned() });
+    let function = Name { schema: None, name: "set_config".to_owned() };
+    notes.function(Call { function, arguments: None });
     effects.into_iter().for_each(|effect| notes.effect(effect));
     true
 }

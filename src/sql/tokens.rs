@@ -8,7 +8,7 @@ use super::functions::{self, Class};
 use super::keywords::{Keyword, keyword};
 use super::lex::Kind;
 use super::view::View;
-use super::{Effect, Name, Reason};
+use super::{Call, Effect, Name, Reason};
 
 /// Parameters that a session sets, or that all nodes of a cluster share: current_setting gives the same on each.
 const OF_THE_SESSION: [&str; 17] = [
@@ -201,7 +201,8 @@ impl Scan<'_, '_> {
             Some(class) if !class.is_harmless() => self.class(class),
             Some(class) if !of_alias => self.class(class),
             None if !of_alias => {
-                self.notes.function(Name { schema: None, name: name.clone() });
+                let function = Name { schema: None, name: name.clone() };
+                self.notes.function(Call { function, arguments: Some(1) });
                 self.notes.unknown_name(Reason::UnknownFunction);
             }
             _ => {}
@@ -388,7 +389,7 @@ impl Scan<'_, '_> {
         let built_in = schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
         let class = if built_in { functions::class(&name) } else { None };
         let reads_setting = name == "current_setting";
-        self.notes.function(Name { schema, name });
+        self.notes.function(Call { function: Name { schema, name }, arguments: self.view.arguments(at + 1) });
         match class {
             Some(Class::SetConfig) => self.set_config(at),
             Some(class) if reads_setting => self.current_setting(at, class),

@@ -10,6 +10,8 @@ pub(super) struct View<'a> {
     pub(super) tokens: &'a [Token],
 }
 
+/// Longer lists of arguments are not counted.
+const ARGUMENTS: usize = 128;
 /// `NAMEDATALEN - 1`: longer identifiers are cut by the server.
 const NAME_LENGTH: usize = 63;
 
@@ -99,6 +101,31 @@ impl<'a> View<'a> {
         let inner = self.raw(at).strip_prefix('\'')?.strip_suffix('\'')?;
         let value = inner.replace("''", "\u{0}");
         (!value.contains(['\'', '\\'])).then(|| value.replace('\u{0}', "'"))
+    }
+
+    /// How many arguments a call has whose bracket opens at `open`; `None` where that is not certain.
+    pub(super) fn arguments(&self, open: usize) -> Option<u16> {
+        let (mut depth, mut commas, mut ordered) = (0usize, 0, false);
+        for at in open + 1..open + ARGUMENTS {
+            let outside = depth == 0;
+            if self.punct(at, b'(') || self.punct(at, b'[') {
+                depth += 1;
+            } else if outside && self.punct(at, b')') {
+                let none = at == open + 1 || (at == open + 2 && self.raw(open + 1) == "*");
+                // the arguments of an ordered-set aggregate go on behind it
+                let whole = !self.is(at + 1, "within");
+                return whole.then_some(if none { 0 } else { commas + 1 });
+            } else if self.punct(at, b')') || self.punct(at, b']') {
+                depth = depth.checked_sub(1)?;
+            } else if outside && self.punct(at, b',') {
+                commas += u16::from(!ordered);
+            } else if outside && self.is(at, "variadic") {
+                return None;
+            } else if outside && self.are(at, &["order", "by"]) && !self.punct(at - 1, b'.') {
+                ordered = true;
+            }
+        }
+        None
     }
 
     /// Where the bracket that opens at `open` closes.

@@ -20,6 +20,9 @@ const SAFE_INTS: &[&str] = &[
     "f_atomic(1)",
     "f_plpgsql(1)",
     "f_recursive(2)",
+    "f_over()",
+    "f_over(1, f_over(2, 3, 4))",
+    "(SELECT total(n ORDER BY n, s) FROM plain)::int",
     "tame.who()",
     "2::positive::int",
     "length('abc'::text)",
@@ -74,6 +77,9 @@ const SAFE_INTS: &[&str] = &[
 
 const UNSAFE_INTS: &[&str] = &[
     "f_volatile()",
+    "f_over(1)",
+    "f_over(f_over(1, 2))",
+    "(SELECT total(n, n ORDER BY n) FROM plain)::int",
     "nextval('public.numbers')::int",
     "f_lies_next()::int",
     "f_lies_lock()",

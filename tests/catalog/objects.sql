@@ -52,6 +52,13 @@ CREATE FUNCTION public.f_unlogged() RETURNS bigint STABLE LANGUAGE sql AS 'SELEC
 CREATE FUNCTION public.f_sequence() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT last_value FROM public.numbers';
 CREATE FUNCTION public.f_activity() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM pg_stat_activity';
 CREATE FUNCTION public.f_sets() RETURNS text STABLE LANGUAGE sql AS $$ SELECT set_config('app.x', 'y', false) $$;
+CREATE FUNCTION public.f_over() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION public.f_over(a int) RETURNS int LANGUAGE sql AS 'SELECT a';
+CREATE FUNCTION public.f_over(a int, b int, c int DEFAULT 3) RETURNS int STABLE LANGUAGE sql AS 'SELECT a + b + c';
+CREATE FUNCTION public.f_over(a int, b int, c int, d int, VARIADIC e int[]) RETURNS int LANGUAGE sql AS 'SELECT a';
+CREATE FUNCTION public.f_calls_over(a int) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN f_over(a, 2); END';
+CREATE FUNCTION public.f_calls_other_over(a int) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN f_over(a); END';
+CREATE FUNCTION public.f_any(VARIADIC a int[] DEFAULT '{}') RETURNS int STABLE LANGUAGE sql AS 'SELECT cardinality(a)';
 CREATE SCHEMA hidden;
 CREATE SCHEMA tame;
 CREATE SCHEMA shadow;
@@ -67,6 +74,8 @@ SET search_path = public;
 CREATE FUNCTION public.add_up(bigint, int) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT $1 + $2';
 CREATE FUNCTION public.add_up_counting(bigint, int) RETURNS bigint LANGUAGE sql AS $$ SELECT $1 + nextval('public.numbers') $$;
 CREATE AGGREGATE public.total (int) (SFUNC = public.add_up, STYPE = bigint, INITCOND = '0');
+CREATE FUNCTION public.add_up_pairs(bigint, int, int) RETURNS bigint LANGUAGE sql AS 'SELECT $1 + $2 + $3';
+CREATE AGGREGATE public.total (int, int) (SFUNC = public.add_up_pairs, STYPE = bigint, INITCOND = '0');
 CREATE AGGREGATE public.total_counting (int) (SFUNC = public.add_up_counting, STYPE = bigint, INITCOND = '0');
 
 -- names of the server's own
@@ -87,6 +96,8 @@ CREATE DOMAIN public.positive AS int CHECK (VALUE > 0);
 CREATE FUNCTION public.passes(int) RETURNS boolean LANGUAGE sql AS $$ SELECT nextval('public.numbers') > 0 $$;
 CREATE DOMAIN public.counted AS int CHECK (public.passes(VALUE));
 CREATE DOMAIN public.counted_more AS public.counted;
+-- a call of this name with an int is a cast to the domain all the same
+CREATE FUNCTION public.counted(text) RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
 CREATE TYPE public.pair AS (a int, b int);
 CREATE TYPE public.pair_counted AS (a int, b public.counted);
 CREATE TYPE public.odd_pair AS (a int, b int);
@@ -107,6 +118,7 @@ CREATE OPERATOR public.= (LEFTARG = public.colour, RIGHTARG = int, FUNCTION = pu
 CREATE TABLE public.labelled (n int);
 CREATE FUNCTION public.label(public.labelled) RETURNS text LANGUAGE sql AS 'SELECT $1.n::text';
 CREATE FUNCTION public.tag(public.labelled) RETURNS text STABLE LANGUAGE sql AS 'SELECT $1.n::text';
+CREATE FUNCTION public.tag(public.labelled, int) RETURNS text LANGUAGE sql AS 'SELECT $1.n::text';
 
 -- views
 CREATE VIEW public.v_plain AS SELECT n, lower(s) AS s FROM public.plain;

@@ -166,7 +166,7 @@ fn functions(version: u32) -> String {
     let defaults = refs("p.proargdefaults");
     format!(
         "SELECT 'f', p.oid, p.proname, p.pronamespace, p.provolatile, p.prokind, l.lanname, \
-         p.pronargs - p.pronargdefaults - (p.provariadic <> 0)::int, coalesce(p.proargtypes[0], 0), \
+         greatest(p.pronargs - p.pronargdefaults - (p.provariadic <> 0)::int, 0), coalesce(p.proargtypes[0], 0), \
          (SELECT string_agg(DISTINCT ({ELEMENT})::text, ' ') FROM pg_type AS e WHERE e.oid >= 16384 \
           AND e.oid = ANY (p.proargtypes::oid[] || coalesce(p.proallargtypes, '{{}}') || p.prorettype)), \
          (SELECT substr(c, 13) FROM unnest(p.proconfig) AS c WHERE c LIKE 'search\\_path=%'), \
@@ -175,8 +175,8 @@ fn functions(version: u32) -> String {
          CASE WHEN p.proargdefaults IS NOT NULL THEN {defaults} END, \
          CASE WHEN p.provolatile <> 'v' AND l.lanname IN ('sql', 'plpgsql') AND {unbound} THEN p.prosrc END, {bound}, \
          CASE WHEN l.lanname = 'internal' THEN (SELECT string_agg(b.oid::text, ' ') FROM pg_proc AS b \
-          WHERE b.oid < 16384 AND b.prosrc = p.prosrc AND b.prolang = p.prolang) END \
-         FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384 AND p.prokind <> 'p'"
+          WHERE b.oid < 16384 AND b.prosrc = p.prosrc AND b.prolang = p.prolang) END, \
+         CASE WHEN p.provariadic = 0 THEN p.pronargs END FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384 AND p.prokind <> 'p'"
     )
 }
 

@@ -92,6 +92,7 @@ impl Columns<'_> {
             volatility: self.volatility(4)?,
             body,
             required: self.number(7)?,
+            most: self.number(16),
             first: self.number(8)?,
             types: self.oids(9),
             path: self.boxed(10),

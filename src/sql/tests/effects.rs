@@ -1,5 +1,5 @@
 use crate::sql::classify::classify;
-use crate::sql::{Argument, Control, Effect, Name, SetValue};
+use crate::sql::{Argument, Call, Control, Effect, Name, SetValue};
 
 fn effects(text: &str) -> Vec<Effect> {
     classify(text).effects
@@ -291,7 +291,8 @@ fn relations() {
 fn names_and_flags() {
     let facts = classify("SELECT t.a, S.F(1), \"G\"(2), lower(b) FROM t WHERE a <=> b");
     let name = |schema: Option<&str>, name: &str| Name { schema: schema.map(Into::into), name: name.into() };
-    assert_eq!(facts.functions, [name(Some("s"), "f"), name(None, "G"), name(None, "lower")]);
+    let call = |schema, function| Call { function: name(schema, function), arguments: Some(1) };
+    assert_eq!(facts.functions, [call(Some("s"), "f"), call(None, "G"), call(None, "lower")]);
     assert_eq!(facts.attributes, ["a"]);
     assert_eq!(facts.operators, ["<=>"]);
     assert_eq!(classify("SELECT a::S.mood").types, [name(Some("s"), "mood")]);
@@ -305,4 +306,32 @@ fn names_and_flags() {
     assert!(classify("/* pgweir: replica */ SELECT 1").by_literal && !classify("SELECT 1").by_literal);
     let long = format!("SAVEPOINT {}é", "a".repeat(62));
     assert_eq!(classify(&long).control, [Control::Savepoint("a".repeat(62))]);
+}
+
+#[test]
+fn arguments_are_counted_where_that_is_certain() {
+    for (arguments, count) in [
+        ("()", Some(0)),
+        ("(*)", Some(0)),
+        ("(1)", Some(1)),
+        ("(DISTINCT a, b)", Some(2)),
+        ("(a, (SELECT b, c FROM t), ARRAY[d, e], g(h, i))", Some(4)),
+        ("(')', E'\\'),(', $$,$$, \"a,b\")", Some(4)),
+        ("(a /* , */, b) FILTER (WHERE c) OVER (ORDER BY d, e)", Some(2)),
+        ("(a => 1, b := 2)", Some(2)),
+        ("(a, b ORDER BY c, d)", Some(2)),
+        // the column of that name
+        ("(t.order, b)", Some(2)),
+        ("(a, VARIADIC b)", None),
+        ("(a) WITHIN GROUP (ORDER BY b, c)", None),
+        ("(a, b", None),
+        ("(a], b)", None),
+    ] {
+        let facts = classify(&format!("SELECT f{arguments} FROM t"));
+        let call = facts.functions.iter().find(|call| call.function.name == "f").unwrap();
+        assert_eq!(call.arguments, count, "{arguments}");
+    }
+    let long = format!("SELECT f({}1)", "1, ".repeat(100));
+    assert_eq!(classify(&long).functions[0].arguments, None);
+    assert_eq!(classify("SELECT (a).f FROM t").functions[0].arguments, Some(1));
 }
