@@ -115,7 +115,7 @@ pub struct Cast {
     pub function: Oid,
 }
 
-/// A domain, enum, range or base type. Row types stand with their relations.
+/// A domain, enum, range or base type. Row types stand with their relations, but here too where they have an operator class.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Type {
     pub name: Box<str>,

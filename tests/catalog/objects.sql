@@ -8,6 +8,13 @@ GRANT SELECT ON public.f_table TO app;
 GRANT CREATE ON DATABASE app TO app;
 -- needs a superuser
 CREATE FUNCTION public.c_like() RETURNS bigint STABLE LANGUAGE internal AS 'pg_backend_pid';
+CREATE TYPE public.graded AS (n int);
+CREATE FUNCTION public.graded_lt(a public.graded, b public.graded) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT a.n < b.n';
+CREATE FUNCTION public.graded_cmp(a public.graded, b public.graded) RETURNS int LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_advisory_xact_lock(8); RETURN a.n - b.n; END $$;
+CREATE OPERATOR public.< (LEFTARG = public.graded, RIGHTARG = public.graded, FUNCTION = public.graded_lt);
+CREATE OPERATOR CLASS public.graded_ops DEFAULT FOR TYPE public.graded USING btree AS
+    OPERATOR 1 public.<, FUNCTION 1 public.graded_cmp(public.graded, public.graded);
 CREATE TYPE public.weight AS ENUM ('light', 'heavy');
 GRANT pg_read_server_files TO app;
 GRANT USAGE ON TYPE public.weight TO app;
@@ -113,6 +120,8 @@ CREATE TYPE public.colour AS ENUM ('red', 'blue');
 CREATE TABLE public.coloured (n int, c public.colour);
 CREATE FUNCTION public.colour_eq(public.colour, int) RETURNS boolean LANGUAGE sql AS $$ SELECT nextval('public.numbers') > 0 $$;
 CREATE OPERATOR public.= (LEFTARG = public.colour, RIGHTARG = int, FUNCTION = public.colour_eq);
+CREATE TABLE public.gradings (n int, g public.graded);
+INSERT INTO public.gradings VALUES (1, ROW(1)), (2, ROW(0));
 
 -- rows
 CREATE TABLE public.labelled (n int);

@@ -113,6 +113,8 @@ pub const PRIMARY: &[&str] = &[
     "SELECT p::text FROM with_odd",
     "SELECT length(p) FROM with_odd",
     "SELECT n FROM coloured WHERE c = 1",
+    "SELECT n FROM gradings ORDER BY g",
+    "SELECT DISTINCT g FROM gradings",
     "SELECT l.label FROM labelled AS l",
     "SELECT label(l) FROM labelled AS l",
     "SELECT (l).label FROM labelled AS l",

@@ -190,6 +190,7 @@ fn types() -> String {
          (SELECT string_agg(DISTINCT ({ELEMENT})::text, ' ') FROM pg_type AS e \
           WHERE e.oid >= 16384 AND e.oid IN (t.typbasetype, r.rngsubtype)) \
          FROM pg_type AS t LEFT JOIN pg_range AS r ON r.rngtypid = t.oid \
-         WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r', 'm') AND t.typinput <> 'array_in'::regproc"
+         WHERE t.oid >= 16384 AND t.typinput <> 'array_in'::regproc AND (t.typtype IN ('b', 'd', 'e', 'r', 'm') \
+          OR EXISTS (SELECT FROM pg_opclass AS o WHERE o.oid >= 16384 AND o.opcintype = t.oid))"
     )
 }
