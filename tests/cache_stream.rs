@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use pgweir::demo::cluster::{Cluster, SUPERUSER, Server};
 use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
+use support::client::{connect, wait};
 use support::wire::{Frames, Login, Wire, tags};
 use support::{Builder, LIMIT, Pgweir, logged, wait_until};
 
@@ -165,6 +166,50 @@ fn a_session_reads_what_it_wrote_and_others_soon_do() {
     }
     // And once it is told, it is a hit for the writer too.
     pgweir.warm(&mut writer, sql);
+}
+
+#[test]
+fn many_who_ask_at_once_run_it_once_and_go_on_where_that_one_goes() {
+    let cluster = cluster();
+    let primary = cluster.primary();
+    around(primary, "CREATE TABLE crowd (n int); INSERT INTO crowd VALUES (7); GRANT ALL ON crowd TO app");
+    let pgweir = builder(&cluster, 0).set("admin.users", vec![toml::Value::from("app")]).start();
+    wait_for_mode(&pgweir, "wal");
+    let mut admin = Wire::log_in(pgweir.port(), &Login { database: "pgweir", ..Login::default() });
+    pgweir.warm(&mut Wire::connect(pgweir.port()), "SELECT n FROM crowd");
+    let locker = connect(&primary.url(sample::DATABASE));
+    let hits = || pgweir.cache()["hits"].as_u64().unwrap();
+    for leaves in [false, true] {
+        let sql = format!("SELECT n AS crowd_{leaves} FROM crowd");
+        let before = hits();
+        wait(locker.batch_execute("BEGIN; LOCK TABLE crowd")).unwrap();
+        let ask = || {
+            let mut client = Wire::connect(pgweir.port());
+            client.send(&Frames::new().query(&sql));
+            client
+        };
+        let first = ask();
+        wait_until(LIMIT, "the first to run", || logged(primary, &sql) == 1);
+        let mut others: Vec<_> = (0..5).map(|_| ask()).collect();
+        wait_until(LIMIT, "the others to wait", || {
+            let rows = admin.query("SHOW CLIENTS");
+            rows.iter().filter(|row| row.body.windows(6).any(|word| word == b"active")).count() >= 6
+        });
+        if leaves {
+            drop(first);
+            wait_until(LIMIT, "another to run", || logged(primary, &sql) > 1);
+        } else {
+            others.push(first);
+        }
+        wait(locker.batch_execute("COMMIT")).unwrap();
+        for client in &mut others {
+            assert!(client.until(b'Z').iter().any(|frame| frame.tag == b'D' && frame.value() == "7"));
+        }
+        if !leaves {
+            assert_eq!((hits() - before, logged(primary, &sql)), (5, 1));
+        }
+    }
+    assert!(pgweir.cache()["shared"].as_u64() > Some(0));
 }
 
 /// Before its client is told: whoever hears of it from that client reads it.

@@ -35,13 +35,26 @@ fn seeds(first: u64) -> Vec<u64> {
 /// Connections are shared, and change hands at every chance.
 #[test]
 fn two_clients_on_shared_connections() {
-    let bench = Bench::start("primary", &[]);
+    let bench = Bench::start("primary", &[], false);
     bench.compare(seeds(1));
 }
 
 /// Reads go to replicas, and still see all that the session wrote.
 #[test]
 fn two_clients_with_replicas() {
-    let bench = Bench::start("replicas", &[1, 2]);
+    let bench = Bench::start("replicas", &[1, 2], false);
     bench.compare(seeds(1_000_001));
+}
+
+/// Clients who read the same again, as whom and however they are then, have it from memory where it is.
+#[test]
+fn two_clients_and_what_is_kept_of_their_reads() {
+    let bench = Bench::start("cached", &[1], true);
+    let seeds = seeds(2_000_001);
+    let few = seeds.len().div_ceil(7);
+    bench.compare(seeds.into_iter().rev().take(few));
+    // One of them before each pair.
+    let hits = bench.hits() - few as u64;
+    println!("{hits} answers from memory");
+    assert!(few < 10 || hits > 20, "{hits}");
 }

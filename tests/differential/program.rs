@@ -55,6 +55,19 @@ impl Program {
     }
 }
 
+impl Program {
+    /// The same, and behind each of its groups a read several times: what is kept of it answers the next.
+    pub fn read_again(&mut self, random: &mut Random) {
+        let again = |group: Group| {
+            let text = random.pick(sql::READS);
+            let reads = [simple(text), unnamed(text), simple(text), unnamed(text)];
+            let is_at_rest = matches!(group.until, Until::Ready(_));
+            std::iter::once(group).chain(reads.into_iter().filter(move |_| is_at_rest))
+        };
+        self.groups = std::mem::take(&mut self.groups).into_iter().flat_map(again).collect();
+    }
+}
+
 struct Maker<'a> {
     random: &'a mut Random,
     who: &'a str,

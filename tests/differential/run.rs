@@ -27,6 +27,7 @@ pub struct Bench {
     pgweir: Pgweir,
     direct: String,
     replicas: bool,
+    cached: bool,
 }
 
 /// One client's connection, how far its program is, and what came back for each group.
@@ -47,7 +48,7 @@ struct Seen {
 }
 
 impl Bench {
-    pub fn start(name: &str, weights: &[i64]) -> Bench {
+    pub fn start(name: &str, weights: &[i64], cached: bool) -> Bench {
         let (direct, proxied) = (format!("diff_direct_{name}"), format!("diff_pgweir_{name}"));
         let primary = support::cluster().primary();
         let role = "DO $$BEGIN CREATE ROLE diff_reader; GRANT diff_reader TO app; EXCEPTION WHEN duplicate_object \
@@ -62,8 +63,14 @@ impl Bench {
             .cluster(support::cluster(), weights)
             .set("pool.max", 3)
             .set("database.dbname", proxied.as_str())
+            .set("cache.enabled", cached)
             .start();
-        Bench { pgweir, direct, replicas: !weights.is_empty() }
+        Bench { pgweir, direct, replicas: !weights.is_empty(), cached }
+    }
+
+    /// Answers that came from memory.
+    pub fn hits(&self) -> u64 {
+        self.pgweir.cache()["hits"].as_u64().unwrap()
     }
 
     /// Runs the pairs of programs of these seeds both ways; panics with the shrunk programs where they differ.
@@ -76,7 +83,10 @@ impl Bench {
     /// What differs between the two ways, by the fewest groups that still do.
     fn difference(&self, seed: u64) -> Option<String> {
         let mut random = Random::new(seed);
-        let programs: Vec<_> = CLIENTS.map(|who| Program::generate(&mut random, who)).into();
+        let mut programs: Vec<_> = CLIENTS.map(|who| Program::generate(&mut random, who)).into();
+        if self.cached {
+            programs.iter_mut().for_each(|program| program.read_again(&mut random));
+        }
         let mut report = self.differs(seed, &programs)?;
         self.shrink(seed, programs, &mut report);
         Some(format!("seed {seed}: pgweir and Postgres differ\n{report}"))
@@ -139,6 +149,10 @@ impl Bench {
             support::cluster().wait_replayed(support::LIMIT).unwrap();
         }
         let mut rotator = Wire::log_in(port, &Login { database, ..superuser() });
+        if self.cached {
+            // Not before the tables that were just made are known.
+            self.pgweir.warm(&mut rotator, "SELECT count(*) FROM alpha.t, beta.t");
+        }
         let mut holds = false;
         let mut clients: Vec<_> = programs.iter().map(|program| Client::log_in(program, port, database)).collect();
         loop {

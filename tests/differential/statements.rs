@@ -31,6 +31,14 @@ pub const PROBE: &str = "SELECT current_user, session_user, current_schema(), cu
     current_setting('transaction_read_only'), current_setting('default_transaction_isolation'), \
     current_setting('role'), nullif(current_setting('my.first', true), ''), nullif(current_setting('my.other', true), '')";
 
+/// What follows from tables, and from how the session has things written.
+pub const READS: &[&str] = &[
+    "SELECT id, v, n FROM t ORDER BY id",
+    "SELECT x FROM u ORDER BY id",
+    "SELECT timestamptz '2020-01-01 12:00+00', interval '26 hours', '\\xff00'::bytea FROM u WHERE id = 1",
+    "SELECT id * 0.1::float8 FROM u ORDER BY id",
+];
+
 /// Texts for Parse with values for their parameters.
 pub const PARAMETERIZED: &[(&str, &[&str])] = &[
     ("SELECT id, v FROM t WHERE id = $1", &["2"]),
