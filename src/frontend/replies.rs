@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::cluster::Tried;
+use crate::config::PoolMode;
 use crate::error::{Fault, Malformed};
 use crate::frontend::requests::emit;
 use crate::frontend::retry::Again;
@@ -120,6 +121,7 @@ impl Session {
                 }
                 backend::READY if self.pipeline.is_stray() => self.pass(head, available, copy)?,
                 backend::READY if self.holds(head, copy) => break,
+                backend::ERROR if self.is_done_with_server() => break,
                 backend::ERROR => {
                     if let Some(ended) = self.on_error(head, copy)? {
                         return Ok(ended);
@@ -137,6 +139,11 @@ impl Session {
             }
         }
         Ok(Relayed::On)
+    }
+
+    /// The server ends right behind its last answer: that is no affair of a client whose session lives on without it.
+    fn is_done_with_server(&self) -> bool {
+        self.is_at_rest() && self.pins.is_empty() && self.mode != PoolMode::Session
     }
 
     /// The rest of a frame that is passed on as it arrives.

@@ -5,6 +5,7 @@ use std::thread;
 
 use pgweir::demo::cluster::Cluster;
 use pgweir::demo::sample;
+use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
 use crate::support::{Gate, LIMIT, Pgweir, Raw, Role, cluster, wait_until};
@@ -27,6 +28,24 @@ fn a_connection_that_dies_idle_is_not_used_again() {
         client.run("SELECT 1");
         assert_eq!(role.pids().len(), 1);
     }
+}
+
+/// What it says then is there to be read together with the answer.
+#[test]
+fn a_connection_that_dies_right_behind_its_answer_is_no_affair_of_its_client() {
+    let role = Role::create(cluster().primary(), "server_behind");
+    let builder = Pgweir::builder().cluster(cluster(), &[]).user(role.name, role.name);
+    let pgweir = builder.set("pool.max", 1).start();
+    let mut client = Raw::connect(pgweir.port(), role.name);
+    client.query("SELECT pg_sleep(0.5)").flush();
+    wait_until(LIMIT, "the statement to run", || !role.activity_where("pid", "state = 'active'").is_empty());
+    pgweir.signal(Signal::STOP);
+    wait_until(LIMIT, "the statement's end", || !role.activity_where("pid", "state = 'idle'").is_empty());
+    terminate(&role);
+    role.wait_for(0);
+    pgweir.signal(Signal::CONT);
+    assert_eq!(client.until_ready(), b'I');
+    assert_eq!(client.run("SELECT 1"), b'I');
 }
 
 #[test]
