@@ -155,6 +155,13 @@ fn some_columns_are_enough_and_some_rows_are_not() {
     around(primary, "UPDATE columns SET n = 1");
     wait_until(LIMIT, "a column that is not published", || client.value(&read("columns")) == "1");
     is_unpublished(&pgweir, &mut client, &read("filtered"));
+    for (name, said) in [("filtered", "cached: no (unpublished)"), ("columns", "cached: yes")] {
+        let mut explain = Command::new(env!("CARGO_BIN_EXE_pgweir"));
+        let explained =
+            explain.arg("explain").arg("--config").arg(pgweir.config_path()).arg(read(name)).output().unwrap();
+        let told = String::from_utf8(explained.stdout).unwrap();
+        assert!(told.contains(said), "{told}{}", String::from_utf8_lossy(&explained.stderr));
+    }
     around(primary, "DROP PUBLICATION parts");
 }
 
