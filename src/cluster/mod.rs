@@ -337,6 +337,22 @@ mod tests {
         }
     }
 
+    /// Also where it has been tried there: when the primary has died under the read, for one.
+    #[test]
+    fn what_a_session_has_seen_is_worth_more_than_sparing_the_primary() {
+        let cluster = cluster(PrimaryReads::Never);
+        let mut seen = Seen::default();
+        seen.on_primary(Instant::now());
+        let need = Need::new(Freshness::Session, seen, None);
+        let mut tried = Tried::default();
+        tried.insert(0);
+        let reader =
+            || cluster.reader(&need, (tried, Tried::default()), Instant::now(), 0).map(|c| (c.node.index, c.why));
+        assert_eq!(reader(), Some((0, Why::Retry)));
+        cluster.nodes[1..].iter().for_each(|n| n.eject("test"));
+        assert_eq!(reader(), None, "no replica serves that could come to have it");
+    }
+
     #[test]
     fn a_session_that_wrote_waits_for_a_replica_that_has_replayed_it() {
         let cluster = cluster(PrimaryReads::Fallback);
