@@ -9,12 +9,22 @@ GRANT CREATE ON DATABASE app TO app;
 -- needs a superuser
 CREATE FUNCTION public.c_like() RETURNS bigint STABLE LANGUAGE internal AS 'pg_backend_pid';
 CREATE TYPE public.graded AS (n int);
-CREATE FUNCTION public.graded_lt(a public.graded, b public.graded) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT a.n < b.n';
 CREATE FUNCTION public.graded_cmp(a public.graded, b public.graded) RETURNS int LANGUAGE plpgsql AS
     $$ BEGIN PERFORM pg_advisory_xact_lock(8); RETURN a.n - b.n; END $$;
-CREATE OPERATOR public.< (LEFTARG = public.graded, RIGHTARG = public.graded, FUNCTION = public.graded_lt);
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{<,<=,=,>=,>}'::text[] LOOP
+        EXECUTE format('CREATE FUNCTION public."graded_%1$s"(a public.graded, b public.graded) RETURNS boolean IMMUTABLE
+            LANGUAGE sql AS ''SELECT a.n %1$s b.n''', name);
+        EXECUTE format('CREATE OPERATOR public.%1$s (LEFTARG = public.graded, RIGHTARG = public.graded,
+            FUNCTION = public."graded_%1$s")', name);
+    END LOOP;
+END $$;
 CREATE OPERATOR CLASS public.graded_ops DEFAULT FOR TYPE public.graded USING btree AS
-    OPERATOR 1 public.<, FUNCTION 1 public.graded_cmp(public.graded, public.graded);
+    OPERATOR 1 public.<, OPERATOR 2 public.<=, OPERATOR 3 public.=, OPERATOR 4 public.>=, OPERATOR 5 public.>,
+    FUNCTION 1 public.graded_cmp(public.graded, public.graded);
 CREATE TYPE public.weight AS ENUM ('light', 'heavy');
 GRANT pg_read_server_files TO app;
 GRANT USAGE ON TYPE public.weight TO app;
