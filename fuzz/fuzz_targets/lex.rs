@@ -16,7 +16,9 @@ fuzz_target!(|text: &[u8]| {
         }
     }
     let mut buffer = [0; template::LONGEST];
-    if let (Ok(text), Some(template)) = (std::str::from_utf8(text), template(text, &mut buffer)) {
+    // A quoted name may have what stands for constants elsewhere.
+    let plain = std::str::from_utf8(text).ok().filter(|text| !text.contains(['\x01', '\x02']));
+    if let (Some(text), Some(template)) = (plain, template(text, &mut buffer)) {
         let template = std::str::from_utf8(template).expect("whole characters of a text");
         let (one, other) = (fingerprint(text), fingerprint(&template.replace('\x01', "77").replace('\x02', "'v'")));
         assert_eq!(one.by_literal, other.by_literal);

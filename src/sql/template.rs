@@ -13,7 +13,7 @@ use super::fingerprint::date_word;
 pub const LONGEST: usize = 1024;
 
 /// What stands for a number and for a string. No token begins with these bytes, and a text that holds them has no
-/// template.
+/// template, but in a quoted name, where they stay what they are.
 const NUMBER: u8 = 1;
 const STRING: u8 = 2;
 
