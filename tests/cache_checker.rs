@@ -636,7 +636,7 @@ fn check(case: Case) {
     let Case { replicas, fleet, rules: with_rules, publication, mut store } = case;
     let cluster = start(replicas);
     let seed = number("PGWEIR_CACHE_SEED", 1);
-    let length = Duration::from_secs(number("PGWEIR_CACHE_SECONDS", 6));
+    let length = Duration::from_secs(number("PGWEIR_CACHE_SECONDS", if publication { 3 } else { 6 }));
     if publication {
         cluster.primary().psql_in(sample::DATABASE, "CREATE PUBLICATION checker FOR ALL TABLES").unwrap();
     }

@@ -296,7 +296,7 @@ fn by_table_nobody_misses_it_in_what_is_kept_either() {
 fn check(freshness: &str, cached: bool) {
     let cluster = cluster();
     let seed = number("PGWEIR_FRESHNESS_SEED", 1);
-    let length = Duration::from_secs(number("PGWEIR_FRESHNESS_SECONDS", 6));
+    let length = Duration::from_secs(number("PGWEIR_FRESHNESS_SECONDS", if cached { 3 } else { 6 }));
     // Two of them: each sees what the other's sessions write as a stranger's.
     let pgweirs =
         [(); 2].map(|()| builder(&cluster).set("routing.freshness", freshness).set("cache.enabled", cached).start());
