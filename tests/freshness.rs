@@ -382,6 +382,36 @@ fn a_session_does_not_go_back_to_a_replica_that_is_behind() {
     go_on(behind);
 }
 
+/// One that connects for each thing it does, as scripts and some frameworks do.
+#[test]
+fn a_session_begins_with_what_others_have_written() {
+    let cluster = cluster();
+    let pgweir = builder(&cluster).start();
+    let sql = "SELECT version FROM versions WHERE key = 2";
+    block_on(async {
+        for update in [
+            "UPDATE versions SET version = version + 1 WHERE key = 2 RETURNING version",
+            "WITH u AS (UPDATE versions SET version = version + 1 WHERE key = 2 RETURNING version) SELECT * FROM u",
+            "SELECT raise_version(2) AS version",
+        ] {
+            cluster.replicas().iter().for_each(stall);
+            let written = value(&connect(&pgweir.url()).await, update).await;
+            for _ in 0..3 {
+                assert_eq!(value(&connect(&pgweir.url()).await, sql).await, written, "{update}");
+            }
+            cluster.replicas().iter().for_each(go_on);
+            let on_replicas = || cluster.replicas().iter().map(|replica| logged(replica, "/* later */")).sum::<usize>();
+            let before = on_replicas();
+            wait_for("a replica to read it", async || {
+                let later = connect(&pgweir.url()).await;
+                assert_eq!(value(&later, &format!("{sql} /* later */")).await, written);
+                on_replicas() > before
+            })
+            .await;
+        }
+    });
+}
+
 /// The token of one session, taken over by another through another pgweir.
 #[test]
 fn a_token_carries_what_was_written_to_another_session() {

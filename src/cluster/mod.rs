@@ -19,6 +19,7 @@ use crate::cluster::catalog::Definitions;
 use crate::cluster::demand::Demand;
 use crate::cluster::node::{Node, Role};
 use crate::config::{self, LoadBalancing, PrimaryReads};
+use crate::freshness::LastWrite;
 use crate::freshness::Need;
 use crate::freshness::positions::Positions;
 use crate::random::Random;
@@ -89,6 +90,7 @@ pub struct Cluster {
     pub definitions: Arc<Definitions>,
     /// For samples that come sooner than each `probe_interval`.
     pub demand: Arc<Demand>,
+    pub last_write: LastWrite,
     balancer: Mutex<Balancer>,
     positions: Mutex<Positions>,
     /// Numbers the draws of randomness.
@@ -110,6 +112,7 @@ impl Cluster {
             routing: routing.clone(),
             definitions: Arc::default(),
             demand: Arc::new(Demand::new(epoch)),
+            last_write: LastWrite::new(epoch),
             balancer: Mutex::new(Balancer::new(routing.load_balancing, nodes.iter().map(|n| n.weight))),
             positions: Mutex::default(),
             draws: AtomicU64::new(0),

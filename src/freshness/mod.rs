@@ -2,7 +2,7 @@
 //!
 //! The promises of `routing.freshness`:
 //! - `eventual`: any replica within `max_lag`.
-//! - `session`: a session reads its own writes, and never reads from a node that has replayed less than one it has read from.
+//! - `session`: a session reads its own writes, and what sessions before it have written ([`LastWrite`]), and never reads from a node that has replayed less than one it has read from.
 //!   The primary shows a commit only after it has been flushed, when standbys may show it already: what has been seen there
 //!   is seen again once it is acknowledged.
 //!   Positions in the WAL are known by samples alone, so what a session may have seen is known as an instant: a node is
@@ -17,6 +17,7 @@
 pub mod positions;
 
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::Freshness;
@@ -62,7 +63,40 @@ pub struct Seen {
     home: Option<u16>,
 }
 
+/// When a session last wrote something through this pgweir: a session that begins later is to see it, as one that is the
+/// same program's is, connected anew.
+#[derive(Debug)]
+pub struct LastWrite {
+    epoch: Instant,
+    /// Microseconds since `epoch`, rounded up; 0: never.
+    at: AtomicU64,
+}
+
+impl LastWrite {
+    pub fn new(epoch: Instant) -> LastWrite {
+        LastWrite { epoch, at: AtomicU64::new(0) }
+    }
+
+    /// Something is committed, and its session has not been told yet.
+    pub fn note(&self, now: Instant) {
+        let micros = now.saturating_duration_since(self.epoch).as_micros() as u64 + 1;
+        self.at.fetch_max(micros, Ordering::Relaxed);
+    }
+
+    fn instant(&self) -> Option<Instant> {
+        match self.at.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(self.epoch + Duration::from_micros(micros)),
+        }
+    }
+}
+
 impl Seen {
+    /// A session begins.
+    pub fn at_start(last_write: &LastWrite) -> Seen {
+        Seen { until: last_write.instant(), home: None }
+    }
+
     /// It has written, or read on the primary.
     pub fn on_primary(&mut self, now: Instant) {
         *self = Seen { until: Some(now), home: None };
@@ -199,6 +233,18 @@ mod tests {
         assert!(need.is_met_by(at(7), 1, &fresh));
         assert!(!need.is_met_by(at(8), 1, &fresh), "it may have started anew since it was asked");
         assert!(Need::new(Freshness::Eventual, seen, None).is_met(1, &Sample::default()));
+    }
+
+    #[test]
+    fn a_session_begins_with_what_others_have_written() {
+        let at = clock();
+        let last_write = LastWrite::new(at(0));
+        assert_eq!(Seen::at_start(&last_write), Seen::default());
+        last_write.note(at(5) + Duration::from_nanos(1));
+        last_write.note(at(4));
+        let need = Need::new(Freshness::Session, Seen::at_start(&last_write), None);
+        assert!(!need.is_met(1, &sample(at(6), 10, Some(at(5) + Duration::from_nanos(2)))), "rounded up");
+        assert!(need.is_met(1, &sample(at(7), 10, Some(at(6)))));
     }
 
     #[test]

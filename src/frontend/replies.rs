@@ -530,7 +530,12 @@ impl Session {
             true if read => {
                 self.seen.on_replica(now, leased.lease.pool.node.index);
             }
-            false if wrote || read => self.seen.on_primary(now),
+            false if wrote || read => {
+                self.seen.on_primary(now);
+                if wrote {
+                    self.cluster().last_write.note(now);
+                }
+            }
             _ => {}
         }
         // Else a segment behind this one may write and read.

@@ -195,6 +195,7 @@ impl Parts {
             client.set_target(Some(lease.identity.clone()));
             Leased::for_session(lease)
         });
+        let seen = Seen::at_start(&database.cluster.last_write);
         let rest = Rest {
             proxy: opening.proxy,
             worker: opening.worker,
@@ -213,7 +214,7 @@ impl Parts {
             sent_apart: 0,
             parameters: Parameters::new(base),
             had_temporary: false,
-            seen: Seen::default(),
+            seen,
             wrote: None,
             unsettled: None,
             readable: is_readable(&statuses),
