@@ -415,6 +415,12 @@ fn a_lagging_replica_describes_for_its_readers_alone() {
     let text = "SELECT n FROM lagging WHERE n < $1";
     let once = || frames().parse("s", text).describe(b'S', "s").bind("", "s", &["5"]).execute("", 0).sync();
     let mut author = Wire::connect(pgweir.port());
+    // One that begins behind the author's change, and need not see it.
+    let newcomer = || {
+        let mut newcomer = Wire::connect(pgweir.port());
+        newcomer.ask(&frames().query("SET pgweir.freshness = 'eventual'"), "CZ");
+        newcomer
+    };
     // Prepared by all before.
     let mut early = Wire::connect(pgweir.port());
     assert_eq!(column_type(&early.ask(&once(), "1tT2DCZ")), INT4);
@@ -425,9 +431,9 @@ fn a_lagging_replica_describes_for_its_readers_alone() {
     author.ask(&frames().query("ALTER TABLE lagging ALTER n TYPE bigint"), "CZ");
     for round in 0..3 {
         // Until the definitions are read again, all go to the primary.
-        let mut late = Wire::connect(pgweir.port());
+        let mut late = newcomer();
         wait_until(support::LIMIT, "a session on the replica", || {
-            late = Wire::connect(pgweir.port());
+            late = newcomer();
             column_type(&late.ask(&once(), "1tT2DCZ")) == INT4
         });
         // Whoever made the change prepares behind it: in a transaction, and at once what is known.

@@ -980,7 +980,7 @@ fn a_block_sees_what_its_session_wrote_whatever_the_replicas_lack() {
         assert_eq!(value(&third, "SELECT n FROM ro_fresh /* ro-fresh */").await, n.to_string());
         run(&third, &["COMMIT", "RESET pgweir.lsn"]).await;
         let fourth = connect(&pgweir.url()).await;
-        run(&fourth, &["BEGIN READ ONLY", "SELECT 1 AS ro_fresh_late"]).await;
+        run(&fourth, &["SET pgweir.freshness = 'eventual'", "BEGIN READ ONLY", "SELECT 1 AS ro_fresh_late"]).await;
         let error = fourth.simple_query(&format!("SET pgweir.lsn = '{token}'")).await.unwrap_err();
         assert_eq!(sqlstate(&error), "40001");
         run(&fourth, &["ROLLBACK"]).await;
@@ -1047,6 +1047,7 @@ fn a_conflict_with_recovery_is_the_clients_to_know() {
     pgweir.psql("CREATE TABLE ro_conflict (n int); INSERT INTO ro_conflict SELECT generate_series(1, 100)");
     cluster.wait_replayed(LIMIT).unwrap();
     let mut raw = Raw::connect(pgweir.port(), sample::USER);
+    raw.run("SET pgweir.freshness = 'eventual'");
     assert_eq!(raw.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"), b'T');
     assert_eq!(raw.value("SELECT count(*) FROM ro_conflict"), "100");
     raw.query("SELECT pg_sleep(600) /* ro-conflict */").flush();

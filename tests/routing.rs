@@ -368,9 +368,9 @@ fn a_pipeline_of_reads_runs_on_one_replica() {
 
 #[test]
 fn hints_send_reads_and_never_a_write() {
-    let pgweir = pgweir();
-    pgweir.psql("CREATE TABLE hinted (n int)");
+    cluster().primary().psql_in(sample::DATABASE, "SET ROLE app; CREATE TABLE hinted (n int)").unwrap();
     cluster().wait_replayed(LIMIT).unwrap();
+    let pgweir = pgweir();
     block_on(async {
         let client = connect(&pgweir.url()).await;
         for sql in [
@@ -457,8 +457,9 @@ fn a_write_behind_a_view_is_retried_on_the_primary_and_remembered() {
             let seen = value(&client, "SELECT count(*) FROM noted").await;
             assert_eq!(seen, done.to_string());
         }
-        // Another session: this one's reads are now kept to where its writes are.
+        // Another session, which need not see them: this one's reads are now kept to where its writes are.
         let client = connect(&pgweir.url()).await;
+        client.simple_query("SET pgweir.freshness = 'eventual'").await.unwrap();
         for _ in 0..4 {
             client.query("SELECT n, 1 FROM noting /* hidden-extended */", &[]).await.unwrap();
         }
@@ -505,8 +506,9 @@ fn what_no_standby_can_run_is_retried_on_the_primary_and_remembered() {
             for sql in
                 [format!("{read} /* refused-{name}-end */"), format!("{read} WHERE 'now' > '' /* now-{name}-end */")]
             {
-                // One's reads are kept to where its writes are.
+                // One's reads are kept to where its writes are, another's too unless it need not see them.
                 let client = connect(&pgweir.url()).await;
+                client.simple_query("SET pgweir.freshness = 'eventual'").await.unwrap();
                 for _ in 0..6 {
                     assert_eq!(value(&client, &sql).await, "0");
                 }

@@ -61,6 +61,8 @@ pub struct Seen {
     until: Option<Instant>,
     /// The node, by index, that showed it the last of it.
     home: Option<u16>,
+    /// It has seen nothing itself: others have written before it began.
+    inherited: bool,
 }
 
 /// When a session last wrote something through this pgweir: a session that begins later is to see it, as one that is the
@@ -94,12 +96,17 @@ impl LastWrite {
 impl Seen {
     /// A session begins.
     pub fn at_start(last_write: &LastWrite) -> Seen {
-        Seen { until: last_write.instant(), home: None }
+        let until = last_write.instant();
+        Seen { until, inherited: until.is_some(), ..Seen::default() }
+    }
+
+    pub fn is_inherited(&self) -> bool {
+        self.inherited
     }
 
     /// It has written, or read on the primary.
     pub fn on_primary(&mut self, now: Instant) {
-        *self = Seen { until: Some(now), home: None };
+        *self = Seen { until: Some(now), ..Seen::default() };
     }
 
     /// A replica has shown it all that it has seen last.
@@ -110,13 +117,13 @@ impl Seen {
     /// It has been given what another read by `at`.
     pub fn kept(&mut self, at: Instant) {
         if self.until.is_none_or(|until| until < at) {
-            *self = Seen { until: Some(at), home: None };
+            *self = Seen { until: Some(at), ..Seen::default() };
         }
     }
 
     /// It has read on a replica.
     pub fn on_replica(&mut self, now: Instant, node: u16) {
-        *self = Seen { until: Some(now), home: Some(node) };
+        *self = Seen { until: Some(now), home: Some(node), inherited: false };
     }
 }
 

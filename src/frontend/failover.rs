@@ -69,7 +69,9 @@ impl Session {
     /// No connection of this node need be waited for: it is down, and others serve, or writes have another primary.
     pub fn waits_in_vain(&self, node: &Node) -> bool {
         match self.cluster().primary() {
-            Some(primary) if primary.index == node.index => !node.is_up() && !self.fails_over(),
+            Some(primary) if primary.index == node.index => {
+                !node.is_up() && (!self.fails_over() || self.seen.is_inherited())
+            }
             _ => !node.is_up() || node.role() == Role::Primary,
         }
     }

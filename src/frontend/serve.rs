@@ -8,7 +8,7 @@ use crate::cluster::node::Turn;
 use crate::cluster::{Cluster, Tried};
 use crate::config::{Freshness, PoolMode};
 use crate::error::{Fault, sqlstate};
-use crate::freshness::Need;
+use crate::freshness::{Need, Seen};
 use crate::frontend::batch::{Batch, Head};
 use crate::frontend::cached::Answer;
 use crate::frontend::client::{Activity, Stop};
@@ -361,7 +361,13 @@ impl Session {
                 self.waited(began.elapsed(), false);
                 return Err(End::Client);
             }
-            Wait::InVain => Err(Refused::Unavailable(pool.node.fault().unwrap_or_default())),
+            Wait::InVain => {
+                if self.seen.is_inherited() && !self.is_replica(pool.node.index) {
+                    // What others have written is not worth waiting for a primary that is down.
+                    self.seen = Seen::default();
+                }
+                Err(Refused::Unavailable(pool.node.fault().unwrap_or_default()))
+            }
             Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),
         };
         let now = Instant::now();

@@ -28,8 +28,9 @@ fn cluster() -> &'static Cluster {
     })
 }
 
+/// Where what a session begins with, the writes of those before it, decides nothing.
 fn pgweir() -> Pgweir {
-    Pgweir::builder().cluster(cluster(), &[1]).start()
+    Pgweir::builder().cluster(cluster(), &[1]).set("routing.freshness", "eventual").start()
 }
 
 /// How often statements with the marker ran on the primary and on the replica.
