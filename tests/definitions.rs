@@ -460,9 +460,9 @@ fn a_lagging_replica_describes_for_its_readers_alone() {
     }
     replica.psql("SELECT pg_wal_replay_resume()").unwrap();
     cluster.wait_replayed(support::LIMIT).unwrap();
-    let mut last = Wire::connect(pgweir.port());
+    let mut last = newcomer();
     wait_until(support::LIMIT, "the change on all", || {
-        last = Wire::connect(pgweir.port());
+        last = newcomer();
         column_type(&last.ask(&once(), "1tT2DCZ")) == INT8
     });
     last.ask(&frames().query("BEGIN").then(&run("s", &["5"])).query("COMMIT"), "CZ2DCZCZ");

@@ -614,6 +614,10 @@ fn writes_follow_a_promotion_and_never_go_back() {
     pgweir.psql("INSERT INTO kept VALUES (1)");
     assert_eq!(pgweir.node(old)["role"], "primary");
     cluster.wait_replayed(LIMIT).unwrap();
+    wait_until(LIMIT, "sessions that begin to read on replicas", || {
+        pgweir.psql("SELECT 1 /* begun */");
+        logged(new, "/* begun */") + logged(other, "/* begun */") > 0
+    });
     let load = Load::start(&pgweir);
     assert_eq!(logged(old, "/* load */"), 0);
     old.kill9();
