@@ -193,6 +193,31 @@ fn a_notify_on_its_way_behind_a_listen_is_heard() {
     }
 }
 
+/// The shared connection is yet to be made when they do.
+#[test]
+fn a_notify_on_its_way_behind_a_commit_is_heard() {
+    let name = channel();
+    let (listen, notify) = (format!("LISTEN {name}"), format!("NOTIFY {name}"));
+    let simple = Frames::new().query("BEGIN").query(&listen).query("COMMIT").query(&notify);
+    Wire::connect(pgweir().port()).ask(&simple, "CZCZCZCAZ");
+    let extended = Frames::new().run("BEGIN", &[]).sync().run(&listen, &[]).sync().run("COMMIT", &[]).sync();
+    Wire::connect(pgweir().port()).ask(&extended.run(&notify, &[]).sync(), "12CZ12CZ12CZ12CAZ");
+}
+
+/// A server that is signalled reads its queue before it says that it is ready, whatever it has been asked.
+#[test]
+fn what_others_have_notified_of_comes_with_the_next_answer() {
+    let pgweir = pgweir();
+    let name = channel();
+    let mut listener = listening(&pgweir, &[&name]);
+    let mut notifier = client(&pgweir);
+    for round in 0..50 {
+        run(&mut notifier, &format!("NOTIFY {name}, '{round}'"));
+        let sql = ["SELECT 1", "BEGIN; SELECT 1; COMMIT", "SHOW work_mem", ""][round % 4];
+        assert_eq!(run_payloads(&mut listener, sql), [round.to_string()], "{sql}");
+    }
+}
+
 #[test]
 fn a_transaction_hears_what_it_says_itself() {
     let pgweir = pgweir();

@@ -2,7 +2,7 @@
 //!
 //! They are delivered as Postgres delivers them: at once to an idle session, otherwise when its transaction ends, ahead of
 //! ReadyForQuery. A ReadyForQuery is held until what the transaction brought about is in effect: its LISTENs hold on the
-//! shared connection, and its own notifications have come back.
+//! shared connection, its own notifications have come back, and so have those that others sent before it.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -47,14 +47,16 @@ impl Subscription {
 }
 
 impl Session {
-    /// Before a text with LISTEN is sent: the connection it runs on will listen as well.
+    /// Before a text with LISTEN is sent: the connection it runs on will listen as well. And before the COMMIT of one.
     pub(super) fn note_listen(&mut self, facts: &Facts, leased: &mut Leased) {
-        if !facts.effects.iter().any(|effect| matches!(effect, Effect::Listen(_))) {
+        let listens = facts.effects.iter().any(|effect| matches!(effect, Effect::Listen(_)));
+        let commits = !facts.control.is_empty() && self.channels.is_changing();
+        // A NOTIFY on its way behind it is not to run before the shared connection listens.
+        self.settling |= (listens || commits) && self.mode != PoolMode::Session;
+        if !listens {
             return;
         }
         leased.suspect = true;
-        // A NOTIFY on its way behind it is not to run before the shared connection listens.
-        self.settling |= self.mode != PoolMode::Session;
         if is_mixed(facts) {
             self.channels.set_alone(true);
         }
@@ -90,9 +92,10 @@ impl Session {
             true => self.pins.insert(Pin::Listen),
             false => self.pins.remove(Pin::Listen),
         }
-        let wrote = self.writing && self.channels.is_listening();
+        // Whatever the transaction was: what others notified of before it began is to be there.
+        let listening = self.channels.is_listening();
         let changes = self.channels.take();
-        if changes.is_empty() && !wrote {
+        if changes.is_empty() && !listening {
             return false;
         }
         if !changes.is_empty() {

@@ -53,6 +53,11 @@ impl Channels {
         self.active.contains(channel)
     }
 
+    /// The open transaction has changed what is listened on.
+    pub fn is_changing(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Nothing is listened on, and nothing of it under way.
     pub fn is_unused(&self) -> bool {
         let Channels { active, alone, due, pending, saved } = self;
