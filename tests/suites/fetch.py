@@ -54,8 +54,8 @@ def sdist(package, version):
     return the_only(once(f"{package}-{version}.sdist", fill))
 
 
-def apt(*arguments, **how):
-    """apt-get with lists of its own, so that nothing of the system changes; sources come with the packages."""
+def apt(*arguments, program="apt-get", **how):
+    """apt with lists of its own, so that nothing of the system changes; sources come with the packages."""
     lists = os.path.join(STORE, "apt")
     parts = os.path.join(lists, "parts")
     if not os.path.isdir(parts):
@@ -67,7 +67,7 @@ def apt(*arguments, **how):
         apt("update", "-qq")
     options = ["Dir::Etc::SourceList=/dev/null", f"Dir::Etc::SourceParts={parts}", f"Dir::State::Lists={lists}/lists",
                "Dir::Cache::pkgcache=", "Dir::Cache::srcpkgcache="]
-    return run("apt-get", *(part for option in options for part in ("-o", option)), *arguments, **how)
+    return run(program, *(part for option in options for part in ("-o", option)), *arguments, **how)
 
 
 def debian_source(package, version):
@@ -84,10 +84,14 @@ def debian_binary(package, version=None):
     """The unpacked files of a Debian package that is not installed."""
     def fill(folder):
         apt("download", "-qq", f"{package}={version}" if version else package, cwd=folder)
-        for archive in glob.glob(f"{folder}/*.deb"):
-            run("dpkg", "-x", archive, folder)
-            os.remove(archive)
+        unpack_debian(folder)
     return once(f"{package}-{version}.files" if version else f"{package}.files", fill)
+
+
+def unpack_debian(folder):
+    for archive in glob.glob(f"{folder}/*.deb"):
+        run("dpkg", "-x", archive, folder)
+        os.remove(archive)
 
 
 def unpack(folder):

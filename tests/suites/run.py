@@ -121,8 +121,8 @@ def main():
         known = tomllib.load(file)["known"]
     surprises = []
     for suite in chosen:
-        for mode in options.mode or ["direct", *THROUGH]:
-            if not options.compare:
+        for mode in options.mode or suite.modes:
+            if not options.compare and mode in suite.modes:
                 run(suite, mode, options.only)
         if options.only:
             continue

@@ -11,7 +11,10 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from typing import Callable
 
+import django_orm
 import fetch
+import golang
+import isolation
 import libpq
 import regress
 import tokio_postgres
@@ -30,6 +33,8 @@ class Suite:
     connections: int
     # Statements for that database, as the superuser and directly.
     prepare: tuple = ()
+    # Some ask servers for their process ids: for them each session needs one of its own.
+    modes: tuple = ("direct", "session", "transaction", "replicas")
 
     def prepared(self, port):
         if self.database != "postgres":
@@ -87,7 +92,7 @@ def sqlalchemy(driver):
     def run(port, folder, only):
         version = "2.0.44"
         python = fetch.venv("sqlalchemy", "greenlet", "typing-extensions", "psycopg2-binary==2.9.13", "asyncpg==0.32.0",
-                            *PYTEST)
+                            "psycopg[binary]==3.2.13", *PYTEST)
         source = fetch.sdist("sqlalchemy", version)
         # They import what is in the folder beside them, and only that.
         for part in ("test", "lib"):
@@ -107,10 +112,16 @@ SQLALCHEMY = (*HSTORE, "CREATE EXTENSION citext", "CREATE SCHEMA test_schema", "
 SUITES = [
     Suite("regress", "15.18", regress.run, regress.DATABASE, 5, regress.PREPARE),
     Suite("libpq-pipeline", "15.18", libpq.run, libpq.DATABASE, 5),
+    Suite("isolation", "15.18", isolation.run, isolation.DATABASE, 5, isolation.PREPARE, ("direct", "session")),
     Suite("asyncpg", "0.32.0", asyncpg, "postgres", 12),
     Suite("psycopg2", "2.9.13", psycopg2, "psycopg2_test", 5, HSTORE),
     Suite("pg8000", "1.31.6", pg8000, "postgres", 5, HSTORE),
     Suite("sqlalchemy-psycopg2", "2.0.44", sqlalchemy("psycopg2"), "sqlalchemy", 5, SQLALCHEMY),
     Suite("sqlalchemy-asyncpg", "2.0.44", sqlalchemy("asyncpg"), "sqlalchemy", 5, SQLALCHEMY),
+    Suite("sqlalchemy-psycopg", "2.0.44", sqlalchemy("psycopg"), "sqlalchemy", 5, SQLALCHEMY),
+    Suite("sqlalchemy-psycopg_async", "2.0.44", sqlalchemy("psycopg_async"), "sqlalchemy", 5, SQLALCHEMY),
+    Suite("django", django_orm.VERSION, django_orm.run, "postgres", 5),
+    *(Suite(name, version, golang.suite(package, path, "gotest"), "gotest", connections, golang.PREPARE)
+      for name, version, package, path, connections in golang.SUITES),
     Suite("tokio-postgres", tokio_postgres.VERSION, tokio_postgres.run, tokio_postgres.DATABASE, 5, tokio_postgres.PREPARE),
 ]
