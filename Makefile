@@ -18,7 +18,7 @@ test: setup lint
 	$(INSTRUCTIONS)
 	@if $(CARGO) fuzz --version >/dev/null 2>&1; then $(MAKE) fuzz; else echo "cargo-fuzz is not installed: no fuzz run"; fi
 
-# Other people's test suites, fetched from package registries, directly and through pgweir: half an hour and more. SUITES
+# Other people's test suites, fetched from package registries, directly and through pgweir: some hours. SUITES
 # chooses some, SUITES_OPTIONS modes (--help).
 .PHONY: suites
 suites: setup
