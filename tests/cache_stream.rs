@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use pgweir::demo::cluster::{Cluster, SUPERUSER, Server};
 use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use support::client::{connect, wait};
 use support::wire::{Frames, Login, Wire, tags};
 use support::{Builder, LIMIT, Pgweir, logged, wait_until};
@@ -427,6 +428,17 @@ fn it_is_shown_and_can_be_evicted() {
     }
     let shown = admin.query("SHOW CACHE");
     assert!(shown.iter().any(|frame| frame.tag == b'D' && frame.body.windows(3).any(|w| w == b"wal")));
+    // By statement too, before it runs and behind it.
+    for _ in 0..2 {
+        client.query("SELECT n, now() FROM ev");
+        client.query("SELECT n, 1 / n FROM ev");
+    }
+    let statements = pgweir.json("/statements");
+    let of = |text: &str| statements.as_array().unwrap().iter().find(|s| s["text"] == text).unwrap().clone();
+    assert_eq!(of("SELECT n, now() FROM ev")["cache_refused"], json!({ "transient": 2 }));
+    let failing = of("SELECT n, $1 / n FROM ev");
+    assert_eq!((&failing["cache_misses"], &failing["cache_refused"]), (&json!(2), &json!({ "incomplete": 2 })));
+    assert!(of("SELECT n FROM ev")["cache_hits"].as_u64() > Some(0));
 }
 
 /// Where memory runs short, nothing is kept, idle connections go, and clients notice nothing.

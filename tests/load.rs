@@ -134,6 +134,9 @@ fn a_server_that_goes_away_is_an_error_and_users_come_back() {
     for _ in 0..2 {
         wait_until(LIMIT, "four users", || cluster.primary().psql(kill).unwrap() == "4");
     }
+    // Who is back has met its error.
+    let back = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgweir load'";
+    wait_until(LIMIT, "four users again", || cluster.primary().psql(back).unwrap() == "4");
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1));
     let report: Value = serde_json::from_str(&fs::read_to_string(out).unwrap()).unwrap();

@@ -9,7 +9,7 @@ use pgweir::demo::cluster::Cluster;
 use serde::Serialize;
 
 use crate::process::{self, Cpu};
-use crate::targets::{CHILDREN, DIRECT, FLOOR, NAME, PGPOOL, Target, pgbench};
+use crate::targets::{CHILDREN, DIRECT, FLOOR, NAME, PGPOOL, PGWEIR_CACHE, Target, pgbench};
 
 /// 2,000 rows of 1,000 bytes.
 const LARGE: &str = "SELECT repeat('x', 1000) FROM generate_series(1, 2000);\n";
@@ -94,7 +94,9 @@ impl Load {
         let many = self.clients > 100 && [DIRECT, FLOOR].contains(&target.name.as_str());
         // It takes TLS towards its servers too where it offers it, and has a process for each client.
         let pgpool = target.name.starts_with(PGPOOL) && (self.tls || self.clients > CHILDREN);
-        let kept = target.caches() && !self.cached;
+        // What the cache costs where it brings nothing is seen in the first loads.
+        let costs = target.name == PGWEIR_CACHE && self.traced;
+        let kept = target.caches() && !self.cached && !costs;
         !many && !pgpool && !kept && (target.may_prepare || !self.prepares)
     }
 

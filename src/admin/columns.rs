@@ -68,7 +68,7 @@ pub(super) const NODES: &str = "\
 /// Times in milliseconds.
 pub(super) const STATEMENTS: &str = "\
     fingerprint database calls/q errors/q rows/q bytes/q cache_hits/q slow/q \
-    total_time/n mean/n p50/n p95/n p99/n max/n wait_mean/n wait_p95/n nodes statement";
+    total_time/n mean/n p50/n p95/n p99/n max/n wait_mean/n wait_p95/n nodes cache_misses/q cache_refused statement";
 
 /// Counts by cause and by reason: `name=count`, without those of none.
 pub(super) const CACHE: &str = "\

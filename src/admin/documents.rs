@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::Admin;
 use super::rows::{NodeRow, NodeStatus, PoolRow};
+use crate::cache::admit::REFUSALS;
 use crate::stats::latency::{BOUNDS, Latency};
 use crate::stats::millis;
 use crate::stats::slow::rfc3339;
@@ -135,6 +136,10 @@ pub struct StatementDocument {
     pub rows: u64,
     pub bytes: u64,
     pub cache_hits: u64,
+    /// Calls that ran, and whose result could have been kept.
+    pub cache_misses: u64,
+    /// Calls past the cache, and results that were not kept, by reason.
+    pub cache_refused: BTreeMap<&'static str, u64>,
     pub writes: u64,
     pub slow: u64,
     /// Milliseconds of execution in all.
@@ -197,6 +202,8 @@ fn statement(snapshot: Snapshot, names: &BTreeMap<u16, String>) -> StatementDocu
         rows: snapshot.rows,
         bytes: snapshot.bytes,
         cache_hits: snapshot.cache_hits,
+        cache_misses: snapshot.cache_misses,
+        cache_refused: refused_by_name(&snapshot),
         writes: snapshot.writes,
         slow: snapshot.slow,
         total_time: millis(snapshot.execute.sum() as f64),
@@ -205,6 +212,12 @@ fn statement(snapshot: Snapshot, names: &BTreeMap<u16, String>) -> StatementDocu
         nodes: calls_by_name(&snapshot, names),
         text: snapshot.text,
     }
+}
+
+/// How often it went past the cache, or its result was not kept, by reason.
+pub(super) fn refused_by_name(snapshot: &Snapshot) -> BTreeMap<&'static str, u64> {
+    let name = |reason: u8| REFUSALS.get(usize::from(reason)).map(|(_, name)| *name);
+    snapshot.cache_refused.iter().filter_map(|(reason, times)| Some((name(*reason)?, *times))).collect()
 }
 
 /// As it stands in every place that names a statement.

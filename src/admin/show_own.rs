@@ -83,6 +83,8 @@ pub(super) fn statements(admin: &Admin) -> Table {
         let (execute, wait) = (snapshot.execute.summary(), snapshot.wait.summary());
         let by_name = documents::calls_by_name(&snapshot, &names);
         let nodes: Vec<_> = by_name.iter().map(|(name, calls)| format!("{name}={calls}")).collect();
+        let refused = documents::refused_by_name(&snapshot);
+        let refused: Vec<_> = refused.iter().map(|(reason, times)| format!("{reason}={times}")).collect();
         let mean = |summary: &Summary| cell(crate::stats::millis(summary.mean));
         let ms = |micros: u64| cell(Summary::ms(micros));
         vec![
@@ -103,6 +105,8 @@ pub(super) fn statements(admin: &Admin) -> Table {
             mean(&wait),
             ms(wait.p95),
             cell(nodes.join(" ")),
+            cell(snapshot.cache_misses),
+            cell(refused.join(" ")),
             Some(snapshot.text),
         ]
     })

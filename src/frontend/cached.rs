@@ -40,6 +40,7 @@ const MAX_KEY: usize = 64 * 1024;
 /// A reply on its way that is to be kept.
 #[derive(Debug)]
 pub struct Filling {
+    plan: Arc<Plan>,
     fill: Fill,
     capture: Capture,
     /// Of the result, as the Bind says them.
@@ -106,12 +107,13 @@ impl Session {
 
     /// Writes the reply to a batch, and says what it was and by when that was read; or what is to be done.
     fn reply_to(&mut self, cached: &Arc<Cached>, batch: &[u8]) -> Result<(Sought, Arc<Entry>, Instant), Answer> {
-        let refused = |why| {
+        let read = Request::read(batch).ok_or(Refusal::Shape);
+        let looked = read.and_then(|request| Ok((request, self.look_up(cached, &request)?)));
+        let (request, (sought, asked)) = looked.map_err(|why| {
             cached.results.note_refusal(cached.id, why);
+            self.request.cache = CacheUse::Refused(why as u8);
             Answer::Run
-        };
-        let request = Request::read(batch).ok_or_else(|| refused(Refusal::Shape))?;
-        let (sought, asked) = self.look_up(cached, &request).map_err(refused)?;
+        })?;
         self.request.cache = CacheUse::Miss;
         match asked {
             Asked::Hit(entry, read) | Asked::Stale(entry, read) if self.reply(&request, &sought, &entry) => {
@@ -140,7 +142,7 @@ impl Session {
         let (Some(cached), Some(filling)) = (self.database.cached.clone(), self.filling.take()) else {
             return Ok(false);
         };
-        let Filling { mut fill, capture, formats, name, .. } = *filling;
+        let Filling { plan, mut fill, capture, formats, name, .. } = *filling;
         let (Some(place), Some(name)) = (&cached.shared, name) else { return Ok(false) };
         let fetched = self.meanwhile(place.fetch(&name, cached.results.max_entry_bytes())).await?;
         let epoch = fetched.as_ref().map(|fetched| fetched.epoch);
@@ -159,7 +161,7 @@ impl Session {
                 }
             }
         }
-        self.filling = Some(Box::new(Filling { fill, capture, formats, name: Some(name), epoch }));
+        self.filling = Some(Box::new(Filling { plan, fill, capture, formats, name: Some(name), epoch }));
         Ok(false)
     }
 
@@ -235,7 +237,8 @@ impl Session {
                 cached.urge.now();
             }
             let name = self.shared_name(cached, &fill, &key);
-            self.filling = Some(Box::new(Filling { fill, capture, formats, name, epoch: None }));
+            let plan = plan.clone();
+            self.filling = Some(Box::new(Filling { plan, fill, capture, formats, name, epoch: None }));
             return Ok(Asked::Closed);
         }
         if let Asked::Hit(entry, _) = &asked {
@@ -353,11 +356,11 @@ impl Session {
         // A server process that has started anew since it was looked at may have fallen back.
         let sampled = sample.asked.is_some_and(|asked| leased.lease.created <= asked);
         if leased.replica && !(sampled && filling.fill.may_come_from(&sample)) {
-            self.filling = None;
             self.cluster().demand.urge(self.request.mark);
             if let Some(cached) = &self.database.cached {
-                cached.results.note_refusal(cached.id, Refusal::Lagging);
+                note_refused(cached, &filling.plan, Refusal::Lagging);
             }
+            self.filling = None;
         }
     }
 
@@ -379,7 +382,7 @@ impl Session {
     /// The reply is complete.
     pub(super) fn land_fill(&mut self) {
         let Some(filling) = self.filling.take() else { return };
-        let Filling { fill, capture, formats, name, epoch } = *filling;
+        let Filling { plan, fill, capture, formats, name, epoch } = *filling;
         let Some(cached) = &self.database.cached else { return };
         match capture.finish(Formats::read(&formats)).and_then(|entry| fill.land(entry)) {
             Ok(landed) => {
@@ -387,7 +390,7 @@ impl Session {
                     place.store(name, epoch, landed);
                 }
             }
-            Err(why) => cached.results.note_refusal(cached.id, why),
+            Err(why) => note_refused(cached, &plan, why),
         }
     }
 
@@ -408,4 +411,10 @@ impl Session {
             self.wrote = Some(Instant::now());
         }
     }
+}
+
+/// The result of a read that runs is not kept.
+fn note_refused(cached: &Cached, plan: &Plan, why: Refusal) {
+    cached.results.note_refusal(cached.id, why);
+    plan.record.note_refused(why as u8);
 }

@@ -44,6 +44,8 @@ pub enum CacheUse {
     NotAsked,
     Hit,
     Miss,
+    /// Past the cache, for the reason of this place in the cache's list of them.
+    Refused(u8),
 }
 
 /// One statement that has ended.

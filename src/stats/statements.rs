@@ -41,6 +41,9 @@ struct Counts {
     rows: u64,
     bytes: u64,
     cache_hits: u64,
+    cache_misses: u64,
+    /// By the reason's place in the cache's list.
+    cache_refused: Vec<u64>,
     writes: u64,
     slow: u64,
     execute: Latency,
@@ -61,6 +64,10 @@ pub struct Snapshot {
     pub rows: u64,
     pub bytes: u64,
     pub cache_hits: u64,
+    /// Calls that ran, and whose result could have been kept.
+    pub cache_misses: u64,
+    /// (the reason's place in the cache's list, times): calls past the cache, and results that were not kept.
+    pub cache_refused: Vec<(u8, u64)>,
     pub writes: u64,
     /// Calls at or above `statements.slow_threshold`.
     pub slow: u64,
@@ -203,25 +210,32 @@ impl Statement {
         counts.errors += u64::from(sample.outcome != Outcome::Done);
         counts.writes += u64::from(sample.is_write);
         counts.slow += u64::from(slow);
-        if sample.cache == CacheUse::Hit {
-            counts.cache_hits += 1;
-            return;
+        match sample.cache {
+            CacheUse::Hit => {
+                counts.cache_hits += 1;
+                return;
+            }
+            CacheUse::Miss => counts.cache_misses += 1,
+            CacheUse::Refused(reason) => add_at(&mut counts.cache_refused, usize::from(reason)),
+            CacheUse::NotAsked => {}
         }
         counts.execute.record(sample.execute);
         counts.wait.record(sample.wait);
         if let Some(node) = sample.node {
-            let node = usize::from(node);
-            if counts.nodes.len() <= node {
-                counts.nodes.resize(node + 1, 0);
-            }
-            counts.nodes[node] += 1;
+            add_at(&mut counts.nodes, usize::from(node));
         }
+    }
+
+    /// A result of it was not kept, for the reason of this place in the cache's list.
+    pub fn note_refused(&self, reason: u8) {
+        add_at(&mut self.counts.lock().cache_refused, usize::from(reason));
     }
 
     /// A consistent copy; figures are computed on it, after the lock.
     pub fn snapshot(&self) -> Snapshot {
         let counts = self.counts.lock().clone();
         let nodes = (0u16..).zip(&counts.nodes).filter(|(_, calls)| **calls > 0);
+        let refused = (0u8..).zip(&counts.cache_refused).filter(|(_, times)| **times > 0);
         Snapshot {
             fingerprint: self.fingerprint,
             database: self.database.clone(),
@@ -231,6 +245,8 @@ impl Statement {
             rows: counts.rows,
             bytes: counts.bytes,
             cache_hits: counts.cache_hits,
+            cache_misses: counts.cache_misses,
+            cache_refused: refused.map(|(reason, times)| (reason, *times)).collect(),
             writes: counts.writes,
             slow: counts.slow,
             nodes: nodes.map(|(node, calls)| (node, *calls)).collect(),
@@ -242,7 +258,8 @@ impl Statement {
     fn bytes(&self) -> usize {
         let counts = self.counts.lock();
         let buckets = counts.execute.bytes() + counts.wait.bytes();
-        size_of::<Statement>() + self.text.len() + buckets + counts.nodes.capacity() * size_of::<u64>()
+        let counters = counts.nodes.capacity() + counts.cache_refused.capacity();
+        size_of::<Statement>() + self.text.len() + buckets + counters * size_of::<u64>()
     }
 
     /// `None`: never called.
@@ -260,6 +277,13 @@ impl Statement {
     fn reset(&self) {
         *self.counts.lock() = Counts::default();
     }
+}
+
+fn add_at(counts: &mut Vec<u64>, place: usize) {
+    if counts.len() <= place {
+        counts.resize(place + 1, 0);
+    }
+    counts[place] += 1;
 }
 
 #[cfg(test)]
@@ -329,12 +353,15 @@ mod tests {
     fn counts_errors_hits_and_nodes() {
         let statements = Statements::new(10);
         let statement = statements.record(Fingerprint(1), || "q".into(), &"a".into());
-        statement.observe(&sample(500), false);
+        statement.observe(&Sample { cache: CacheUse::Miss, ..sample(500) }, false);
         statement.observe(&Sample { node: Some(2), is_write: true, ..sample(1_500) }, true);
-        statement.observe(&Sample { outcome: Outcome::ClientFault, ..sample(1_000) }, false);
+        let refused = CacheUse::Refused(1);
+        statement.observe(&Sample { outcome: Outcome::ClientFault, cache: refused, ..sample(1_000) }, false);
         statement.observe(&Sample { cache: CacheUse::Hit, node: None, ..sample(3) }, false);
+        statement.note_refused(4);
         let s = statement.snapshot();
         assert_eq!((s.calls, s.errors, s.cache_hits, s.writes, s.slow), (4, 1, 1, 1, 1));
+        assert_eq!((s.cache_misses, s.cache_refused), (1, vec![(1, 1), (4, 1)]));
         assert_eq!((s.rows, s.bytes), (4, 40));
         assert_eq!(s.nodes, [(0, 2), (2, 1)]);
         assert_eq!((s.execute.count(), s.execute.mean()), (3, 1_000.0));

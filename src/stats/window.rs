@@ -84,7 +84,7 @@ impl Counts {
             Outcome::ServerFault => self.server_faults += 1,
         }
         match request.cache {
-            CacheUse::NotAsked => {}
+            CacheUse::NotAsked | CacheUse::Refused(_) => {}
             CacheUse::Hit => self.cache_hits += 1,
             CacheUse::Miss => self.cache_misses += 1,
         }
