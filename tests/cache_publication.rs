@@ -37,20 +37,6 @@ fn around(server: &Server, sql: &str) {
     server.psql_in(sample::DATABASE, sql).unwrap();
 }
 
-/// The statement's answer is never kept, as its table is not covered.
-fn is_unpublished(pgweir: &Pgweir, client: &mut Wire, sql: &str) {
-    let count = || pgweir.cache()["refused"]["unpublished"].as_u64().unwrap();
-    // Another reason comes first while the stream begins, or the definitions do not have the table yet.
-    wait_until(LIMIT, &format!("{sql} to be refused"), || {
-        let before = count();
-        client.query(sql);
-        count() > before
-    });
-    let hits = pgweir.cache()["hits"].clone();
-    (0..3).for_each(|_| drop(client.query(sql)));
-    assert_eq!(pgweir.cache()["hits"], hits, "{sql}");
-}
-
 /// A table with one row, n = 0.
 fn table(name: &str) -> String {
     format!(
@@ -103,7 +89,7 @@ fn what_it_covers_is_kept_until_anybody_changes_it_and_the_rest_is_not() {
     wait_until(LIMIT, "no row", || client.query(deep).iter().all(|frame| frame.tag != b'D'));
     wait_until(LIMIT, "no row", || client.query(&read("named")).iter().all(|frame| frame.tag != b'D'));
     for sql in [read("outside"), read("loose"), read("loose_1"), "SELECT n FROM both_kinds".into()] {
-        is_unpublished(&pgweir, &mut client, &sql);
+        pgweir.is_refused(&mut client, &sql, "unpublished");
     }
     // By its time to live, as what no change is known of.
     pgweir.warm(&mut client, &format!("/* pgweir: cache ttl=100s */ {}", read("outside")));
@@ -137,8 +123,8 @@ fn of_all_tables_each_is_covered_also_one_that_is_made_later() {
     // Changes of partitions come as the whole table's.
     pgweir.warm(&mut client, &read("before"));
     around(primary, "ALTER PUBLICATION \"All 'of' them\" SET (publish_via_partition_root = true)");
-    is_unpublished(&pgweir, &mut client, &read("parted_1"));
-    is_unpublished(&pgweir, &mut client, &read("parted"));
+    pgweir.is_refused(&mut client, &read("parted_1"), "unpublished");
+    pgweir.is_refused(&mut client, &read("parted"), "unpublished");
     pgweir.warm(&mut client, &read("before"));
     around(primary, "DROP PUBLICATION \"All 'of' them\"");
 }
@@ -154,7 +140,7 @@ fn some_columns_are_enough_and_some_rows_are_not() {
     assert_eq!(pgweir.warm(&mut client, &read("columns")), "0");
     around(primary, "UPDATE columns SET n = 1");
     wait_until(LIMIT, "a column that is not published", || client.value(&read("columns")) == "1");
-    is_unpublished(&pgweir, &mut client, &read("filtered"));
+    pgweir.is_refused(&mut client, &read("filtered"), "unpublished");
     for (name, said) in [("filtered", "cached: no (unpublished)"), ("columns", "cached: yes")] {
         let mut explain = Command::new(env!("CARGO_BIN_EXE_pgweir"));
         let explained =
@@ -179,7 +165,7 @@ fn what_is_altered_counts_before_anybody_relies_on_it() {
     around(primary, "ALTER PUBLICATION altered DROP TABLE leaves");
     around(primary, "UPDATE leaves SET n = 1");
     wait_until(LIMIT, "what was written untold", || client.value(&read("leaves")) == "1");
-    is_unpublished(&pgweir, &mut client, &read("leaves"));
+    pgweir.is_refused(&mut client, &read("leaves"), "unpublished");
 
     // Written before it is covered, committed afterwards: that is never told.
     let writer = connect(&primary.url(sample::DATABASE));
@@ -254,7 +240,7 @@ fn a_fleet_follows_it_as_it_is_now() {
     around(primary, "UPDATE f_two SET n = 9");
     for (client, pgweir) in clients.iter_mut().zip(&pgweirs) {
         wait_until(LIMIT, "what was written untold", || client.value(&read("f_two")) == "9");
-        is_unpublished(pgweir, client, &read("f_two"));
+        pgweir.is_refused(client, &read("f_two"), "unpublished");
         pgweir.warm(client, &read("f_one"));
     }
     wait_until(LIMIT, "a fleet again", are_fleet);

@@ -63,23 +63,6 @@ fn count(pgweir: &Pgweir, field: &str) -> u64 {
     pgweir.cache()[field].as_u64().unwrap()
 }
 
-fn refused(pgweir: &Pgweir, why: &str) -> u64 {
-    pgweir.cache()["refused"][why].as_u64().unwrap()
-}
-
-/// The statement's answer is never kept, however often it is asked for.
-fn is_refused(pgweir: &Pgweir, client: &mut Wire, sql: &str, why: &str) {
-    // What was just made, the definitions must first have; meanwhile the reason is another.
-    wait_until(LIMIT, &format!("{sql} refused as {why}"), || {
-        let before = refused(pgweir, why);
-        client.query(sql);
-        refused(pgweir, why) > before
-    });
-    let hits = count(pgweir, "hits");
-    (0..3).for_each(|_| drop(client.query(sql)));
-    assert_eq!(count(pgweir, "hits"), hits, "{sql}");
-}
-
 fn explained(pgweir: &Pgweir, sql: &str) -> String {
     let mut admin = Wire::log_in(pgweir.port(), &Login { database: "pgweir", ..Login::default() });
     let rows = admin.query(&format!("EXPLAIN ROUTE {sql}"));
@@ -111,16 +94,16 @@ fn what_follows_from_a_forbidden_table_is_not_kept_however_it_is_read() {
         "SELECT a.n FROM rule_free a, rule_view",
         "/* pgweir: cache ttl=60s */ SELECT n FROM rule_view",
     ] {
-        is_refused(&pgweir, &mut client, sql, "rule");
+        pgweir.is_refused(&mut client, sql, "rule");
     }
     // A named one of which nobody knows all that is behind it.
-    is_refused(&pgweir, &mut client, "/* pgweir: cache ttl=60s */ SELECT n FROM rule_kept", "unresolved");
+    pgweir.is_refused(&mut client, "/* pgweir: cache ttl=60s */ SELECT n FROM rule_kept", "unresolved");
     pgweir.warm(&mut client, "SELECT n FROM rule_free");
     // Another rule for the same table, and none any more.
     pgweir.reload(&builder(&cluster, "wal", ""));
     pgweir.warm(&mut client, "SELECT n FROM rule_view");
     pgweir.reload(&builder(&cluster, "wal", &never));
-    is_refused(&pgweir, &mut client, "SELECT n FROM rule_view", "rule");
+    pgweir.is_refused(&mut client, "SELECT n FROM rule_view", "rule");
 }
 
 #[test]
@@ -142,7 +125,7 @@ fn it_is_told_which_rule_counts_and_which_has_no_table() {
         missing(&["public.rule_later"]);
         make(&cluster, &["rule_later"]);
         missing(&[]);
-        is_refused(&pgweir, &mut client, "SELECT n FROM rule_later", "rule");
+        pgweir.is_refused(&mut client, "SELECT n FROM rule_later", "rule");
         let told = explained(&pgweir, "SELECT n FROM rule_later");
         assert!(told.contains("cached: no (rule)") && told.contains("rule: public.rule_later never"), "{told}");
         around(cluster.primary(), "DROP TABLE rule_later");
@@ -297,8 +280,8 @@ fn rules_name_what_is_kept_where_time_alone_counts() {
     assert_eq!(pgweir.warm(&mut client, "SELECT n FROM rule_named"), "0");
     around(cluster.primary(), "UPDATE rule_named SET n = 1");
     assert_eq!(client.value("SELECT n FROM rule_named"), "0");
-    is_refused(&pgweir, &mut client, "SELECT n FROM rule_named_not", "unnamed");
-    is_refused(&pgweir, &mut client, "SELECT a.n FROM rule_named a, rule_named_not b", "unnamed");
+    pgweir.is_refused(&mut client, "SELECT n FROM rule_named_not", "unnamed");
+    pgweir.is_refused(&mut client, "SELECT a.n FROM rule_named a, rule_named_not b", "unnamed");
     // By its fingerprint, for any literal.
     client.query("SELECT n FROM rule_named_not WHERE n < 100");
     let statements = pgweir.json("/statements?limit=1000");
@@ -308,7 +291,7 @@ fn rules_name_what_is_kept_where_time_alone_counts() {
     let digits = found["fingerprint"].as_str().unwrap();
     pgweir.reload(&builder(&cluster, "ttl", &rule(&format!("fingerprint = \"{digits}\""), "ttl = \"200s\"")));
     assert_eq!(pgweir.warm(&mut client, "SELECT n FROM rule_named_not WHERE n < 7"), "0");
-    is_refused(&pgweir, &mut client, "SELECT n FROM rule_named", "unnamed");
+    pgweir.is_refused(&mut client, "SELECT n FROM rule_named", "unnamed");
 }
 
 #[test]

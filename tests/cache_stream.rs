@@ -99,20 +99,6 @@ fn sender(primary: &Server) -> Pid {
     found.unwrap()
 }
 
-/// The statement's answer is never kept, however often it is asked for.
-fn is_refused(pgweir: &Pgweir, client: &mut Wire, sql: &str, why: &str) {
-    let count = || pgweir.cache()["refused"][why].as_u64().unwrap();
-    // What was just made, the definitions must first have; meanwhile the reason is another.
-    wait_until(LIMIT, &format!("{sql} refused as {why}"), || {
-        let before = count();
-        client.query(sql);
-        count() > before
-    });
-    let hits = pgweir.cache()["hits"].clone();
-    (0..3).for_each(|_| drop(client.query(sql)));
-    assert_eq!(pgweir.cache()["hits"], hits, "{sql}");
-}
-
 #[test]
 fn what_anybody_commits_is_gone_from_the_cache() {
     let cluster = cluster();
@@ -269,7 +255,7 @@ fn what_follows_from_more_than_tables_is_not_kept() {
         ("SELECT n FROM more_secured", "relation"),
         ("SELECT n FROM more WHERE random() < 2", "transient"),
     ] {
-        is_refused(&pgweir, &mut client, sql, why);
+        pgweir.is_refused(&mut client, sql, why);
     }
     pgweir.warm(&mut client, "SELECT n FROM more WHERE id = 1");
 }
@@ -379,14 +365,14 @@ fn without_a_stream_only_what_is_named_is_kept_and_it_says_why() {
     let reason = pgweir.cache()["reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("replication"), "{reason}");
     let mut client = Wire::connect(pgweir.port());
-    is_refused(&pgweir, &mut client, "SELECT n FROM alone", "unnamed");
+    pgweir.is_refused(&mut client, "SELECT n FROM alone", "unnamed");
     pgweir.warm(&mut client, "/* pgweir: cache ttl=100s */ SELECT n FROM alone");
     let strict = users().set("cache.invalidation", "wal").start();
     wait_until(LIMIT, "the reason", || {
         strict.cache()["reason"].as_str().is_some_and(|why| why.contains("replication"))
     });
     assert_eq!(strict.cache()["mode"], "closed");
-    is_refused(&strict, &mut Wire::connect(strict.port()), "SELECT n FROM alone", "closed");
+    strict.is_refused(&mut Wire::connect(strict.port()), "SELECT n FROM alone", "closed");
 }
 
 #[test]

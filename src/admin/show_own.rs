@@ -1,6 +1,7 @@
 //! The tables of SHOW that are pgweir's own: nodes, statements, slow statements.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use super::rows::{CacheRow, NodeRow, SharedRow, role_name};
 use super::show::{LISTED, Row, Table, cell, of};
@@ -30,11 +31,13 @@ pub(super) fn node(row: NodeRow, share: f64) -> Row {
     ]
 }
 
+/// `name=count`, without those of none.
+fn counted<N: Display>(counts: BTreeMap<N, u64>) -> Option<String> {
+    let some = counts.into_iter().filter(|(_, count)| *count > 0);
+    cell(some.map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" "))
+}
+
 pub(super) fn cache(row: CacheRow) -> Row {
-    let counted = |counts: BTreeMap<&str, u64>| {
-        let some = counts.into_iter().filter(|(_, count)| *count > 0);
-        cell(some.map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" "))
-    };
     let (fleet, store) = (row.fleet.as_ref(), row.shared_store);
     let of_store = |count: fn(&SharedRow) -> u64| store.as_ref().and_then(|store| cell(count(store)));
     vec![
@@ -81,10 +84,6 @@ pub(super) fn statements(admin: &Admin) -> Table {
     let names = documents::node_names(admin);
     of(admin.stats.statements.top(Order::TotalTime, LISTED), &[columns::STATEMENTS], |snapshot| {
         let (execute, wait) = (snapshot.execute.summary(), snapshot.wait.summary());
-        let by_name = documents::calls_by_name(&snapshot, &names);
-        let nodes: Vec<_> = by_name.iter().map(|(name, calls)| format!("{name}={calls}")).collect();
-        let refused = documents::refused_by_name(&snapshot);
-        let refused: Vec<_> = refused.iter().map(|(reason, times)| format!("{reason}={times}")).collect();
         let mean = |summary: &Summary| cell(crate::stats::millis(summary.mean));
         let ms = |micros: u64| cell(Summary::ms(micros));
         vec![
@@ -104,9 +103,9 @@ pub(super) fn statements(admin: &Admin) -> Table {
             ms(execute.max),
             mean(&wait),
             ms(wait.p95),
-            cell(nodes.join(" ")),
+            counted(documents::calls_by_name(&snapshot, &names)),
             cell(snapshot.cache_misses),
-            cell(refused.join(" ")),
+            counted(documents::refused_by_name(&snapshot)),
             Some(snapshot.text),
         ]
     })

@@ -185,23 +185,10 @@ impl Ruled {
 pub(super) mod tests {
     use super::*;
     use crate::catalog::build::Parts;
-    use crate::catalog::{FIRST_USER_OID, Persistence, Refs, Relation, RelationKind};
+    use crate::catalog::{FIRST_USER_OID, Relation, RelationKind};
 
     fn relation(name: &str, kind: RelationKind) -> Relation {
-        Relation {
-            name: name.into(),
-            schema: 2200,
-            kind,
-            persistence: Persistence::Permanent,
-            partitioned: false,
-            partition: false,
-            row_type: 0,
-            types: Vec::new(),
-            children: Vec::new(),
-            rule: None,
-            secured: false,
-            policies: Refs::default(),
-        }
+        Relation { name: name.into(), kind, ..Relation::for_tests(2200) }
     }
 
     /// orders (1) with a partition (2), users (3), a view (4) and a materialised one (5), by the numbers of [`table`].

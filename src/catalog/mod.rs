@@ -172,6 +172,27 @@ pub struct Relation {
     pub policies: Refs,
 }
 
+#[cfg(test)]
+impl Relation {
+    /// An ordinary table that nothing else is known of.
+    pub fn for_tests(schema: Oid) -> Relation {
+        Relation {
+            name: "r".into(),
+            schema,
+            kind: RelationKind::Table,
+            persistence: Persistence::Permanent,
+            partitioned: false,
+            partition: false,
+            row_type: 0,
+            types: Vec::new(),
+            children: Vec::new(),
+            rule: None,
+            secured: false,
+            policies: Refs::default(),
+        }
+    }
+}
+
 /// What a snapshot cost, and how large it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {

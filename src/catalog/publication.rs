@@ -38,23 +38,10 @@ impl Publication {
 mod tests {
     use super::*;
     use crate::catalog::build::Parts;
-    use crate::catalog::{FIRST_USER_OID, Persistence, Refs, Relation, RelationKind};
+    use crate::catalog::{FIRST_USER_OID, Relation};
 
     fn relation(schema: Oid, partitioned: bool, partition: bool) -> Relation {
-        Relation {
-            name: "r".into(),
-            schema,
-            kind: RelationKind::Table,
-            persistence: Persistence::Permanent,
-            partitioned,
-            partition,
-            row_type: 0,
-            types: Vec::new(),
-            children: Vec::new(),
-            rule: None,
-            secured: false,
-            policies: Refs::default(),
-        }
+        Relation { partitioned, partition, ..Relation::for_tests(schema) }
     }
 
     /// A table (0), a partitioned one (1) and its partition in another schema (2).

@@ -2,7 +2,8 @@
 //!
 //! The promises of `routing.freshness`:
 //! - `eventual`: any replica within `max_lag`.
-//! - `session`: a session reads its own writes, and what sessions before it have written ([`LastWrite`]), and never reads from a node that has replayed less than one it has read from.
+//! - `session`: a session reads its own writes, and what sessions before it have written ([`LastWrite`]), and never reads
+//!   from a node that has replayed less than one it has read from.
 //!   The primary shows a commit only after it has been flushed, when standbys may show it already: what has been seen there
 //!   is seen again once it is acknowledged.
 //!   Positions in the WAL are known by samples alone, so what a session may have seen is known as an instant: a node is

@@ -7,7 +7,6 @@ use std::time::Instant;
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::cluster::Tried;
-use crate::config::PoolMode;
 use crate::error::{Fault, Malformed};
 use crate::frontend::requests::emit;
 use crate::frontend::retry::Again;
@@ -143,7 +142,7 @@ impl Session {
 
     /// The server ends right behind its last answer: that is no affair of a client whose session lives on without it.
     fn is_done_with_server(&self) -> bool {
-        self.is_at_rest() && self.pins.is_empty() && self.mode != PoolMode::Session
+        self.is_at_rest() && !self.keeps_lease()
     }
 
     /// The rest of a frame that is passed on as it arrives.

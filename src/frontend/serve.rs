@@ -485,7 +485,7 @@ impl Session {
         if self.mode != PoolMode::Session && self.survey() {
             return None;
         }
-        if self.pins.is_empty() && self.mode != PoolMode::Session {
+        if !self.keeps_lease() {
             self.give_back();
             self.scanned.clear();
         } else if let Some(leased) = &mut self.leased {

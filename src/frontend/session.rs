@@ -317,6 +317,11 @@ impl Session {
         self.status == b'I' && self.pipeline.is_settled() && self.client_rest == 0 && self.server_rest == 0
     }
 
+    /// Its connection stays with it between transactions.
+    pub fn keeps_lease(&self) -> bool {
+        !self.pins.is_empty() || self.mode == PoolMode::Session
+    }
+
     pub fn counters(&self) -> &Counters {
         self.database.counters.at(self.worker.index)
     }

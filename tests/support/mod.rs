@@ -207,6 +207,20 @@ impl Pgweir {
         answer
     }
 
+    /// The statement's answer is never kept, for this reason, however often it is asked for.
+    pub fn is_refused(&self, client: &mut wire::Wire, sql: &str, why: &str) {
+        let count = || self.cache()["refused"][why].as_u64().unwrap();
+        // What was just made, the definitions must first have; meanwhile, and while a stream begins, the reason is another.
+        wait_until(LIMIT, &format!("{sql} refused as {why}"), || {
+            let before = count();
+            client.query(sql);
+            count() > before
+        });
+        let hits = self.cache()["hits"].clone();
+        (0..3).for_each(|_| drop(client.query(sql)));
+        assert_eq!(self.cache()["hits"], hits, "{sql}");
+    }
+
     /// The entry of a server in `/nodes`.
     pub fn node(&self, server: &Server) -> Value {
         self.node_at(server.port())
