@@ -199,6 +199,63 @@ fn many_who_ask_at_once_run_it_once_and_go_on_where_that_one_goes() {
     assert!(pgweir.cache()["shared"].as_u64() > Some(0));
 }
 
+#[test]
+fn what_hardly_ever_comes_again_is_kept_from_its_second_time_on() {
+    let cluster = cluster();
+    let primary = cluster.primary();
+    around(primary, "CREATE TABLE seldom AS SELECT n FROM generate_series(1, 2000) n; GRANT ALL ON seldom TO app");
+    let pgweir = builder(&cluster, 0).start();
+    wait_for_mode(&pgweir, "wal");
+    let mut client = Wire::connect(pgweir.port());
+    pgweir.warm(&mut client, "SELECT n AS warm FROM seldom LIMIT 1");
+    let read = |n: u32| format!("SELECT n FROM seldom WHERE n = {n}");
+    let count = |what: &str| pgweir.cache()[what].as_u64().unwrap();
+    let once = || pgweir.cache()["refused"]["once"].as_u64().unwrap();
+    let mut numbers = 1..2000;
+    let mut ask_another = |client: &mut Wire| {
+        let n = numbers.next().unwrap();
+        assert_eq!(client.value(&read(n)), n.to_string());
+        n
+    };
+    while once() == 0 {
+        for _ in 0..50 {
+            ask_another(&mut client);
+        }
+    }
+    let (stored, refused) = (count("stored"), once());
+    let n = (0..20).map(|_| ask_another(&mut client)).last().unwrap();
+    assert_eq!((count("stored"), once()), (stored, refused + 20));
+    client.value(&read(n));
+    assert_eq!((count("stored"), once()), (stored + 1, refused + 20));
+    let hits = count("hits");
+    client.value(&read(n));
+    assert_eq!(count("hits"), hits + 1);
+    // The second of many runs it for the others.
+    let n = ask_another(&mut client) + 1;
+    let locker = connect(&primary.url(sample::DATABASE));
+    wait(locker.batch_execute("BEGIN; LOCK TABLE seldom")).unwrap();
+    let ask = || {
+        let mut client = Wire::connect(pgweir.port());
+        client.send(&Frames::new().query(&read(n)));
+        client
+    };
+    let first = ask();
+    wait_until(LIMIT, "the first to run", || logged(primary, &read(n)) == 1);
+    let others: Vec<_> = (0..5).map(|_| ask()).collect();
+    wait_until(LIMIT, "the second to run", || logged(primary, &read(n)) == 2);
+    wait(locker.batch_execute("COMMIT")).unwrap();
+    for mut client in others.into_iter().chain([first]) {
+        assert!(client.until(b'Z').iter().any(|frame| frame.tag == b'D' && frame.value() == n.to_string()));
+    }
+    assert_eq!(logged(primary, &read(n)), 2);
+    // Once its results are asked for again, they are kept at once.
+    let n = ask_another(&mut client) + 1;
+    (0..200).for_each(|_| drop(client.value(&read(n - 1))));
+    let stored = count("stored");
+    ask_another(&mut client);
+    assert_eq!(count("stored"), stored + 1);
+}
+
 /// Before its client is told: whoever hears of it from that client reads it.
 #[test]
 fn what_a_write_says_it_changes_is_gone_for_others_at_once() {

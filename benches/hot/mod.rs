@@ -190,6 +190,7 @@ fn cached_read(entries: usize) -> Room {
             ttl,
             stale: Duration::ZERO,
             after: None,
+            rare: false,
         };
         results.ask(&wanted, now)
     };

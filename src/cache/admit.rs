@@ -38,10 +38,12 @@ pub enum Refusal {
     Lagging,
     /// Changes may go unseen.
     Closed,
+    /// It is asked for the first time, and results of its statement are hardly ever asked for again.
+    Once,
 }
 
 /// All of them, in the order of SHOW CACHE.
-pub const REFUSALS: [(Refusal, &str); 13] = [
+pub const REFUSALS: [(Refusal, &str); 14] = [
     (Refusal::Asked, "asked"),
     (Refusal::Transient, "transient"),
     (Refusal::Unnamed, "unnamed"),
@@ -55,6 +57,7 @@ pub const REFUSALS: [(Refusal, &str); 13] = [
     (Refusal::Changed, "changed"),
     (Refusal::Lagging, "lagging"),
     (Refusal::Closed, "closed"),
+    (Refusal::Once, "once"),
 ];
 
 /// Whether reads are kept that nobody has named.

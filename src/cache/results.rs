@@ -2,12 +2,14 @@
 
 mod fill;
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use quick_cache::DefaultHashBuilder;
 
 use crate::cache::admit::{REFUSALS, Refusal};
 use crate::cache::changes::{Change, Changes, Mark, Reads};
@@ -15,6 +17,7 @@ use crate::cache::entry::{Entry, Needs};
 use crate::cache::flight::{Began, Flight};
 use crate::cache::store::{Share, Store, Stored};
 use crate::freshness::Lsn;
+use crate::route::sighted::Sighted;
 pub use fill::{Fill, Landed, UNFIT, Unfit};
 
 /// A database that has a place in the cache.
@@ -43,6 +46,8 @@ pub struct Wanted<'a> {
     pub stale: Duration,
     /// The answer must have all that was committed by then, whether or not the change stream has told of it yet.
     pub after: Option<Instant>,
+    /// It is kept only if it is asked for again: hardly any of its statement is.
+    pub rare: bool,
 }
 
 /// What the cache has for a read.
@@ -56,6 +61,8 @@ pub enum Asked {
     Wait(Arc<Flight>),
     /// It is to run, and to bring its result.
     Fill(Fill),
+    /// It is to run, and is not kept this time.
+    Once,
     /// Changes may go unseen now.
     Closed,
 }
@@ -141,7 +148,9 @@ struct Inner {
     store: Store,
     /// By their id.
     databases: Vec<Standing>,
-    flights: HashMap<Arc<[u8]>, Arc<Flight>>,
+    flights: HashMap<Arc<[u8]>, Arc<Flight>, DefaultHashBuilder>,
+    /// Keys that were asked for once; made with the first of them.
+    sighted: OnceCell<Sighted>,
     /// Of the last change.
     number: u64,
 }
@@ -212,13 +221,17 @@ impl Wanted<'_> {
 /// A change stream that is further behind, or silent for longer, is not relied on: the oldest that an answer can be.
 pub const MOST_BEHIND: Duration = Duration::from_secs(1);
 
+/// Slots for the keys that were asked for once: 256 KiB.
+const SIGHTED: usize = 1 << 16;
+
 impl Results {
     pub fn new(limits: Limits) -> Results {
         Results {
             inner: Mutex::new(Inner {
                 store: Store::new(limits.max_entries, limits.max_bytes),
                 databases: Vec::new(),
-                flights: HashMap::new(),
+                flights: HashMap::default(),
+                sighted: OnceCell::new(),
                 number: 0,
             }),
             max_entry_bytes: AtomicU64::new(limits.max_entry_bytes),
@@ -341,6 +354,10 @@ impl Results {
             }
         }
         standing.counters.misses.fetch_add(1, Ordering::Relaxed);
+        if wanted.rare && !inner.sighted.get_or_init(|| Sighted::new(SIGHTED)).again(wanted.key) {
+            standing.counters.refused[Refusal::Once as usize].fetch_add(1, Ordering::Relaxed);
+            return Asked::Once;
+        }
         let began = Began { at: now, number: inner.number, visible, as_of: standing.known_by(now) };
         let flight = Arc::new(Flight::new(began, wanted.brings));
         let key: Arc<[u8]> = wanted.key.into();
@@ -495,6 +512,7 @@ mod tests {
             ttl: Duration::from_secs(10),
             stale: Duration::ZERO,
             after: None,
+            rare: false,
         }
     }
 
@@ -503,6 +521,23 @@ mod tests {
             Asked::Fill(fill) => fill,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn what_is_rare_runs_once_before_it_is_kept() {
+        let (results, database) = results();
+        let rare = Wanted { rare: true, ..wanted(database, b"k") };
+        assert!(matches!(results.ask(&rare, Instant::now()), Asked::Once));
+        let fill = fill(&results, &rare);
+        // Who asks meanwhile waits for the second run.
+        drop(wait(&results, &rare));
+        fill.land(entry(1)).unwrap();
+        assert!(matches!(results.ask(&rare, Instant::now()), Asked::Hit(..)));
+        let counts = results.counts(database);
+        assert_eq!((counts.misses, counts.hits, counts.refused[Refusal::Once as usize]), (2, 1, 1));
+        // A change asks for no other first time.
+        results.change(database, Change::All, Invalidation::Stream, Instant::now());
+        assert!(matches!(results.ask(&rare, Instant::now()), Asked::Fill(_)));
     }
 
     fn wait(results: &Arc<Results>, wanted: &Wanted<'_>) -> Arc<Flight> {

@@ -120,6 +120,10 @@ impl Session {
                 Ok((sought, entry, read))
             }
             Asked::Wait(flight) => Err(Answer::Wait(sought, flight)),
+            Asked::Once => {
+                self.request.cache = CacheUse::Unkept(Refusal::Once as u8);
+                Err(Answer::Run)
+            }
             Asked::Closed if self.filling.as_ref().is_some_and(|filling| filling.name.is_some()) => {
                 Err(Answer::Seek(sought))
             }
@@ -201,6 +205,9 @@ impl Session {
         if request.moves {
             return Err(Refusal::Transient);
         }
+        // What is named is kept from the first time on.
+        let named = plan.facts.hints.cache_ttl_ms.is_some() || ruled.statement.ttl.is_some();
+        let rare = choice == Choice::Known && !named && plan.reuse().is_rare();
         // What names mean is another with other definitions.
         let by_names = choice == Choice::Known || admitted.reads != Reads::Anything;
         let scope = if by_names { scope.map_or(0, |scope| scope.id) } else { 0 };
@@ -224,6 +231,7 @@ impl Session {
             ttl: admitted.ttl,
             stale: admitted.stale,
             after: self.wrote,
+            rare,
         };
         let asked = ask(&cached.results, &wanted, self.request.started);
         if let Asked::Fill(fill) = asked {
@@ -345,6 +353,7 @@ impl Session {
         self.seen.kept(read);
         self.request.rows = entry.rows();
         self.request.cache = CacheUse::Hit;
+        plan.reuse().note_hit();
         self.record(plan);
         self.counters().transaction(self.request.mark.saturating_duration_since(self.request.started));
     }
@@ -386,6 +395,7 @@ impl Session {
         let Some(cached) = &self.database.cached else { return };
         match capture.finish(Formats::read(&formats)).and_then(|entry| fill.land(entry)) {
             Ok(landed) => {
+                plan.reuse().note_kept();
                 if let (Some(place), Some(name), Some(epoch), Some(landed)) = (&cached.shared, name, epoch, landed) {
                     place.store(name, epoch, landed);
                 }

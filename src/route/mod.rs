@@ -5,3 +5,5 @@ pub mod block;
 pub mod decide;
 pub mod explain;
 pub mod plan;
+pub mod reuse;
+pub mod sighted;

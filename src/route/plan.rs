@@ -3,18 +3,18 @@
 //! Looked up by text first, by template second, by fingerprint third; parsed last. A text is kept from the second time
 //! on: most that have literals in them never come again.
 
-use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
-use quick_cache::DefaultHashBuilder;
 use quick_cache::sync::Cache;
 
 use crate::catalog::judge::{self, Verdict};
 use crate::catalog::path::{Path, Scope};
 use crate::catalog::sources::{self, Sources, Targets};
 use crate::catalog::{Catalog, Table};
+use crate::route::reuse::Reuse;
+use crate::route::sighted::Sighted;
 use crate::sql::fingerprint::{self, Fingerprinted};
 use crate::sql::{Effect, Facts, Fingerprint, Reason, classify, template};
 use crate::stats::statements::Statement;
@@ -60,6 +60,7 @@ struct Learned {
     sources: Latest<Sources>,
     /// Of [`Plan::targets`].
     targets: Latest<Targets>,
+    reuse: Reuse,
 }
 
 /// The last answer to a question of the catalog, with the scope that it holds in.
@@ -132,6 +133,11 @@ impl Plan {
     pub fn sources(&self, scope: Option<&Scope>) -> Option<Sources> {
         let scope = scope.filter(|scope| scope.id != 0 && self.verdict(Some(scope)).primary.is_none())?;
         Some(self.learned.sources.get(scope, |catalog, path| sources::sources(catalog, path, &self.facts)))
+    }
+
+    /// Of the statement's results in the cache, whatever its literals.
+    pub fn reuse(&self) -> &Reuse {
+        &self.learned.reuse
     }
 
     /// All tables whose rows it may read. `None`: there may be others.
@@ -246,29 +252,6 @@ struct Known {
     learned: Arc<Learned>,
 }
 
-/// Texts that have come, as long as none of the same slot has come since.
-#[derive(Debug)]
-struct Sighted {
-    hasher: DefaultHashBuilder,
-    tags: Box<[AtomicU32]>,
-}
-
-impl Default for Sighted {
-    fn default() -> Sighted {
-        Sighted { hasher: DefaultHashBuilder::default(), tags: (0..SIGHTED).map(|_| AtomicU32::new(0)).collect() }
-    }
-}
-
-impl Sighted {
-    /// Notes the text; whether it has come before, or another of the same hash.
-    fn again(&self, text: &str) -> bool {
-        let hash = self.hasher.hash_one(text);
-        // 0 stands for none.
-        let (slot, tag) = (hash as usize % SIGHTED, (hash >> 32) as u32 | 1);
-        self.tags[slot].swap(tag, Ordering::Relaxed) == tag
-    }
-}
-
 /// The plans of one database.
 #[derive(Debug)]
 pub struct Plans {
@@ -289,7 +272,7 @@ impl Plans {
             database,
             stats,
             by_text: Cache::new(KEPT),
-            sighted: Sighted::default(),
+            sighted: Sighted::new(SIGHTED),
             by_template: Cache::new(KEPT),
             by_fingerprint: Cache::new(KEPT),
             opaque: OnceLock::new(),
@@ -303,7 +286,7 @@ impl Plans {
             return plan;
         }
         let plan = Arc::new(self.work_out(text));
-        if text.len() <= MAX_KEPT_TEXT && self.sighted.again(text) {
+        if text.len() <= MAX_KEPT_TEXT && self.sighted.again(text.as_bytes()) {
             self.by_text.insert(plan.text.clone(), plan.clone());
         }
         plan

@@ -44,6 +44,8 @@ pub enum CacheUse {
     NotAsked,
     Hit,
     Miss,
+    /// A miss whose result is not kept, for the reason of this place in the cache's list of them.
+    Unkept(u8),
     /// Past the cache, for the reason of this place in the cache's list of them.
     Refused(u8),
 }

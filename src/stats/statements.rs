@@ -216,6 +216,10 @@ impl Statement {
                 return;
             }
             CacheUse::Miss => counts.cache_misses += 1,
+            CacheUse::Unkept(reason) => {
+                counts.cache_misses += 1;
+                add_at(&mut counts.cache_refused, usize::from(reason));
+            }
             CacheUse::Refused(reason) => add_at(&mut counts.cache_refused, usize::from(reason)),
             CacheUse::NotAsked => {}
         }

@@ -86,7 +86,7 @@ impl Counts {
         match request.cache {
             CacheUse::NotAsked | CacheUse::Refused(_) => {}
             CacheUse::Hit => self.cache_hits += 1,
-            CacheUse::Miss => self.cache_misses += 1,
+            CacheUse::Miss | CacheUse::Unkept(_) => self.cache_misses += 1,
         }
         self.slow += u64::from(request.slow);
     }

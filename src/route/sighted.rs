@@ -1,0 +1,42 @@
+//! What has come once, so that what never comes again costs no place.
+
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use quick_cache::DefaultHashBuilder;
+
+/// Keys that have come, as long as none of the same slot has come since. Two keys of one hash are taken for the same.
+#[derive(Debug)]
+pub struct Sighted {
+    hasher: DefaultHashBuilder,
+    tags: Box<[AtomicU32]>,
+}
+
+impl Sighted {
+    /// With so many slots, of four bytes each.
+    pub fn new(slots: usize) -> Sighted {
+        Sighted { hasher: DefaultHashBuilder::default(), tags: (0..slots.max(1)).map(|_| AtomicU32::new(0)).collect() }
+    }
+
+    /// Notes the key; whether it has come before.
+    pub fn again(&self, key: &[u8]) -> bool {
+        let hash = self.hasher.hash_one(key);
+        // 0 stands for none.
+        let (slot, tag) = (hash as usize % self.tags.len(), (hash >> 32) as u32 | 1);
+        self.tags[slot].swap(tag, Ordering::Relaxed) == tag
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_known_until_another_takes_its_slot() {
+        let one = Sighted::new(1);
+        assert!(!one.again(b"a"));
+        assert!(one.again(b"a"));
+        assert!(!one.again(b"b"));
+        assert!(!one.again(b"a"));
+    }
+}
