@@ -190,7 +190,6 @@ fn cached_read(entries: usize) -> Room {
             ttl,
             stale: Duration::ZERO,
             after: None,
-            rare: false,
         };
         results.ask(&wanted, now)
     };

@@ -16,7 +16,6 @@ enum Step {
     Ask {
         key: u8,
         describes: bool,
-        rare: bool,
     },
     /// The oldest open fill ends, with a result of so many bytes.
     Land {
@@ -40,8 +39,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0u8..8, any::<bool>(), any::<bool>())
-            .prop_map(|(key, describes, rare)| Step::Ask { key, describes, rare }),
+        6 => (0u8..8, any::<bool>()).prop_map(|(key, describes)| Step::Ask { key, describes }),
         4 => (0usize..900).prop_map(|size| Step::Land { size }),
         1 => Just(Step::Drop),
         2 => (prop::collection::vec(0u32..4, 0..3), prop::bool::weighted(0.1))
@@ -120,9 +118,7 @@ proptest! {
         let mut stored_at: std::collections::HashMap<u8, Instant> = Default::default();
         for step in steps {
             match step {
-                Step::Ask { key, describes, rare } => match results
-                    .ask(&Wanted { rare, ..wanted(database, &[key], describes) }, world.now)
-                {
+                Step::Ask { key, describes } => match results.ask(&wanted(database, &[key], describes), world.now) {
                     Asked::Hit(entry, _) => {
                         prop_assert!(world.open && world.is_current(key, &entry));
                         prop_assert!(world.now < stored_at[&key] + TTL);
@@ -142,7 +138,6 @@ proptest! {
                         prop_assert!(world.open && joined);
                     }
                     Asked::Stale(..) => prop_assert!(false, "no rule allows it"),
-                    Asked::Once => prop_assert!(world.open && rare),
                     Asked::Closed => prop_assert!(!world.open),
                 },
                 Step::Land { size } if !open.is_empty() => {
@@ -184,8 +179,7 @@ proptest! {
 
 fn wanted(database: DatabaseId, key: &[u8], describes: bool) -> Wanted<'_> {
     let needs = Needs { rows: describes, ..Needs::default() };
-    let (ttl, stale) = (TTL, Duration::ZERO);
-    Wanted { database, key, needs, brings: needs, reads: reads(key[0]), ttl, stale, after: None, rare: false }
+    Wanted { database, key, needs, brings: needs, reads: reads(key[0]), ttl: TTL, stale: Duration::ZERO, after: None }
 }
 
 /// The same under a change stream: commits are written, told and seen each at their own time, and replicas replay them
@@ -381,7 +375,6 @@ mod streamed {
                                 prop_assert!(found.iter().zip(&least).all(|(a, b)| a >= b));
                                 prop_assert_eq!(joined.map(|under| under.definitions), Some(definitions));
                             }
-                            Asked::Once => prop_assert!(false, "none is rare"),
                             Asked::Closed => {
                                 prop_assert!(lost || now.saturating_duration_since(caught) > MOST_BEHIND);
                             }

@@ -179,7 +179,6 @@ proptest! {
                         stale: Duration::ZERO,
                         ttl: Duration::from_secs(5),
                         after,
-                        rare: false,
                     };
                     match results.ask(&wanted, now) {
                         Asked::Hit(found, _) => {
@@ -191,7 +190,7 @@ proptest! {
                             pgweir.open.push(Open { key, fill, own, found, read: shown });
                         }
                         Asked::Stale(..) => prop_assert!(false, "no rule allows it"),
-                        Asked::Wait(_) | Asked::Once | Asked::Closed => {}
+                        Asked::Wait(_) | Asked::Closed => {}
                     }
                 }
                 Step::Find => {

@@ -80,6 +80,25 @@ impl<'a> Request<'a> {
     }
 }
 
+/// What tells a batch from others of its statement, whatever names the client has given: the text, and what is bound. `None`:
+/// nothing is run, or it cannot be read.
+pub fn gist(batch: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (mut text, mut rest) = (&[][..], batch);
+    loop {
+        let (head, body) = scan::frame(rest).ok()??;
+        match head.tag {
+            frontend::QUERY => return Some((body, &[])),
+            frontend::PARSE => text = read::parse(body).ok()?.text,
+            frontend::BIND => {
+                let (portal, name) = read::bind_names(body).ok()?;
+                return Some((text, &body[portal.len() + name.len() + 2..]));
+            }
+            _ => {}
+        }
+        rest = &rest[head.total..];
+    }
+}
+
 /// Messages of the extended protocol, as far as they have been read.
 struct Extended<'a> {
     request: Request<'a>,
@@ -350,6 +369,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_gist_of_a_batch_is_what_it_says_beside_names() {
+        let bound = |name: &str, value: &str| {
+            let describe = named(D, b'P', "");
+            [bind("", name, &[value], &[1]), describe, execute("", 0), SYNC.to_vec()].concat()
+        };
+        let parsed = |text: &str| [parse("", text), bound("", "7")].concat();
+        assert!(gist(&bound("s", "7")).is_some());
+        assert_eq!(gist(&bound("s", "7")), gist(&bound("other", "7")));
+        assert_ne!(gist(&bound("s", "7")), gist(&bound("s", "8")));
+        assert_ne!(gist(&parsed("select 1")), gist(&parsed("select 2")));
+        assert_ne!(gist(&query("select 1")), gist(&query("select 2")));
+        assert_eq!(gist(&[parse("", "select 1"), SYNC.to_vec()].concat()), None);
+    }
+
     proptest! {
         #[test]
         fn no_batch_panics(order in prop::collection::vec(0usize..7, 0..9), cut in 0usize..200) {
@@ -364,6 +398,7 @@ mod tests {
             ];
             let batch: Vec<u8> = order.iter().flat_map(|n| messages[*n].clone()).collect();
             let whole = Request::read(&batch);
+            gist(&batch[..cut.min(batch.len())]);
             // Cut short, it is never taken for another request.
             let cut = &batch[..cut.min(batch.len())];
             prop_assert!(cut.len() == batch.len() || Request::read(cut).is_none() || whole.is_none());

@@ -2,10 +2,10 @@
 
 mod fill;
 
-use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -46,8 +46,6 @@ pub struct Wanted<'a> {
     pub stale: Duration,
     /// The answer must have all that was committed by then, whether or not the change stream has told of it yet.
     pub after: Option<Instant>,
-    /// It is kept only if it is asked for again: hardly any of its statement is.
-    pub rare: bool,
 }
 
 /// What the cache has for a read.
@@ -61,8 +59,6 @@ pub enum Asked {
     Wait(Arc<Flight>),
     /// It is to run, and to bring its result.
     Fill(Fill),
-    /// It is to run, and is not kept this time.
-    Once,
     /// Changes may go unseen now.
     Closed,
 }
@@ -140,6 +136,8 @@ struct Counters {
 #[derive(Debug)]
 pub struct Results {
     inner: Mutex<Inner>,
+    /// Reads that were asked for once; made with the first of them.
+    sighted: OnceLock<Sighted>,
     max_entry_bytes: AtomicU64,
 }
 
@@ -149,8 +147,6 @@ struct Inner {
     /// By their id.
     databases: Vec<Standing>,
     flights: HashMap<Arc<[u8]>, Arc<Flight>, DefaultHashBuilder>,
-    /// Keys that were asked for once; made with the first of them.
-    sighted: OnceCell<Sighted>,
     /// Of the last change.
     number: u64,
 }
@@ -221,7 +217,7 @@ impl Wanted<'_> {
 /// A change stream that is further behind, or silent for longer, is not relied on: the oldest that an answer can be.
 pub const MOST_BEHIND: Duration = Duration::from_secs(1);
 
-/// Slots for the keys that were asked for once: 256 KiB.
+/// Slots for the reads that were asked for once: 256 KiB.
 const SIGHTED: usize = 1 << 16;
 
 impl Results {
@@ -231,9 +227,9 @@ impl Results {
                 store: Store::new(limits.max_entries, limits.max_bytes),
                 databases: Vec::new(),
                 flights: HashMap::default(),
-                sighted: OnceCell::new(),
                 number: 0,
             }),
+            sighted: OnceLock::new(),
             max_entry_bytes: AtomicU64::new(limits.max_entry_bytes),
         }
     }
@@ -354,10 +350,6 @@ impl Results {
             }
         }
         standing.counters.misses.fetch_add(1, Ordering::Relaxed);
-        if wanted.rare && !inner.sighted.get_or_init(|| Sighted::new(SIGHTED)).again(wanted.key) {
-            standing.counters.refused[Refusal::Once as usize].fetch_add(1, Ordering::Relaxed);
-            return Asked::Once;
-        }
         let began = Began { at: now, number: inner.number, visible, as_of: standing.known_by(now) };
         let flight = Arc::new(Flight::new(began, wanted.brings));
         let key: Arc<[u8]> = wanted.key.into();
@@ -376,6 +368,17 @@ impl Results {
             // A write that passed through has no position before the stream tells of it.
             shareable: !behind && standing.stream.is_some() && !standing.may_lack(Some(last.at)),
         })
+    }
+
+    /// Whether a read is the first of its kind, and so a miss that is not kept. `read` is what tells it from others; two that it
+    /// does not tell apart are kept one time sooner.
+    pub fn is_first(&self, database: DatabaseId, read: impl Hash) -> bool {
+        let first = !self.sighted.get_or_init(|| Sighted::new(SIGHTED)).again((database, read));
+        if first && let Some(counters) = self.counters(database) {
+            counters.misses.fetch_add(1, Ordering::Relaxed);
+            counters.refused[Refusal::Once as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        first
     }
 
     /// What was kept while changes were known, where it may be given still though they are not any more.
@@ -512,7 +515,6 @@ mod tests {
             ttl: Duration::from_secs(10),
             stale: Duration::ZERO,
             after: None,
-            rare: false,
         }
     }
 
@@ -524,20 +526,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_rare_runs_once_before_it_is_kept() {
+    fn the_first_of_its_kind_is_a_miss_that_is_not_kept() {
         let (results, database) = results();
-        let rare = Wanted { rare: true, ..wanted(database, b"k") };
-        assert!(matches!(results.ask(&rare, Instant::now()), Asked::Once));
-        let fill = fill(&results, &rare);
-        // Who asks meanwhile waits for the second run.
-        drop(wait(&results, &rare));
-        fill.land(entry(1)).unwrap();
-        assert!(matches!(results.ask(&rare, Instant::now()), Asked::Hit(..)));
+        let asked = ["a", "a", "a"].map(|read| results.is_first(database, read));
+        assert_eq!(asked, [true, false, false]);
         let counts = results.counts(database);
-        assert_eq!((counts.misses, counts.hits, counts.refused[Refusal::Once as usize]), (2, 1, 1));
-        // A change asks for no other first time.
-        results.change(database, Change::All, Invalidation::Stream, Instant::now());
-        assert!(matches!(results.ask(&rare, Instant::now()), Asked::Fill(_)));
+        assert_eq!((counts.misses, counts.refused[Refusal::Once as usize]), (1, 1));
     }
 
     fn wait(results: &Arc<Results>, wanted: &Wanted<'_>) -> Arc<Flight> {

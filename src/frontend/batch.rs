@@ -10,7 +10,7 @@ use crate::frontend::session::{Scanned, Session, Unended};
 use crate::frontend::tables::Floor;
 use crate::route::decide::Demand;
 use crate::route::plan::Plan;
-use crate::sql::{Control, Reason};
+use crate::sql::{Control, Fingerprint, Reason};
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan};
 
@@ -45,6 +45,8 @@ pub struct Batch {
     pub parses: bool,
     /// What the tables that it reads ask for.
     pub floor: Floor,
+    /// The statement, where it is one whose results are hardly ever asked for again.
+    pub rare: Option<Fingerprint>,
 }
 
 impl Session {
@@ -59,7 +61,8 @@ impl Session {
         self.settle_scope();
         let mut at = 0;
         let demand = Demand { in_block: self.is_in_block(), ..Demand::default() };
-        let mut batch = Batch { end: 0, demand, prepares_only: true, begins: false, parses: false, floor: Floor::None };
+        let mut batch =
+            Batch { end: 0, demand, prepares_only: true, begins: false, parses: false, floor: Floor::None, rare: None };
         loop {
             let Some(head) = scan::head(&self.inbox[at..])? else {
                 return Ok(self.cut_short(at, scan::HEADER, batch, paused));
@@ -162,6 +165,7 @@ impl Session {
             let of_block = batch.demand.is_of_block();
             batch.floor = batch.floor.and(if of_block { Floor::Unknown } else { self.floor_of(plan) });
         }
+        batch.rare = Some(plan.fingerprint).filter(|_| plan.is_rare());
         batch.begins |= plan.facts.control.iter().any(|c| matches!(c, Control::Begin { .. }));
     }
 

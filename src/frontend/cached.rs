@@ -13,7 +13,7 @@ use crate::cache::capture::Capture;
 use crate::cache::entry::Entry;
 use crate::cache::flight::Flight;
 use crate::cache::key::{self, Formats, Read};
-use crate::cache::request::{Request, Source};
+use crate::cache::request::{self, Request, Source};
 use crate::cache::sealed::{Carried, Epoch};
 use crate::cache::{Asked, Fill, Reads, Results, Wanted};
 use crate::catalog::sources::Targets;
@@ -93,6 +93,10 @@ impl Session {
         if !plain || !reads || asks_token || !self.sql_names.is_empty() || self.target(batch) != Target::Replica {
             return Answer::Run;
         }
+        if self.comes_once(&cached, batch) {
+            self.request.cache = CacheUse::Unkept(Refusal::Once as u8);
+            return Answer::Run;
+        }
         let inbox = std::mem::take(&mut self.inbox);
         let replied = self.reply_to(&cached, &inbox[..batch.end]);
         self.inbox = inbox;
@@ -103,6 +107,18 @@ impl Session {
             }
             Err(answer) => answer,
         }
+    }
+
+    /// A first look, at a fraction of the cost of another: a read of a statement whose results are hardly ever asked for again
+    /// goes past the cache until it is. What is named is kept from the first time on.
+    fn comes_once(&self, cached: &Cached, batch: &Batch) -> bool {
+        let Some(statement) = batch.rare else { return false };
+        let named = || cached.ruled(statement, None).statement.ttl.is_some();
+        if cached.mode().choice() != Some(Choice::Known) || named() {
+            return false;
+        }
+        request::gist(&self.inbox[..batch.end])
+            .is_some_and(|gist| cached.results.is_first(cached.id, (statement, gist)))
     }
 
     /// Writes the reply to a batch, and says what it was and by when that was read; or what is to be done.
@@ -120,10 +136,6 @@ impl Session {
                 Ok((sought, entry, read))
             }
             Asked::Wait(flight) => Err(Answer::Wait(sought, flight)),
-            Asked::Once => {
-                self.request.cache = CacheUse::Unkept(Refusal::Once as u8);
-                Err(Answer::Run)
-            }
             Asked::Closed if self.filling.as_ref().is_some_and(|filling| filling.name.is_some()) => {
                 Err(Answer::Seek(sought))
             }
@@ -205,9 +217,6 @@ impl Session {
         if request.moves {
             return Err(Refusal::Transient);
         }
-        // What is named is kept from the first time on.
-        let named = plan.facts.hints.cache_ttl_ms.is_some() || ruled.statement.ttl.is_some();
-        let rare = choice == Choice::Known && !named && plan.reuse().is_rare();
         // What names mean is another with other definitions.
         let by_names = choice == Choice::Known || admitted.reads != Reads::Anything;
         let scope = if by_names { scope.map_or(0, |scope| scope.id) } else { 0 };
@@ -231,7 +240,6 @@ impl Session {
             ttl: admitted.ttl,
             stale: admitted.stale,
             after: self.wrote,
-            rare,
         };
         let asked = ask(&cached.results, &wanted, self.request.started);
         if let Asked::Fill(fill) = asked {

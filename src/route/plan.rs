@@ -140,6 +140,11 @@ impl Plan {
         &self.learned.reuse
     }
 
+    /// Its results are hardly ever asked for again, and no hint says that they will be.
+    pub fn is_rare(&self) -> bool {
+        self.facts.hints.cache_ttl_ms.is_none() && self.learned.reuse.is_rare()
+    }
+
     /// All tables whose rows it may read. `None`: there may be others.
     pub fn tables(&self, scope: Option<&Scope>) -> Option<Arc<[Table]>> {
         self.sources(scope)?.tables()
@@ -286,7 +291,7 @@ impl Plans {
             return plan;
         }
         let plan = Arc::new(self.work_out(text));
-        if text.len() <= MAX_KEPT_TEXT && self.sighted.again(text.as_bytes()) {
+        if text.len() <= MAX_KEPT_TEXT && self.sighted.again(text) {
             self.by_text.insert(plan.text.clone(), plan.clone());
         }
         plan

@@ -1,6 +1,6 @@
 //! What has come once, so that what never comes again costs no place.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use quick_cache::DefaultHashBuilder;
@@ -19,7 +19,7 @@ impl Sighted {
     }
 
     /// Notes the key; whether it has come before.
-    pub fn again(&self, key: &[u8]) -> bool {
+    pub fn again(&self, key: impl Hash) -> bool {
         let hash = self.hasher.hash_one(key);
         // 0 stands for none.
         let (slot, tag) = (hash as usize % self.tags.len(), (hash >> 32) as u32 | 1);
@@ -34,9 +34,9 @@ mod tests {
     #[test]
     fn a_key_is_known_until_another_takes_its_slot() {
         let one = Sighted::new(1);
-        assert!(!one.again(b"a"));
-        assert!(one.again(b"a"));
-        assert!(!one.again(b"b"));
-        assert!(!one.again(b"a"));
+        assert!(!one.again("a"));
+        assert!(one.again("a"));
+        assert!(!one.again("b"));
+        assert!(!one.again("a"));
     }
 }
