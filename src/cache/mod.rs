@@ -43,7 +43,8 @@
 //! # How much
 //!
 //! [`store`] holds the hard bounds, entries and bytes, overhead included, and evicts as S3-FIFO does (Yang et al., SOSP
-//! 2023): what is asked once goes through a small queue and does not push out what is asked often.
+//! 2023): what is asked once goes through a small queue and does not push out what is asked often. Where hardly any result
+//! of a statement is asked for again ([`crate::route::reuse`]), the first read of its kind is not even kept.
 
 pub mod admit;
 pub mod capture;
