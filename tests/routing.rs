@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pgweir::demo::cluster::Cluster;
 use pgweir::demo::sample;
+use serde_json::Value;
 use support::sessions::{block_on, column, connect, sqlstate, value, wait_for};
 use support::{LIMIT, Pgweir, logged, wait_until};
 use tokio_postgres::Client;
@@ -728,9 +729,13 @@ fn an_error_that_may_be_the_standbys_is_the_primarys_or_the_standbys_own() {
 fn nodes_are_listed_with_role_weight_and_state() {
     let pgweir = Pgweir::builder().cluster(cluster(), &WEIGHTS).set("admin.users", vec!["postgres"]).start();
     wait_until(LIMIT, "the replicas' lag to be known", || {
-        cluster().replicas().iter().all(|replica| pgweir.node(replica)["lag_ms"].is_number())
+        let told = |entry: Value| entry["lag_ms"].is_number() && entry["lag_bytes"].is_number();
+        cluster().replicas().iter().all(|replica| told(pgweir.node(replica)))
     });
     let primary = pgweir.node(cluster().primary());
+    assert!(primary["probe_ms"].is_number() && primary["lag_bytes"].is_null());
+    let written = || cluster().primary().psql("SELECT pg_current_wal_lsn()").unwrap();
+    wait_until(LIMIT, "the primary's position", || pgweir.node(cluster().primary())["lsn"] == written().trim());
     assert_eq!((&primary["role"], &primary["status"]), (&"primary".into(), &"up".into()));
     for (replica, weight) in cluster().replicas().iter().zip(WEIGHTS) {
         let entry = pgweir.node(replica);

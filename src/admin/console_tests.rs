@@ -138,6 +138,18 @@ async fn types_are_pgbouncers() {
 }
 
 #[tokio::test]
+async fn names_of_hosts_are_listed_once_with_where_they_lead() {
+    let (_, rows) = table("SHOW DNS_HOSTS").await;
+    assert_eq!(rows.len(), 1);
+    let get = |name| rows[0][name].as_deref();
+    assert_eq!((get("hostname"), get("addrs")), (Some("db.test"), Some("127.0.0.1")));
+    let (_, lists) = table("SHOW LISTS").await;
+    assert!(
+        lists.iter().any(|row| row["list"].as_deref() == Some("dns_names") && row["items"].as_deref() == Some("1"))
+    );
+}
+
+#[tokio::test]
 async fn pools_of_several_nodes_are_one_row() {
     let (_, rows) = table("SHOW POOLS").await;
     assert_eq!(rows.len(), 1);

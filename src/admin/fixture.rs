@@ -1,5 +1,6 @@
 //! An [`Admin`] over made-up rows, for tests.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,7 @@ pub fn node(index: u16, name: &str, role: NodeRole, queries: u64) -> NodeRow {
         errors: 1,
         probe: Some(Duration::from_micros(750)),
         reason: (queries == 0).then(|| "connection refused".into()),
+        host: Some(("db.test".into(), vec![IpAddr::from([127, 0, 0, 1])])),
     }
 }
 

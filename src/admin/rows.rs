@@ -3,6 +3,7 @@
 //! Fields are PgBouncer's columns; what pgweir adds stands at the end.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -199,11 +200,14 @@ pub struct NodeRow {
     pub writes: u64,
     /// Connection and probe failures since the start.
     pub errors: u64,
-    /// Time of the last probe.
+    /// In which its last probe was answered.
     #[serde(rename = "probe_ms", serialize_with = "optional_milliseconds")]
     pub probe: Option<Duration>,
     /// Why it is not up.
     pub reason: Option<String>,
+    /// Its host, where that is a name, and the addresses that it leads to.
+    #[serde(skip)]
+    pub host: Option<(String, Vec<IpAddr>)>,
 }
 
 /// One user.

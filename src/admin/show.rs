@@ -1,6 +1,8 @@
 //! The tables of SHOW, with PgBouncer's columns in PgBouncer's order (`admin.c`, `stats.c`) and pgweir's at the end.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -83,7 +85,7 @@ pub(super) fn table(admin: &Admin, name: &str, now: Instant) -> Option<Table> {
         "state" => state((sources.state)()),
         "mem" => mem(admin),
         "fds" => empty(columns::FDS),
-        "dns_hosts" => empty(columns::DNS_HOSTS),
+        "dns_hosts" => of(names(admin), &[columns::DNS_HOSTS], host),
         "dns_zones" => empty(columns::DNS_ZONES),
         "peers" => empty(columns::PEERS),
         "peer_pools" => empty(columns::PEER_POOLS),
@@ -238,9 +240,20 @@ fn totals(admin: &Admin, now: Instant) -> Table {
     })
 }
 
+/// Names of nodes' hosts, and where they lead.
+fn names(admin: &Admin) -> BTreeMap<String, Vec<IpAddr>> {
+    (admin.sources.nodes)().into_iter().filter_map(|node| node.host).collect()
+}
+
+fn host((name, addresses): (String, Vec<IpAddr>)) -> Row {
+    let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+    // Each probe and each connection looks it up anew.
+    vec![Some(name), cell(0), Some(addresses.join(","))]
+}
+
 fn lists(admin: &Admin) -> Table {
     let lists = (admin.sources.lists)();
-    // peers and a resolver of its own pgweir has not
+    // peers, zones, and a queue of lookups pgweir has not
     let items = [
         ("databases", lists.databases),
         ("users", lists.users),
@@ -252,7 +265,7 @@ fn lists(admin: &Admin) -> Table {
         ("login_clients", lists.login_clients),
         ("free_servers", lists.free_servers),
         ("used_servers", lists.used_servers),
-        ("dns_names", 0),
+        ("dns_names", names(admin).len() as u64),
         ("dns_zones", 0),
         ("dns_queries", 0),
         ("dns_pending", 0),

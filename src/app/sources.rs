@@ -24,7 +24,7 @@ use crate::frontend::client::{Activity, Client};
 use crate::frontend::database::Database;
 use crate::frontend::invalidation::Cached;
 use crate::frontend::proxy::Proxy;
-use crate::net::Peer;
+use crate::net::{Peer, names};
 use crate::pool::checkout::Pool;
 use crate::route::explain;
 use crate::session::pins::Pins;
@@ -381,6 +381,8 @@ fn node_row(database: &Database, node: &Node) -> NodeRow {
     let snapshots: Vec<_> =
         database.pools.all().iter().filter(|p| p.node.index == node.index).map(|p| p.snapshot()).collect();
     let lagging = node.lag().is_some_and(|lag| lag > database.cluster.routing.max_lag);
+    let replica = node.role() == Role::Replica;
+    let (position, written) = (node.position(), database.cluster.primary().and_then(|primary| primary.position()));
     NodeRow {
         index: node.index,
         database: database.name.to_string(),
@@ -396,17 +398,18 @@ fn node_row(database: &Database, node: &Node) -> NodeRow {
             (true, false) => NodeStatus::Up,
         },
         weight: node.config.weight,
-        lag: node.lag().filter(|_| node.role() == Role::Replica),
-        lag_bytes: None,
-        lsn: None,
+        lag: node.lag().filter(|_| replica),
+        lag_bytes: position.filter(|_| replica).and_then(|at| Some(written?.0.saturating_sub(at.0))),
+        lsn: position.map(|at| at.to_string()),
         connections: count(snapshots.iter().map(|s| s.active + s.idle).sum()),
         active: count(snapshots.iter().map(|s| s.active).sum()),
         queries: node.reads.load(Ordering::Relaxed) + node.writes.load(Ordering::Relaxed),
         reads: node.reads.load(Ordering::Relaxed),
         writes: node.writes.load(Ordering::Relaxed),
         errors: node.failures.load(Ordering::Relaxed),
-        probe: None,
+        probe: node.probe(),
         reason: node.fault(),
+        host: names::is_name(&node.config.host).then(|| (node.config.host.clone(), node.addresses())),
     }
 }
 

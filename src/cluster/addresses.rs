@@ -37,6 +37,12 @@ impl Addresses {
         self.known.push((address, self.lookups));
     }
 
+    /// Those that are not gone.
+    pub fn current(&self) -> Vec<IpAddr> {
+        let there = self.known.iter().filter(|(_, last)| self.lookups - last < MISSES);
+        there.map(|(address, _)| *address).collect()
+    }
+
     pub fn is_gone(&self, address: IpAddr) -> bool {
         self.known.iter().any(|(known, last)| *known == address && self.lookups - last >= MISSES)
     }
@@ -59,7 +65,9 @@ mod tests {
         assert!(addresses.note_lookup(&[address(2)]) && addresses.is_gone(address(1)));
         // Told once.
         assert!(!addresses.note_lookup(&[address(2)]) && addresses.is_gone(address(1)));
+        assert_eq!(addresses.current(), [address(2)]);
         assert!(!addresses.note_lookup(&[address(1), address(2)]) && !addresses.is_gone(address(1)));
+        assert_eq!(addresses.current(), [address(1), address(2)]);
     }
 
     #[test]

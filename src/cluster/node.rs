@@ -71,6 +71,8 @@ pub struct Node {
     latency: Mutex<Peak>,
     /// Microseconds behind the primary; `u64::MAX` while not known.
     lag: AtomicU64,
+    /// Microseconds in which its last probe was answered; `u64::MAX`: none was.
+    probe: AtomicU64,
     epoch: Instant,
     addresses: Mutex<Addresses>,
     /// How often its name has come to lead elsewhere.
@@ -109,6 +111,7 @@ impl Node {
             outstanding: AtomicU32::new(0),
             latency: Mutex::default(),
             lag: AtomicU64::new(u64::MAX),
+            probe: AtomicU64::new(u64::MAX),
             epoch,
             addresses: Mutex::default(),
             moves: AtomicU32::new(0),
@@ -143,6 +146,11 @@ impl Node {
         if let Peer::Tcp(address) = peer {
             self.addresses.lock().note(address.ip());
         }
+    }
+
+    /// Where its name leads, by the lookups of late.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.addresses.lock().current()
     }
 
     /// Equal numbers: its name has lost no address meanwhile.
@@ -266,6 +274,16 @@ impl Node {
     pub fn note_sample(&self, sample: Sample, lag: Option<Duration>) {
         *self.sample.lock() = sample;
         self.lag.store(lag.map_or(u64::MAX, |lag| lag.as_micros() as u64), Ordering::Relaxed);
+    }
+
+    /// A probe was answered in that time.
+    pub fn note_answered(&self, took: Duration) {
+        self.probe.store(took.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// The time in which the last probe that was answered was.
+    pub fn probe(&self) -> Option<Duration> {
+        Some(self.probe.load(Ordering::Relaxed)).filter(|&took| took != u64::MAX).map(Duration::from_micros)
     }
 
     pub fn sample(&self) -> Sample {

@@ -149,6 +149,7 @@ async fn ask(node: &Node, prober: &Prober, connection: &mut Option<Connection>) 
         Ok(Err(error)) => return Err(error.to_string().into()),
         Err(_) => return Err(Unwell::Silent("timed out while answering")),
     };
+    node.note_answered(asked.elapsed());
     *connection = Some(open);
     Ok(Some(answer))
 }
