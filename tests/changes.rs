@@ -331,9 +331,11 @@ fn with_a_publication_its_relations_are_told_by_number() {
     let oid = sql("SELECT 't'::regclass::oid").trim().to_owned();
     let told = Stream { servers: &[cluster.primary()], user: SUPERUSER, publication: Some("Pub") }.follow();
     told.whole();
+    // Before version 15 what is not published is told as a commit of nothing.
+    let changed = || std::iter::repeat_with(|| told.changed()).find(|names| !names.is_empty()).unwrap();
     sql("INSERT INTO other VALUES (1)");
     sql("INSERT INTO t VALUES (1)");
-    assert_eq!(told.changed(), [oid.as_str()]);
+    assert_eq!(changed(), [oid.as_str()]);
     sql("TRUNCATE t");
-    assert_eq!(told.changed(), [oid.as_str()]);
+    assert_eq!(changed(), [oid.as_str()]);
 }

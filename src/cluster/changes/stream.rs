@@ -212,8 +212,10 @@ pub fn cause_of_failure(failure: ConnectFailure) -> Cause {
 
 /// What an error means for whoever waits for the stream.
 pub fn cause(error: BackendError) -> Cause {
-    let text = error.to_string();
+    let mut text = error.to_string();
     let BackendError::Server(error) = error else { return Cause::Failed(text) };
+    // Since version 16 only that names the attribute which a role lacks.
+    error.detail.iter().for_each(|detail| text.extend([": ", detail]));
     match error.code.as_str() {
         // "logical decoding requires wal_level >= logical"
         "55000" if error.message.contains("wal_level") => Cause::WalLevel,
