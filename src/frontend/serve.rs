@@ -18,13 +18,13 @@ use crate::frontend::requests::Forwarded;
 use crate::frontend::retry::Again;
 use crate::frontend::session::{Kept, Leased, Request, Scanned, Session, Unended};
 use crate::frontend::tables::Floor;
+use crate::net::buffers::drop_front;
 use crate::pool::checkout::{Pool, Refused};
 use crate::pool::lease::{Lease, Return};
 use crate::route::decide::{self, Target, Why};
 use crate::session::pins::Pin;
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
-use bytes::Buf;
 
 /// What a client is told that begins a transaction block in statement mode.
 const NO_BLOCKS: &str = "transaction blocks are not allowed in statement pooling mode";
@@ -183,7 +183,7 @@ impl Session {
     /// The rest of a message that no server is to have; false while there is more of it to come.
     fn drop_rest(&mut self) -> bool {
         let here = self.client_rest.min(self.inbox.len());
-        self.inbox.advance(here);
+        drop_front(&mut self.inbox, here);
         self.client_rest -= here;
         self.client_rest == 0
     }
@@ -222,7 +222,7 @@ impl Session {
         // A frame that is skipped need not all be here.
         let here = at.min(self.inbox.len());
         self.client_rest = at - here;
-        self.inbox.advance(here);
+        drop_front(&mut self.inbox, here);
         self.worker.buffers.give_back(&mut self.inbox);
     }
 
@@ -425,7 +425,7 @@ impl Session {
         self.skipping = !answered;
         let here = end.min(self.inbox.len());
         self.client_rest = end - here;
-        self.inbox.advance(here);
+        drop_front(&mut self.inbox, here);
     }
 
     fn on_server(&mut self) -> Option<End> {

@@ -1,10 +1,10 @@
 //! Read buffers of one worker, shared by its clients: an idle client holds none.
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 
-/// Bytes of one buffer. With 64 KiB a result of 2 MB takes a quarter of the system calls, and a third more CPU.
-pub const SIZE: usize = 16 * 1024;
+/// Bytes of one buffer. With 16 KiB a result of 2 MB takes three and a half times the system calls, and 8 % more CPU.
+pub const SIZE: usize = 64 * 1024;
 
 /// Buffers kept for reuse; more than are in use at once by busy clients need not be.
 const KEPT: usize = 64;
@@ -44,10 +44,18 @@ impl Buffers {
     }
 }
 
+/// Drops the front of `buffer`. Of one that is empty then, all its memory is room again: [`Buf::advance`] would leave
+/// none of what was full, and nothing to tell it from a buffer that never had any.
+#[inline]
+pub fn drop_front(buffer: &mut BytesMut, bytes: usize) {
+    match bytes == buffer.len() {
+        true => buffer.clear(),
+        false => buffer.advance(bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Buf;
-
     use super::*;
 
     #[test]
@@ -57,11 +65,23 @@ mod tests {
         buffers.make_room(&mut buffer);
         assert!(buffer.capacity() >= SIZE);
         buffer.extend_from_slice(&[1; 1000]);
-        buffer.advance(1000);
+        drop_front(&mut buffer, 1000);
         buffers.give_back(&mut buffer);
         assert_eq!((buffer.capacity(), buffers.free.lock().len()), (0, 1));
         buffers.make_room(&mut buffer);
         assert!(buffer.capacity() >= SIZE && buffers.free.lock().is_empty());
+    }
+
+    #[test]
+    fn a_buffer_that_was_full_is_used_again() {
+        let buffers = Buffers::default();
+        let mut buffer = BytesMut::new();
+        buffers.make_room(&mut buffer);
+        buffer.extend_from_slice(&[1; SIZE]);
+        drop_front(&mut buffer, SIZE - 1);
+        drop_front(&mut buffer, 1);
+        buffers.give_back(&mut buffer);
+        assert_eq!((buffer.capacity(), buffers.free.lock().len()), (0, 1));
     }
 
     #[test]

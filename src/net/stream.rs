@@ -7,12 +7,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use rustls::{ConnectionCommon, SideData};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
+
+use crate::net::buffers::drop_front;
 
 /// The first probe comes before the idle timeouts of common load balancers and NATs (350 s and less), and a peer that is
 /// gone without a word is noticed within two minutes.
@@ -244,7 +246,7 @@ impl Stream {
         }
         while !out.is_empty() {
             let sent = ready!(Pin::new(&mut *self).poll_write(cx, out))?;
-            out.advance(sent);
+            drop_front(out, sent);
         }
         Pin::new(self).poll_flush(cx)
     }
