@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use crate::cluster::Tried;
 use crate::error::{Fault, Malformed};
 use crate::frontend::requests::emit;
 use crate::frontend::retry::Again;
 use crate::frontend::session::{Kept, Session};
+use crate::net::buffers::drop_front;
 use crate::session::pipeline::{Expect, Failed, Step};
 use crate::session::prepared::as_client_says;
 use crate::wire::read::ErrorFields;
@@ -39,6 +40,8 @@ struct Copy {
     from: usize,
     /// Bytes in the outbox when this began.
     before: usize,
+    /// When the last statement that ends in it was counted.
+    ended: Option<Instant>,
 }
 
 impl Copy {
@@ -57,7 +60,7 @@ impl Session {
     pub fn relay(&mut self) -> Result<Relayed, Malformed> {
         let Some(leased) = &mut self.leased else { return Ok(Relayed::On) };
         let inbox = std::mem::take(&mut leased.lease.inbox);
-        let mut copy = Copy { inbox, at: 0, from: 0, before: self.outbox.len() };
+        let mut copy = Copy { inbox, at: 0, from: 0, before: self.outbox.len(), ended: None };
         let relayed = self.relay_frames(&mut copy);
         if matches!(relayed, Ok(Relayed::Retry { .. })) {
             self.outbox.truncate(copy.before);
@@ -82,7 +85,7 @@ impl Session {
             return;
         }
         copy.flush(&mut self.outbox);
-        copy.inbox.advance(copy.at);
+        drop_front(&mut copy.inbox, copy.at);
         if self.outbox.len() > copy.before {
             self.kept_no_more();
         }
@@ -212,11 +215,10 @@ impl Session {
     }
 
     fn pass_ready(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
-        let mut ended = None;
         let own = match self.pipeline.front() {
             Some(Expect::Query { plan: Some(plan), .. }) => {
                 let plan = plan.clone();
-                ended = Some(self.record(&plan));
+                copy.ended = Some(self.record(&plan));
                 false
             }
             Some(Expect::Replay | Expect::Aside) => true,
@@ -237,7 +239,7 @@ impl Session {
         }
         self.pass(head, head.total, copy)?;
         if !own {
-            self.on_ready(copy.inbox[copy.at - 1], ended.unwrap_or_else(Instant::now));
+            self.on_ready(copy.inbox[copy.at - 1], copy.ended.unwrap_or_else(Instant::now));
             // One that was left to a statement that has not been executed.
             self.leaving.take_if(|_| self.pipeline.is_settled());
         }
@@ -447,7 +449,7 @@ impl Session {
     }
 
     /// A frame that completes a statement, looked at before the pipeline moves on.
-    fn complete(&mut self, head: scan::Head, copy: &Copy) -> Result<(), Malformed> {
+    fn complete(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
         let body = &copy.inbox[copy.at + scan::HEADER..copy.at + head.total];
         match head.tag {
             // What pgweir asked itself is nobody's statement.
@@ -468,7 +470,7 @@ impl Session {
                         let plan = plan.clone();
                         self.request.values.clone_from(values);
                         self.apply(&plan, tag);
-                        self.record(&plan);
+                        copy.ended = Some(self.record(&plan));
                     }
                     Some(Expect::Query { plan: Some(plan), .. }) if plan.facts.statements == 1 => {
                         let plan = plan.clone();

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use crate::error::Fault;
 use crate::frontend::batch::{MAX_QUERY, check_size};
 use crate::frontend::refusal;
 use crate::frontend::session::{Kept, Leased, Portal, Scanned, Session};
 use crate::frontend::statements::OnServer;
+use crate::net::buffers::drop_front;
 use crate::route::plan::Plan;
 use crate::session::bound;
 use crate::session::pipeline::{Expect, Local, Refused, Undo};
@@ -79,7 +80,8 @@ impl Session {
     /// What was sent of the inbox is not kept in it.
     pub(super) fn consume(&mut self) {
         let sent = std::mem::take(&mut self.request.sent);
-        self.inbox.advance(sent.min(self.inbox.len()));
+        let here = sent.min(self.inbox.len());
+        drop_front(&mut self.inbox, here);
         if let Some(end) = &mut self.request.end {
             *end -= sent;
         }

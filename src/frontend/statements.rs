@@ -5,6 +5,7 @@
 //! connection it would run, so each is described where it is prepared, and what the client does with it waits for that.
 //! A Parse of the client's own needs no wait: it takes definitions as they are.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::config::{PoolMode, UnnamedStatements};
@@ -293,18 +294,18 @@ impl Session {
 
     /// The name to use on the server. One that the client has not made goes as it is, to be missing there too; in
     /// forward mode another client's unnamed statement must not stand in for it. What has changed is to fail as well.
-    pub(super) fn name_there(&mut self, name: &[u8], there: &OnServer, leased: &mut Leased) -> Box<[u8]> {
+    pub(super) fn name_there<'a>(&mut self, name: &'a [u8], there: &'a OnServer, leased: &mut Leased) -> Cow<'a, [u8]> {
         match there {
             _ if self.keeps_names() => name.into(),
-            OnServer::Same(_) if name.is_empty() && self.forwards_unnamed() => Box::default(),
-            OnServer::Same(statement) => statement.name.clone(),
+            OnServer::Same(_) if name.is_empty() && self.forwards_unnamed() => Cow::default(),
+            OnServer::Same(statement) => (&*statement.name).into(),
             OnServer::Changed(_) => [NAME_PREFIX.as_bytes(), b"?"].concat().into(),
             OnServer::Missing if name.is_empty() => {
                 if leased.lease.unnamed.take().is_some() {
                     write::of_statement(&mut leased.lease.outbox, frontend::CLOSE, b"");
                     self.pipeline.push(Expect::Close { shown: false, evicted: None, undo: None });
                 }
-                Box::default()
+                Cow::default()
             }
             OnServer::Missing if name.starts_with(NAME_PREFIX.as_bytes()) => [name, b"?"].concat().into(),
             OnServer::Missing => name.into(),
