@@ -305,6 +305,32 @@ fn definitions_that_others_change() {
     }
 }
 
+/// What stands in a pipeline ahead of a statement that is prepared anew is run again with it, unless it may be committed.
+#[test]
+fn what_may_be_committed_is_not_run_again() {
+    let primary = support::cluster().primary();
+    directly(
+        "CREATE TABLE twice (n int); CREATE TABLE grown (n int);\
+         CREATE PROCEDURE adds() LANGUAGE plpgsql AS 'BEGIN INSERT INTO twice VALUES (1); COMMIT; END'",
+    );
+    let text = "SELECT * FROM grown";
+    let block = frames().run("BEGIN", &[]).run("INSERT INTO twice VALUES (1)", &[]).run("COMMIT", &[]);
+    for (n, writes) in [block, frames().run("CALL adds()", &[])].into_iter().enumerate() {
+        let pgweir = Pgweir::builder().cluster(support::cluster(), &[]).set("pool.max", 1).start();
+        let mut client = Wire::connect(pgweir.port());
+        client.ask(&frames().run(text, &[]).sync(), "12CZ");
+        directly(&format!("ALTER TABLE grown ADD COLUMN n{n} int"));
+        client.send(&writes.then(&frames().run(text, &[]).sync()));
+        client.until(b'Z');
+        assert_eq!(
+            primary.psql_in(sample::DATABASE, "SELECT count(*) FROM twice").unwrap().trim(),
+            (n + 1).to_string()
+        );
+        client.ask(&frames().run(text, &[]).sync(), "12CZ");
+    }
+    directly("DROP TABLE twice, grown; DROP PROCEDURE adds");
+}
+
 /// In a transaction an error cannot be hidden: the first client that meets the change is told, as one would be that had
 /// prepared a moment earlier, and nobody behind it.
 #[test]

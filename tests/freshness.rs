@@ -19,7 +19,8 @@ use pgweir::demo::cluster::{Cluster, Server, Shutdown};
 use pgweir::demo::sample;
 use support::random::{Random, number};
 use support::sessions::{block_on, connect, sqlstate, value, wait_for};
-use support::{Builder, LIMIT, Pgweir, logged, wait_until};
+use support::wire::{Frames, Wire};
+use support::{Builder, Gate, LIMIT, Mode, Pgweir, logged, wait_until};
 use tokio_postgres::Client;
 
 const KEYS: i64 = 4;
@@ -410,6 +411,36 @@ fn a_session_begins_with_what_others_have_written() {
             .await;
         }
     });
+}
+
+/// Its writer was told nothing: the answer was on its way when it went, and it looks from another session.
+#[test]
+fn a_session_begins_with_writes_whose_end_nobody_saw() {
+    let cluster = cluster();
+    let primary = cluster.primary();
+    primary.psql_in(sample::DATABASE, "CREATE TABLE unseen (n int); GRANT ALL ON unseen TO app").unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+    let gate = Gate::new(primary.port());
+    let mut nodes = Pgweir::builder().node(gate.port, "primary", None);
+    for replica in cluster.replicas() {
+        nodes = nodes.node(replica.port(), "replica", None);
+    }
+    let pgweir = nodes.set("pool.min", 0).start();
+    let mut client = Wire::connect(pgweir.port());
+    // By now there is a connection.
+    client.query("/* pgweir: primary */ SELECT 1");
+    cluster.replicas().iter().for_each(stall);
+    gate.set(Mode::Slow(Duration::from_secs(5)));
+    client.send(&Frames::new().query("INSERT INTO unseen VALUES (1)"));
+    wait_until(LIMIT, "the commit", || {
+        primary.psql_in(sample::DATABASE, "SELECT count(*) FROM unseen").unwrap().trim() == "1"
+    });
+    gate.set(Mode::Open);
+    drop(client);
+    wait_until(LIMIT, "the client to be gone", || pgweir.json("/stats")["application"]["activeUsers"] == 0);
+    let mut other = Wire::connect(pgweir.port());
+    assert_eq!(other.value("SELECT count(*) FROM unseen"), "1");
+    cluster.replicas().iter().for_each(go_on);
 }
 
 /// The token of one session, taken over by another through another pgweir.

@@ -526,6 +526,61 @@ fn what_no_standby_can_run_is_retried_on_the_primary_and_remembered() {
     }
 }
 
+/// Rows have come, so that the client gets the error: once.
+#[test]
+fn what_no_standby_can_run_is_remembered_however_late_it_shows() {
+    let psql = |sql: &str| cluster().primary().psql_in(sample::DATABASE, sql).unwrap();
+    psql(
+        "SET ROLE app; CREATE TABLE late_rows (n int); \
+          CREATE FUNCTION late(n int) RETURNS int STABLE LANGUAGE sql AS 'SELECT n'; CREATE VIEW later AS \
+          SELECT late(n) AS n FROM generate_series(1, 50000) AS n",
+    );
+    let pgweir = Pgweir::builder().cluster(cluster(), &WEIGHTS).set("routing.probe_interval", "1h").start();
+    psql(
+        "SET ROLE app; CREATE OR REPLACE FUNCTION late(n int) RETURNS int VOLATILE LANGUAGE plpgsql AS \
+          $$ BEGIN IF n = 50000 THEN INSERT INTO late_rows VALUES (n); END IF; RETURN n; END $$",
+    );
+    cluster().wait_replayed(LIMIT).unwrap();
+    block_on(async {
+        let client = connect(&pgweir.url()).await;
+        client.simple_query("SET pgweir.freshness = 'eventual'").await.unwrap();
+        let sql = "SELECT n FROM later";
+        assert_eq!(sqlstate(&column(&client, sql).await.unwrap_err()), "25006");
+        for _ in 0..3 {
+            assert_eq!(column(&client, sql).await.unwrap().len(), 50_000);
+        }
+    });
+}
+
+/// Nor is a table missing that a standby has yet to be told of.
+#[test]
+fn what_a_standby_does_not_know_yet_the_primary_is_asked() {
+    let cluster = Cluster::builder().replicas(1).setting("log_statement", "all").start().unwrap();
+    sample::install(cluster.primary()).unwrap();
+    cluster.wait_replayed(LIMIT).unwrap();
+    let replica = &cluster.replicas()[0];
+    let pgweir = Pgweir::builder().cluster(&cluster, &[1]).set("routing.probe_interval", "50ms").start();
+    replica.psql("SELECT pg_wal_replay_pause()").unwrap();
+    let sql = "SET ROLE app; CREATE TABLE newborn (n int); INSERT INTO newborn VALUES (1); \
+               ALTER TABLE users ADD COLUMN newborn int DEFAULT 2";
+    cluster.primary().psql_in(sample::DATABASE, sql).unwrap();
+    block_on(async {
+        let client = connect(&pgweir.url()).await;
+        client.simple_query("SET pgweir.freshness = 'eventual'").await.unwrap();
+        for (n, sql) in
+            ["SELECT n FROM newborn /* born-0 */", "SELECT max(newborn) FROM users /* born-1 */"].iter().enumerate()
+        {
+            wait_for("the replica to be asked", async || {
+                assert_eq!(value(&client, sql).await, (n + 1).to_string());
+                logged(replica, &format!("born-{n}")) > 0
+            })
+            .await;
+        }
+        let error = column(&client, "SELECT nothing FROM users").await.unwrap_err();
+        assert_eq!(sqlstate(&error), "42703");
+    });
+}
+
 #[test]
 fn sessions_that_a_standby_cannot_serve_use_the_primary() {
     let pgweir = pgweir();

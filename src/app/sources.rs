@@ -380,7 +380,7 @@ fn nodes(proxy: &Proxy) -> Vec<NodeRow> {
 fn node_row(database: &Database, node: &Node) -> NodeRow {
     let snapshots: Vec<_> =
         database.pools.all().iter().filter(|p| p.node.index == node.index).map(|p| p.snapshot()).collect();
-    let lagging = node.lag().is_some_and(|lag| lag > database.cluster.routing.max_lag);
+    let lagging = node.is_astray() || node.lag().is_some_and(|lag| lag > database.cluster.routing.max_lag);
     let replica = node.role() == Role::Replica;
     let (position, written) = (node.position(), database.cluster.primary().and_then(|primary| primary.position()));
     NodeRow {
@@ -408,7 +408,7 @@ fn node_row(database: &Database, node: &Node) -> NodeRow {
         writes: node.writes.load(Ordering::Relaxed),
         errors: node.failures.load(Ordering::Relaxed),
         probe: node.probe(),
-        reason: node.fault(),
+        reason: node.fault().or_else(|| node.is_astray().then(|| "on a history that the primary is not on".to_owned())),
         host: names::is_name(&node.config.host).then(|| (node.config.host.clone(), node.addresses())),
     }
 }

@@ -208,6 +208,7 @@ impl Cluster {
             let serves = node.role() == Role::Replica
                 && node.config.weight > 0
                 && node.is_up()
+                && !node.is_astray()
                 && !tried.contains(node.index)
                 && node.lag().is_none_or(|lag| lag <= self.routing.max_lag);
             let met = need.is_nothing() || need.is_met(node.index, &node.sample());
@@ -377,6 +378,30 @@ mod tests {
         cluster.nodes[2].eject("test");
         cluster.nodes[2].admit(later);
         assert_eq!(reader(&cluster), Some((0, Why::Freshness)), "what it had before it was gone");
+    }
+
+    /// One that follows the primary that was replaced, or was it.
+    #[test]
+    fn a_replica_on_a_history_that_the_primary_has_left_serves_nothing() {
+        let cluster = cluster(PrimaryReads::Fallback);
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let ahead = Sample { asked: Some(at(5)), position: Lsn(20), proven: false, until: None };
+        let readers = || shares(&cluster, 40).into_keys().collect::<std::collections::BTreeSet<_>>();
+        cluster.nodes[3].note_sample(ahead, None);
+        // Looked at before, the primary may have written it since.
+        cluster.nodes[3].note_written(at(5), Lsn(10));
+        assert_eq!(readers(), [1, 2, 3].into());
+        cluster.nodes[3].note_written(at(6), Lsn(20));
+        assert_eq!(readers(), [1, 2, 3].into());
+        cluster.nodes[3].note_written(at(6), Lsn(19));
+        assert_eq!(readers(), [1, 2].into());
+        // The primary has come as far, elsewhere.
+        cluster.nodes[3].note_written(at(9), Lsn(90));
+        cluster.nodes[3].note_sample(Sample { asked: Some(at(10)), ..ahead }, Some(Duration::ZERO));
+        assert_eq!(readers(), [1, 2].into());
+        cluster.nodes[3].note_sample(Sample { asked: Some(at(11)), proven: true, ..ahead }, Some(Duration::ZERO));
+        assert_eq!(readers(), [1, 2, 3].into());
     }
 
     /// Sessions that read, faster than samples come, and some that write: most choices are forced, and by the weights still.

@@ -71,6 +71,8 @@ pub struct Node {
     latency: Mutex<Peak>,
     /// Microseconds behind the primary; `u64::MAX` while not known.
     lag: AtomicU64,
+    /// It has replayed what its primary never wrote.
+    astray: AtomicBool,
     /// Microseconds in which its last probe was answered; `u64::MAX`: none was.
     probe: AtomicU64,
     epoch: Instant,
@@ -111,6 +113,7 @@ impl Node {
             outstanding: AtomicU32::new(0),
             latency: Mutex::default(),
             lag: AtomicU64::new(u64::MAX),
+            astray: AtomicBool::new(false),
             probe: AtomicU64::new(u64::MAX),
             epoch,
             addresses: Mutex::default(),
@@ -273,6 +276,9 @@ impl Node {
     /// What a probe has shown; it is `lag` behind. Where less is known now than before, less is known.
     pub fn note_sample(&self, sample: Sample, lag: Option<Duration>) {
         *self.sample.lock() = sample;
+        if sample.proven {
+            self.astray.store(false, Ordering::Relaxed);
+        }
         self.lag.store(lag.map_or(u64::MAX, |lag| lag.as_micros() as u64), Ordering::Relaxed);
     }
 
@@ -284,6 +290,20 @@ impl Node {
     /// The time in which the last probe that was answered was.
     pub fn probe(&self) -> Option<Duration> {
         Some(self.probe.load(Ordering::Relaxed)).filter(|&took| took != u64::MAX).map(Duration::from_micros)
+    }
+
+    /// The primary had written no more than up to `written` when it was `asked`. Who had replayed more before is on a history
+    /// that the primary has left, until it says that it is on the primary's.
+    pub fn note_written(&self, asked: Instant, written: Lsn) {
+        let sample = self.sample();
+        let before = sample.asked.is_some_and(|at| at < asked);
+        if before && !sample.proven && sample.position > written && !self.astray.swap(true, Ordering::Relaxed) {
+            tracing::warn!(node = %self.name, "the replica is on a history that the primary is not on: nothing is read there");
+        }
+    }
+
+    pub fn is_astray(&self) -> bool {
+        self.astray.load(Ordering::Relaxed)
     }
 
     pub fn sample(&self) -> Sample {

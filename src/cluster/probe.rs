@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::connect::{self, Login};
 use crate::backend::connection::{BackendError, Connection};
-use crate::cluster::node::Node;
+use crate::cluster::node::{Node, Role};
 use crate::cluster::{Cluster, stay_away};
 use crate::freshness::{Lsn, Sample};
 use crate::net::names::is_name;
@@ -178,6 +178,8 @@ impl Cluster {
             positions.note_primary(answer.asked, position, answer.timeline.unwrap_or(0));
             let sample = Sample { asked: Some(answer.asked), position, proven: true, until: Some(answer.asked) };
             node.note_sample(sample, Some(Duration::ZERO));
+            let replicas = self.nodes.iter().filter(|other| other.role() == Role::Replica);
+            replicas.for_each(|replica| replica.note_written(answer.asked, position));
         }
     }
 }

@@ -107,7 +107,8 @@ impl Seen {
 
     /// It has written, or read on the primary.
     pub fn on_primary(&mut self, now: Instant) {
-        *self = Seen { until: Some(now), ..Seen::default() };
+        // What others write may be yet to be committed when a session begins.
+        *self = Seen { until: self.until.max(Some(now)), ..Seen::default() };
     }
 
     /// A replica has shown it all that it has seen last.

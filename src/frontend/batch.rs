@@ -32,7 +32,7 @@ pub enum Head {
 }
 
 /// Messages for one node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Batch {
     /// Its bytes; what lies behind belongs to the next one.
     pub end: usize,
@@ -43,6 +43,8 @@ pub struct Batch {
     pub begins: bool,
     /// There is a Parse in it.
     pub parses: bool,
+    /// Something in it may commit, whatever becomes of the rest.
+    pub commits: bool,
     /// What the tables that it reads ask for.
     pub floor: Floor,
     /// The statement, where it is one whose results are hardly ever asked for again.
@@ -61,8 +63,7 @@ impl Session {
         self.settle_scope();
         let mut at = 0;
         let demand = Demand { in_block: self.is_in_block(), ..Demand::default() };
-        let mut batch =
-            Batch { end: 0, demand, prepares_only: true, begins: false, parses: false, floor: Floor::None, rare: None };
+        let mut batch = Batch { demand, prepares_only: true, ..Batch::default() };
         loop {
             let Some(head) = scan::head(&self.inbox[at..])? else {
                 return Ok(self.cut_short(at, scan::HEADER, batch, paused));
@@ -165,6 +166,7 @@ impl Session {
             let of_block = batch.demand.is_of_block();
             batch.floor = batch.floor.and(if of_block { Floor::Unknown } else { self.floor_of(plan) });
         }
+        batch.commits |= plan.facts.may_commit();
         batch.rare = Some(plan.fingerprint).filter(|_| plan.is_rare());
         batch.begins |= plan.facts.control.iter().any(|c| matches!(c, Control::Begin { .. }));
     }

@@ -324,10 +324,15 @@ impl Session {
         let untouched = self.request.kept == Kept::Read || (is_shutdown(&fields) && self.may_leave_block());
         let on_replica = self.leased.as_ref().is_some_and(|leased| leased.replica);
         let again = match fields.is_fatal() {
-            true => Some(Again::Elsewhere),
+            // Anywhere it would take as long.
+            true => (fields.code != b"25P04").then_some(Again::Elsewhere),
             false => on_replica.then(|| Again::after(&fields)).flatten(),
         };
         let again = again.filter(|again| self.may_say_again(*again));
+        // In a READ ONLY block that is what the primary says, too.
+        if again == Some(Again::Write) && (untouched || self.block.is_none()) {
+            self.note_refused_by_standby();
+        }
         if let (true, Some(again)) = (untouched, again) {
             return Ok(Some(Relayed::Retry { why: fields.message(), again }));
         }
@@ -519,7 +524,7 @@ impl Session {
         self.skipping &= !self.pipeline.is_settled();
         self.failed = false;
         self.aside_error = None;
-        self.tried = Tried::default();
+        (self.tried, self.died) = (Tried::default(), false);
         self.land_fill();
     }
 

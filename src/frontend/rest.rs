@@ -198,6 +198,7 @@ impl Rest {
             filling: None,
             asker: Default::default(),
             tried: Tried::default(),
+            died: false,
             primary_failed: None,
             scanned: Default::default(),
             unended: Unended::No,

@@ -34,6 +34,8 @@ impl Again {
             b"40001" | b"40P01" | b"57P03" => Some(Again::Elsewhere),
             // Serializable transactions, and what is no matter of the standby.
             b"55000" | b"0A000" => Some(Again::OnPrimary),
+            // Names that it may not know yet: those of relations, columns, functions, types and schemas.
+            b"42P01" | b"42703" | b"42883" | b"42704" | b"3F000" => Some(Again::OnPrimary),
             _ => None,
         }
     }
@@ -64,12 +66,23 @@ impl Session {
     /// A read on the primary that is said elsewhere, or to the next primary, should this one end. Once, for the read may be
     /// what ends it; but an idle connection of before may be just about to end too.
     pub(super) fn outlives_primary(&self, batch: &Batch, lease: &Lease) -> bool {
-        let once = !self.tried.contains(lease.pool.node.index)
-            || self.primary_failed.is_some_and(|failed| lease.created < failed && failed.elapsed() < ENDING);
+        let once = !self.tried.contains(lease.pool.node.index) || self.ends_with_primary(lease);
         once && self.cluster().nodes.len() > 1
             && self.fails_over()
             && self.mode != PoolMode::Session
             && batch.demand.is_read()
+    }
+
+    /// The primary has ended under this read a moment ago, and so does a connection of before.
+    fn ends_with_primary(&self, lease: &Lease) -> bool {
+        self.primary_failed.is_some_and(|failed| lease.created < failed && failed.elapsed() < ENDING)
+    }
+
+    /// A server process that ends without a word may have been brought down by what it ran: that is run once more, and not
+    /// on one node after the other.
+    pub(super) fn may_outlive(&self) -> bool {
+        let of_primary = self.leased.as_ref().filter(|leased| !leased.replica);
+        !self.died || of_primary.is_some_and(|leased| self.ends_with_primary(&leased.lease))
     }
 
     /// A read that failed on one node may be tried on another.
@@ -79,6 +92,13 @@ impl Session {
             // Where no read may, the server's own error says more than that nobody serves it.
             Again::OnPrimary => self.block.is_some() || self.cluster().routing.primary_reads != PrimaryReads::Never,
             Again::Write | Again::Anew => true,
+        }
+    }
+
+    /// No standby runs the statement that has failed, nor its like.
+    pub(super) fn note_refused_by_standby(&self) {
+        if let Some((plan, _)) = self.pipeline.front().and_then(Expect::statement) {
+            self.database.plans.note_refusal(&plan, self.scope());
         }
     }
 
@@ -97,10 +117,6 @@ impl Session {
             }
             Again::OnPrimary | Again::Write => self.tried = Tried::all(),
             Again::Anew => {}
-        }
-        let statement = self.pipeline.front().and_then(Expect::statement);
-        if let (Again::Write, Some((plan, _))) = (again, statement) {
-            self.database.plans.note_refusal(&plan, self.scope());
         }
         // Names that the batch has bound or closed are bound and closed again.
         self.pipeline.abandon();

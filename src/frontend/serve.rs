@@ -26,6 +26,9 @@ use crate::session::pins::Pin;
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
 
+/// How long a write may go on whose connection was left: what begins meanwhile is to see it.
+const UNSEEN_COMMIT: Duration = Duration::from_secs(1);
+
 /// What a client is told that begins a transaction block in statement mode.
 const NO_BLOCKS: &str = "transaction blocks are not allowed in statement pooling mode";
 
@@ -383,7 +386,7 @@ impl Session {
         leased.turn = Some(Turn::new(leased.lease.pool.node.clone(), self.request.mark));
         self.request.why = leased.why;
         // Behind the whole of it something may be on its way already, which then need not wait.
-        let relies = batch.end == self.inbox.len() && (batch.parses || self.names.has_unproven());
+        let relies = batch.end == self.inbox.len() && (batch.parses || self.names.has_unproven()) && !batch.commits;
         self.request.kept = match leased.replica || self.outlives_primary(&batch, &leased.lease) {
             true => Kept::Read,
             false if relies && self.mode != PoolMode::Session && !batch.demand.in_block => Kept::Anew,
@@ -405,7 +408,7 @@ impl Session {
     /// Answers a batch with an error of pgweir's own, as a server would at its first message.
     fn refuse(&mut self, batch: Batch, fault: &Fault) {
         write::error(&mut self.outbox, fault);
-        self.tried = Tried::default();
+        (self.tried, self.died) = (Tried::default(), false);
         self.give_up_block();
         if let Some(plan) = self.scanned_plan(batch.end) {
             self.request.error = fault.code.as_bytes().try_into().ok();
@@ -454,7 +457,8 @@ impl Session {
     }
 
     fn on_server_gone(&mut self, why: &str) -> Option<End> {
-        if self.request.kept == Kept::Read && self.fails_over() {
+        if self.request.kept == Kept::Read && self.fails_over() && self.may_outlive() {
+            self.died = true;
             return self.retry(why, Again::Elsewhere);
         }
         if self.may_leave_block() {
@@ -517,6 +521,8 @@ impl Session {
         self.filling = None;
         if self.writing {
             self.invalidate();
+            // Its end has not been seen: it may be committed a moment from now.
+            self.cluster().last_write.note(Instant::now() + UNSEEN_COMMIT);
         }
     }
 

@@ -241,6 +241,8 @@ pub struct Session {
     pub asker: Asker,
     /// Nodes on which the request at the head of the inbox has failed.
     pub tried: Tried,
+    /// A server has ended without a word while it ran.
+    pub died: bool,
     /// When it first failed on the primary.
     pub primary_failed: Option<Instant>,
     pub scanned: VecDeque<Scanned>,

@@ -88,6 +88,13 @@ impl Facts {
             && (self.unknown_by_name || !self.effects.contains(&Effect::Unknown))
     }
 
+    /// What comes behind it in a pipeline may fail without undoing it: it ends a transaction, or may commit within, as
+    /// procedures do and what cannot run in a transaction block.
+    pub fn may_commit(&self) -> bool {
+        use Reason::{Ddl, TooLong, Transaction, Unparsable, Utility};
+        !self.control.is_empty() || matches!(self.primary, Some(Ddl | Transaction | Utility | Unparsable | TooLong))
+    }
+
     /// It calls a function of such a name, in whatever schema.
     pub fn calls_any(&self, names: &[&str]) -> bool {
         self.functions.iter().any(|call| names.contains(&call.function.name.as_str()))

@@ -7,6 +7,7 @@ mod patroni;
 
 use std::fs;
 use std::pin::pin;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -577,6 +578,38 @@ fn a_read_on_the_primary_outlives_it() {
     };
     let (read, runs) = end(&|| (0..2).for_each(|_| terminate()));
     assert_eq!((sqlstate(&read.unwrap_err()), runs), ("57P01", 2));
+}
+
+#[test]
+fn a_read_that_brings_servers_down_is_run_twice() {
+    let cluster = cluster();
+    let pgweir = builder(&cluster).start();
+    let sql = "SELECT pg_sleep(30) /* brings down */";
+    let url = pgweir.url();
+    let reading = thread::spawn(move || block_on(async { column(&connect(&url).await, sql).await }));
+    let running = "SELECT pid FROM pg_stat_activity \
+        WHERE query LIKE '%brings down%' AND state = 'active' AND pid <> pg_backend_pid()";
+    for _ in 0..2 {
+        let mut pids = Vec::new();
+        wait_until(LIMIT, "the read to run", || {
+            // A server that starts anew tells none.
+            pids = cluster
+                .servers()
+                .filter_map(|server| server.psql(running).ok())
+                .filter(|pid| !pid.is_empty())
+                .collect();
+            !pids.is_empty()
+        });
+        let killed = Command::new("kill").args(["-9", pids[0].trim()]).status().unwrap();
+        assert!(killed.success());
+    }
+    assert_eq!(sqlstate(&reading.join().unwrap().unwrap_err()), "08006");
+    let runs: Vec<_> = cluster.servers().map(|server| logged(server, &format!("statement: {sql}"))).collect();
+    assert_eq!(
+        (runs.iter().sum::<usize>(), logged(cluster.primary(), &format!("statement: {sql}"))),
+        (2, 0),
+        "{runs:?}"
+    );
 }
 
 #[test]
