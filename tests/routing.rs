@@ -291,14 +291,16 @@ fn each_statement_runs_where_it_must() {
 }
 
 /// By the simple protocol and, where the statement can be one of it, by the extended; each in a session of its own. The
-/// marker is behind the text, since DDL is logged by its first line alone.
+/// marker is behind the text, since DDL is logged by its first line alone. A BEGIN comes with what follows.
 async fn run_both_ways(pgweir: &Pgweir, sql: &str, marker: &str) {
     let marked = format!("{sql} /* {marker} */");
     let client = connect(&pgweir.url()).await;
     // What fails, fails on the right server.
     let _ = client.simple_query(&marked).await;
+    let _ = client.simple_query("SELECT").await;
     let client = connect(&pgweir.url()).await;
     let _ = client.query(&marked, &[]).await;
+    let _ = client.simple_query("SELECT").await;
 }
 
 #[test]

@@ -62,8 +62,7 @@ impl Session {
         self.environment.settle(self.parameters.current(), false);
         self.settle_scope();
         let mut at = 0;
-        let demand = Demand { in_block: self.is_in_block(), ..Demand::default() };
-        let mut batch = Batch { demand, prepares_only: true, ..Batch::default() };
+        let mut batch = Batch { demand: self.demand_of_block()?, prepares_only: true, ..Batch::default() };
         loop {
             let Some(head) = scan::head(&self.inbox[at..])? else {
                 return Ok(self.cut_short(at, scan::HEADER, batch, paused));
@@ -150,7 +149,7 @@ impl Session {
     }
 
     /// Adds a statement to what the batch asks for.
-    fn weigh(&self, plan: &Plan, batch: &mut Batch) {
+    pub(super) fn weigh(&self, plan: &Plan, batch: &mut Batch) {
         let mut primary = self.verdict(plan).primary;
         if batch.demand.is_of_block() {
             primary = primary.filter(|_| !decides_nothing(plan)).or_else(|| plan.blocked(self.scope()));

@@ -1,21 +1,20 @@
-//! READ ONLY transaction blocks on a replica.
+//! Transaction blocks that have run nothing yet, and READ ONLY ones on a replica.
 //!
-//! A block is opened on the node that a read would go to, and runs there to its end. As long as it has run nothing it may be
-//! opened anew elsewhere: its first statement is decided as a read outside of a transaction is, and tried elsewhere where a
-//! replica fails. What comes later and is for the primary alone is refused, so that the client runs the whole again, and
-//! then on the primary.
+//! As long as a block has run nothing it may be opened on any node, and anew elsewhere. One that is not READ ONLY is opened
+//! on the primary, and is no matter here from its first statement on. A READ ONLY one is opened on the node that a read
+//! would go to, and runs there to its end: its first statement is decided as a read outside of a transaction is, and tried
+//! elsewhere where a replica fails. What comes later and is for the primary alone is refused, so that the client runs the
+//! whole again, and then on the primary.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cluster::Tried;
-use crate::config::PoolMode;
 use crate::error::{Fault, sqlstate};
 use crate::frontend::batch::{Batch, Head};
 use crate::frontend::client::Activity;
 use crate::frontend::session::{Kept, Request, Session};
 use crate::route::block::{self, Fit};
-use crate::route::decide::{Target, Why};
+use crate::route::decide::{Demand, Target, Why};
 use crate::route::plan::Plan;
 use crate::session::environment;
 use crate::session::pipeline::Expect;
@@ -26,12 +25,18 @@ use crate::wire::{read, scan, write};
 /// Statements ahead of the first that decides; with more of them the block stays where it is.
 const MAX_PRELUDE: usize = 16;
 
-/// One that is open on a replica, or about to be.
+/// One that is open, or about to be.
 #[derive(Debug, Default)]
 pub struct Block {
-    /// Its BEGIN has succeeded.
+    /// Its BEGIN has succeeded, for all that the client knows.
     is_open: bool,
     begin: Option<Arc<Plan>>,
+    /// Its BEGIN makes it READ ONLY.
+    begins_to_read: bool,
+    /// Its BEGIN is yet to be said to a server, whatever the client does.
+    is_awaited: bool,
+    /// … and for a statement that waits for that.
+    is_asked: bool,
     /// What was said in it ahead of its first statement, and how many of these have been answered.
     prelude: Vec<Arc<Plan>>,
     answered: usize,
@@ -53,16 +58,27 @@ impl Block {
         self.is_closing
     }
 
+    pub fn is_awaited(&self) -> bool {
+        self.is_awaited
+    }
+
+    pub fn is_asked(&self) -> bool {
+        self.is_asked
+    }
+
+    /// The BEGIN that is to be said now.
+    pub fn take_awaited(&mut self) -> Option<Arc<Plan>> {
+        std::mem::take(&mut self.is_awaited).then(|| self.begin.clone()).flatten()
+    }
+
+    /// A replica may run it.
+    fn reads(&self) -> bool {
+        self.begins_to_read || self.prelude.iter().any(|plan| block::turns(&plan.facts))
+    }
+
     /// The plan is said ahead of the first statement.
     fn is_undecided(&self, plan: &Plan) -> bool {
         self.first.is_none() && self.begin.is_some() && self.prelude.len() < MAX_PRELUDE && decides_nothing(plan)
-    }
-
-    /// What opens it anew elsewhere.
-    fn opening(&self) -> impl Iterator<Item = Arc<Plan>> + use<> {
-        let begin = self.begin.clone().filter(|_| self.is_open);
-        let prelude = if begin.is_some() { self.prelude.clone() } else { Vec::new() };
-        begin.into_iter().chain(prelude)
     }
 
     /// A frame has been passed on.
@@ -83,14 +99,41 @@ impl Session {
         fresh && self.status == b'T'
     }
 
-    /// Nothing would be lost with the connection.
-    pub fn may_leave_block(&self) -> bool {
-        let idle = self.pipeline.is_settled() && self.client_rest == 0 && self.server_rest == 0;
-        self.is_in_fresh_block() && idle && self.fails_over()
+    /// What a block in which nothing has been run asks for, whatever it is that stands next in it.
+    ///
+    /// # Errors
+    /// The client breaks the protocol.
+    pub(super) fn demand_of_block(&self) -> Result<Demand, Fault> {
+        let Some(block) = self.block.as_ref().filter(|_| self.is_in_fresh_block()) else {
+            return Ok(Demand::default());
+        };
+        let reads = block.reads();
+        let primary = if reads || self.turns_block()? { None } else { Some(Reason::Transaction) };
+        let hint = block.begin.as_ref().and_then(|begin| begin.facts.hints.route);
+        Ok(Demand { in_block: true, read_only: reads, primary, hint, ..Demand::default() })
     }
 
-    /// The first messages in a block on a replica: they stay there, or the block leaves it. How many bytes it takes to
-    /// tell, where they are not here yet.
+    /// … and it began on no server.
+    pub(super) fn is_untouched_block(&self) -> bool {
+        self.leased.is_none() && self.is_in_fresh_block() && self.block.as_ref().is_some_and(|b| b.prelude.is_empty())
+    }
+
+    /// Nothing would be lost with the connection.
+    pub fn may_leave_block(&self) -> bool {
+        let asked = self.block.as_ref().is_some_and(|block| block.is_asked);
+        let idle = self.pipeline.is_settled() || (self.pipeline.only_begins() && !asked);
+        self.is_in_fresh_block() && idle && self.client_rest == 0 && self.server_rest == 0 && self.fails_over()
+    }
+
+    /// pgweir answers the BEGIN of a block by itself.
+    pub(super) fn hold_block(&mut self, begin: &Arc<Plan>) {
+        let begins_to_read = block::opens(&begin.facts, || self.parameters.defaults_to_read_only());
+        let begin = Some(begin.clone());
+        self.block = Some(Box::new(Block { begin, begins_to_read, is_awaited: true, ..Block::default() }));
+    }
+
+    /// The first messages in a block that is open on a server: they stay there, or the block leaves it. How many bytes it
+    /// takes to tell, where they are not here yet.
     ///
     /// # Errors
     /// The client breaks the protocol.
@@ -107,6 +150,10 @@ impl Session {
                 let on_replica = self.leased.as_ref().is_some_and(|leased| leased.replica);
                 match self.target(&batch) {
                     Target::Replica if on_replica => self.go_on_in_block(batch),
+                    Target::Primary(_) if !on_replica => {
+                        self.block = None;
+                        self.begin_request();
+                    }
                     _ => self.leave_fresh_block(),
                 }
             }
@@ -147,14 +194,10 @@ impl Session {
         }
     }
 
-    /// Whether a block that has begun on the primary turns out to be READ ONLY now, and a replica would take it.
-    ///
-    /// # Errors
-    /// The client breaks the protocol.
-    pub fn turns_block(&mut self) -> Result<bool, Fault> {
-        let Some(begin) = self.begun.clone().filter(|_| self.block.is_none()) else { return Ok(false) };
-        let idle = self.pipeline.is_settled() && self.client_rest == 0 && self.server_rest == 0;
-        if self.status != b'T' || !idle || self.mode == PoolMode::Session || !self.pins.is_empty() {
+    /// Whether what stands next makes a block READ ONLY that a replica may then run.
+    fn turns_block(&self) -> Result<bool, Fault> {
+        let may_turn = |block: &Block| block.begin.as_ref().is_some_and(|begin| block::may_turn(&begin.facts));
+        if !self.block.as_ref().is_some_and(|block| may_turn(block)) {
             return Ok(false);
         }
         let Some((head, body)) = scan::frame(&self.inbox)? else { return Ok(false) };
@@ -163,21 +206,7 @@ impl Session {
             frontend::PARSE => read::parse(body)?.text,
             _ => return Ok(false),
         };
-        if !is_setting(text) || !block::turns(&self.plan(text).facts) {
-            return Ok(false);
-        }
-        self.block = Some(Box::new(Block { is_open: true, begin: Some(begin), ..Block::default() }));
-        let taken = match self.scan()? {
-            Head::Batch(batch) => self.choose(&batch, Tried::default()).filter(|chosen| self.is_replica(chosen.node)),
-            _ => None,
-        };
-        match &taken {
-            Some(chosen) => self.undeal(chosen),
-            None => self.block = None,
-        }
-        self.scanned.clear();
-        self.begun = None;
-        Ok(taken.is_some())
+        Ok(is_setting(text) && block::turns(&self.plan(text).facts))
     }
 
     /// Nothing has been run in it.
@@ -195,43 +224,57 @@ impl Session {
         self.give_back();
     }
 
-    /// A batch is about to be sent: it opens a block on a replica, or the block that is open elsewhere is opened here.
+    /// A batch is about to be sent: it opens a block on a replica, or the block that the client has begun is opened here.
     pub(super) fn open_block(&mut self, batch: &Batch, replica: bool) {
         if !self.is_in_block() {
             self.block = None;
         }
-        if batch.demand.read_only && self.block.is_none() {
+        if batch.demand.read_only {
             self.retries_block = false;
+        }
+        if batch.demand.read_only && self.block.is_none() {
             if replica {
-                self.block = Some(Box::default());
+                self.block = Some(Box::new(Block { begins_to_read: true, ..Block::default() }));
             }
             return;
         }
-        for plan in self.block.iter().flat_map(|block| block.opening()) {
-            let Some(leased) = &mut self.leased else { break };
-            leased.lease.begin();
-            write::query(&mut leased.lease.outbox, &plan.text);
-            leased.lease.unnamed = None;
-            self.pipeline.push(Expect::Replay);
-        }
+        self.say_opening();
         if !replica {
             self.block = None;
         }
     }
 
-    /// A Query is about to be sent. A block may turn out to be READ ONLY that begins with it, and with nothing that came
-    /// before.
-    pub(super) fn note_begin(&mut self, plan: &Arc<Plan>) {
-        let begins = block::may_turn(&plan.facts) && self.status == b'I';
-        let anew = begins && !self.opens_block && !self.pipeline.is_unsynced();
-        self.begun = anew.then(|| plan.clone());
+    /// Opens the block here, and lets what comes next wait for that: a statement, where it is `asked` for one.
+    pub(super) fn begin_apart(&mut self, asked: bool) {
+        self.say_opening();
+        if let Some(block) = &mut self.block {
+            block.is_asked = asked;
+        }
+        self.end_segment();
+        let replica = self.leased.as_ref().is_some_and(|leased| leased.replica);
+        if self.block.as_ref().is_some_and(|block| block.reads()) {
+            self.retries_block = false;
+            // It stays there.
+            self.block.take_if(|_| !replica);
+        }
+    }
+
+    fn say_opening(&mut self) {
+        let (Some(block), Some(leased)) = (self.block.as_mut(), self.leased.as_mut()) else { return };
+        let Some(begin) = &block.begin else { return };
+        block.is_awaited = false;
+        leased.lease.begin();
+        write::execute(&mut leased.lease.outbox, &begin.text);
+        leased.lease.unnamed = None;
+        self.pipeline.push(Expect::Begin);
+        for plan in &block.prelude {
+            write::query(&mut leased.lease.outbox, &plan.text);
+            self.pipeline.push(Expect::Replay);
+        }
     }
 
     /// A statement is sent to the block's replica, by a Query or bound to a portal.
     pub(super) fn note_in_block(&mut self, plan: &Arc<Plan>, portal: Option<&[u8]>) {
-        if portal.is_some() {
-            self.begun = None;
-        }
         let Some(block) = &mut self.block else { return };
         if block.begin.is_none() && block::opens(&plan.facts, || self.parameters.defaults_to_read_only()) {
             block.begin = Some(plan.clone());
@@ -252,7 +295,6 @@ impl Session {
 
     /// What is bound to a portal is run.
     pub(super) fn note_executed_in_block(&mut self, plan: &Arc<Plan>) {
-        self.begun = None;
         if let Some(block) = self.block.as_mut().filter(|block| block.is_undecided(plan)) {
             block.prelude.push(plan.clone());
         }
@@ -327,7 +369,13 @@ impl Session {
         }
     }
 
-    /// Nobody can take the block: for its client it has failed, and is over.
+    /// Nobody can take the block: it has failed, and is the client's to end.
+    pub(super) fn fail_block(&mut self) {
+        self.block = Some(Box::new(Block { is_open: true, ..Block::default() }));
+        self.status = b'E';
+    }
+
+    /// Nothing is left of the block.
     pub(super) fn give_up_block(&mut self) {
         if self.block.take().is_some() {
             self.rolled_back();

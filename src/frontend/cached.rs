@@ -71,12 +71,12 @@ pub(super) enum Answer {
     Run,
 }
 
-/// The read that a batch asks for.
+/// The statement that a batch asks for.
 #[derive(Debug)]
 pub(super) struct Sought {
-    plan: Arc<Plan>,
+    pub plan: Arc<Plan>,
     /// `None` for a simple Query.
-    statement: Option<Arc<Statement>>,
+    pub statement: Option<Arc<Statement>>,
 }
 
 impl Session {
@@ -272,7 +272,7 @@ impl Session {
     }
 
     /// The statement of a request; `None` where the server is to judge.
-    fn sought(&self, request: &Request<'_>) -> Option<Sought> {
+    pub(super) fn sought(&self, request: &Request<'_>) -> Option<Sought> {
         let statement = match (request.source, self.scanned.front()) {
             (Source::Query(_), Some(Scanned::Query(plan))) => {
                 return Some(Sought { plan: plan.clone(), statement: None });
@@ -341,6 +341,12 @@ impl Session {
         let before = self.outbox.len();
         entry.write(request.parts(), &mut self.outbox);
         self.request.bytes = (self.outbox.len() - before) as u64;
+        self.note_names(request, sought);
+        true
+    }
+
+    /// What a request that pgweir answers does to the client's names.
+    pub(super) fn note_names(&mut self, request: &Request<'_>, sought: &Sought) {
         match request.source {
             // A simple Query ends the unnamed statement.
             Source::Query(_) => drop(self.names.replace(b"", None)),
@@ -350,7 +356,6 @@ impl Session {
         if let Some(name) = request.closes {
             self.names.replace(name, None);
         }
-        true
     }
 
     /// The batch up to `end` has its reply.

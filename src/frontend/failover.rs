@@ -84,6 +84,10 @@ impl Session {
             if self.request.kept == Kept::Read {
                 return self.retry("the server is the primary no longer", Again::Elsewhere);
             }
+            if self.may_leave_block() {
+                self.lose_lease();
+                return None;
+            }
             self.record_broken_off(sqlstate::CONNECTION_FAILURE);
             self.drop_lease();
             let why = "the server is the primary no longer: another was promoted";
@@ -96,7 +100,7 @@ impl Session {
             return self.retry("the node does not answer", Again::Elsewhere);
         }
         if self.may_leave_block() {
-            self.drop_lease();
+            self.lose_lease();
             return None;
         }
         self.record_broken_off(sqlstate::CONNECTION_FAILURE);

@@ -36,6 +36,8 @@ pub enum Event {
     Server,
     /// The server is gone.
     ServerGone(io::Error),
+    /// The block that the client has begun is to begin on a server.
+    Due,
     /// `client.stop` was called, or `client.nudge`: something has changed.
     Stopped,
     /// The session cannot go on; the client is to be told why.
@@ -95,7 +97,10 @@ impl Session {
     pub async fn event(&mut self, need: usize) -> Event {
         poll_fn(|cx| match self.client.nudged.poll(cx) {
             Poll::Ready(()) => Poll::Ready(Event::Stopped),
-            Poll::Pending => self.poll_event(need, cx),
+            Poll::Pending => match self.poll_event(need, cx) {
+                Poll::Pending => self.poll_due(cx).map(|()| Event::Due),
+                happened => happened,
+            },
         })
         .await
     }

@@ -12,6 +12,8 @@ pub mod directory;
 pub mod effects;
 pub mod failover;
 pub mod io;
+pub mod lazy;
+pub mod leases;
 pub mod login;
 pub mod names;
 pub mod notifications;

@@ -27,6 +27,8 @@ pub enum Relayed {
     Retry { why: String, again: Again },
     /// The server ends the connection; its own error is on its way to the client.
     Fatal,
+    /// The BEGIN of the client's block has failed, with this error and code, and nothing behind it has run.
+    BeginFailed(Box<[u8]>, String),
     /// pgweir's own statement ahead of the client's has failed: the session's state cannot be had here.
     ReplayFailed(String),
 }
@@ -346,6 +348,10 @@ impl Session {
             copy.from = copy.at;
             return Ok(None);
         }
+        if matches!(self.pipeline.front(), Some(Expect::Begin)) && !fields.is_fatal() {
+            let body = copy.inbox[copy.at + scan::HEADER..copy.at + head.total].into();
+            return Ok(Some(Relayed::BeginFailed(body, String::from_utf8_lossy(fields.code).into_owned())));
+        }
         if self.pipeline.is_replay() {
             return Ok(Some(Relayed::ReplayFailed(fields.message())));
         }
@@ -497,7 +503,7 @@ impl Session {
         Ok(())
     }
 
-    fn on_ready(&mut self, status: u8, now: Instant) {
+    pub(super) fn on_ready(&mut self, status: u8, now: Instant) {
         if status == b'I' {
             match self.failed {
                 true => self.rolled_back(),

@@ -205,7 +205,6 @@ impl Session {
                 } else {
                     self.name_for_sql(&plan.facts, leased);
                     self.note_sequences(&plan, leased);
-                    self.note_begin(&plan);
                     self.note_plan(&plan, leased);
                     self.leave(&plan, leased);
                     self.note_in_block(&plan, None);
@@ -244,7 +243,7 @@ impl Session {
             }
             frontend::FUNCTION_CALL => {
                 // By OID, so of unknown effect.
-                (self.writing, self.begun) = (true, None);
+                self.writing = true;
                 self.written.note(None);
                 (leased.suspect, leased.unsure) = (true, true);
                 leased.lease.outbox.put_slice(frame);

@@ -103,7 +103,7 @@ impl Session {
 
     fn has_nothing_open(&self) -> bool {
         let bytes = !self.inbox.is_empty() || !self.outbox.is_empty() || self.held_back;
-        let block = self.block.is_some() || self.begun.is_some() || self.retries_block;
+        let block = self.block.is_some() || self.retries_block;
         let transaction = self.transaction_began.is_some() || self.writing || self.reading || !self.written.is_empty();
         // A portal does not outlive its transaction.
         let statement = !self.scanned.is_empty() || self.filling.is_some();
@@ -194,7 +194,7 @@ impl Rest {
             request: Request::new(began, Why::Read),
             block: None,
             retries_block: false,
-            begun: None,
+            due: None,
             filling: None,
             asker: Default::default(),
             tried: Tried::default(),

@@ -1,26 +1,23 @@
 //! The loop of a session: read a batch, choose a node, lease, relay, give back.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::cluster::node::Turn;
 use crate::cluster::{Cluster, Tried};
 use crate::config::{Freshness, PoolMode};
 use crate::error::{Fault, sqlstate};
-use crate::freshness::{Need, Seen};
+use crate::freshness::Need;
 use crate::frontend::batch::{Batch, Head};
 use crate::frontend::cached::Answer;
 use crate::frontend::client::{Activity, Stop};
-use crate::frontend::io::{self, Event, Wait};
+use crate::frontend::io::{self, Event};
 use crate::frontend::replies::Relayed;
 use crate::frontend::requests::Forwarded;
 use crate::frontend::retry::Again;
 use crate::frontend::session::{Kept, Leased, Request, Scanned, Session, Unended};
 use crate::frontend::tables::Floor;
 use crate::net::buffers::drop_front;
-use crate::pool::checkout::{Pool, Refused};
-use crate::pool::lease::{Lease, Return};
+use crate::pool::lease::Return;
 use crate::route::decide::{self, Target, Why};
 use crate::session::pins::Pin;
 use crate::wire::tag::frontend;
@@ -78,6 +75,7 @@ impl Session {
                 Event::Server => self.on_server(),
                 Event::ServerGone(error) => self.on_server_gone(&error.to_string()),
                 Event::Fault(fault) => Some(End::Fault(fault)),
+                Event::Due => Box::pin(self.begin_unasked()).await.err(),
                 Event::Stopped => match self.client.stop_reason() {
                     Stop::None if self.may_rest() => return None,
                     Stop::None => self.on_nudge(),
@@ -97,7 +95,8 @@ impl Session {
     async fn advance(&mut self) -> Result<Option<usize>, End> {
         loop {
             if let Some(leased) = &self.leased {
-                let own = self.pipeline.ends_in_own_sync() || self.pipeline.is_survey();
+                let awaits = self.pipeline.ends_in_own_sync() || self.pipeline.is_beginning();
+                let own = awaits || self.pipeline.is_survey();
                 if self.request.end.is_none() {
                     let reads = leased.replica && !self.is_in_block();
                     if reads || self.request.kept != Kept::No || self.terminating || own {
@@ -109,7 +108,7 @@ impl Session {
                     if self.leaves_failed_block().map_err(End::Fault)? {
                         continue;
                     }
-                    if self.is_in_fresh_block() || self.turns_block().map_err(End::Fault)? {
+                    if self.is_in_fresh_block() {
                         if !self.drop_rest() {
                             return Ok(Some(0));
                         }
@@ -138,6 +137,9 @@ impl Session {
                 Head::Terminate => return Ok(None),
                 Head::Batch(batch) => {
                     self.request = Request { floor: batch.floor, ..Request::new(Instant::now(), Why::Read) };
+                    if self.answer_alone(&batch) {
+                        continue;
+                    }
                     let answer = match batch.demand.in_block {
                         true => Answer::Run,
                         false => self.ask_cache(&batch),
@@ -163,7 +165,7 @@ impl Session {
     }
 
     /// A statement within a transaction or on a pinned connection begins.
-    fn begin_request(&mut self) {
+    pub(super) fn begin_request(&mut self) {
         if self.pipeline.is_settled() && self.client_rest == 0 && !self.inbox.is_empty() {
             let why = if self.status == b'I' { Why::Pinned } else { Why::InTransaction };
             let now = Instant::now();
@@ -229,62 +231,17 @@ impl Session {
         self.worker.buffers.give_back(&mut self.inbox);
     }
 
-    /// An idle connection to the node chosen for a batch: the common case, in which nothing is waited for.
-    fn lease_idle(&mut self, chosen: Chosen, batch: &Batch) -> Option<Leased> {
-        if self.is_unsettled(&chosen) {
-            return None;
-        }
-        let Chosen { node, why, .. } = chosen;
-        let replica = self.is_replica(node);
-        if batch.begins && self.mode == PoolMode::Statement || !replica && self.awaits_fence(batch) {
-            return None;
-        }
-        let lease = self.pools[usize::from(node)].try_checkout(self.worker.index, self.request.mark)?;
-        if replica && !self.may_read(&lease) {
-            return None;
-        }
-        self.waited(Duration::ZERO, true);
-        self.client.set_activity(Activity::Active, self.request.mark);
-        Some(Leased { fenced: !replica && batch.may_write(), ..Leased::new(lease, why, replica) })
-    }
-
     /// Finds a connection for a batch, on the node chosen for it or another, and sends it there.
-    async fn take_on(&mut self, batch: Batch, mut chosen: Option<Chosen>) -> Result<(), End> {
+    async fn take_on(&mut self, batch: Batch, chosen: Option<Chosen>) -> Result<(), End> {
         if batch.begins && self.mode == PoolMode::Statement {
             self.refuse(batch, &Fault::error(sqlstate::FEATURE_NOT_SUPPORTED, NO_BLOCKS));
             return Ok(());
         }
-        let mut outdated = Tried::default();
-        loop {
-            let Some(mut next) = chosen.take().or_else(|| self.choose(&batch, outdated)) else {
-                let Some(fault) = Box::pin(self.wait_for_primary(&batch)).await? else { continue };
+        match self.find_lease(&batch, chosen).await? {
+            Ok(leased) => self.send(batch, leased),
+            Err(fault) => {
                 self.refuse(batch, &fault);
-                return Ok(());
-            };
-            if self.is_unsettled(&next) {
-                next = Box::pin(self.wait_for_sample(&batch, next)).await;
-            }
-            let Chosen { node, why, .. } = next;
-            let replica = self.is_replica(node);
-            let pool = self.pools[usize::from(node)].clone();
-            match self.lease(&pool).await? {
-                // Dropped unused, the connection goes back as it is.
-                Ok(lease) if replica && !self.may_read(&lease) => {
-                    self.undeal(&next);
-                    outdated.insert(node);
-                }
-                Ok(lease) => {
-                    let fenced = !replica && self.fence_before(&batch).await.map_err(End::Fault)?;
-                    return self.send(batch, Leased { fenced, ..Leased::new(lease, why, replica) });
-                }
-                Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(node),
-                // Another node is the primary now.
-                Err(Refused::Unavailable(_)) if self.fails_over() => {}
-                Err(refused) => {
-                    let timeout = pool.config.load().acquire_timeout;
-                    self.refuse(batch, &refused.fault(timeout));
-                    return Ok(());
-                }
+                Ok(())
             }
         }
     }
@@ -322,13 +279,6 @@ impl Session {
         }
     }
 
-    /// A replica that was chosen is not to be read from after all.
-    pub(super) fn undeal(&self, chosen: &Chosen) {
-        if chosen.why == Why::Read {
-            self.cluster().give_back(chosen.node, &self.need(), self.tried, self.request.mark);
-        }
-    }
-
     pub(super) fn is_replica(&self, node: u16) -> bool {
         !matches!(self.cluster().primary(), Some(primary) if primary.index == node)
     }
@@ -348,43 +298,14 @@ impl Session {
         Need::new(self.promise(), self.seen, floor)
     }
 
-    /// Whether a lease on a replica leads to a server that is known to have what the session needs.
-    fn may_read(&self, lease: &Lease) -> bool {
-        let node = &lease.pool.node;
-        let need = self.need();
-        need.is_nothing() || need.is_met_by(lease.created, node.index, &node.sample())
-    }
-
-    async fn lease(&mut self, pool: &Arc<Pool>) -> Result<Result<Lease, Refused>, End> {
-        let began = self.request.mark;
-        self.client.set_activity(Activity::Waiting, began);
-        let answer = match self.wait_for_lease(pool).await {
-            Wait::Answer(answer) => answer,
-            Wait::ClientGone => {
-                self.waited(began.elapsed(), false);
-                return Err(End::Client);
-            }
-            Wait::InVain => {
-                if self.seen.is_inherited() && !self.is_replica(pool.node.index) {
-                    // What others have written is not worth waiting for a primary that is down.
-                    self.seen = Seen::default();
-                }
-                Err(Refused::Unavailable(pool.node.fault().unwrap_or_default()))
-            }
-            Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),
-        };
-        let now = Instant::now();
-        self.waited(now.saturating_duration_since(began), answer.is_ok());
-        self.request.mark = now;
-        self.client.set_activity(Activity::Active, now);
-        Ok(answer)
-    }
-
-    fn send(&mut self, batch: Batch, mut leased: Leased) -> Result<(), End> {
+    fn send(&mut self, batch: Batch, leased: Leased) -> Result<(), End> {
+        if batch.demand.in_block && batch.end == 0 {
+            // What comes as it comes is not to come before the block has begun.
+            self.take_up(leased);
+            self.begin_apart(true);
+            return Ok(());
+        }
         self.fill_from(&leased);
-        self.database.tally.count(leased.why);
-        leased.turn = Some(Turn::new(leased.lease.pool.node.clone(), self.request.mark));
-        self.request.why = leased.why;
         // Behind the whole of it something may be on its way already, which then need not wait.
         let relies = batch.end == self.inbox.len() && (batch.parses || self.names.has_unproven()) && !batch.commits;
         self.request.kept = match leased.replica || self.outlives_primary(&batch, &leased.lease) {
@@ -393,25 +314,34 @@ impl Session {
             false => Kept::No,
         };
         self.request.ends_own = batch.prepares_only && batch.end > 0;
-        let apart = self.request.kept != Kept::No || self.request.ends_own;
+        // Behind a BEGIN of which nobody knows yet whether it succeeds, nothing follows.
+        let apart = self.request.kept != Kept::No || self.request.ends_own || batch.demand.in_block;
         self.request.end = apart.then_some(batch.end);
-        self.client.set_target(Some(leased.lease.identity.clone()));
-        self.settling = false;
         let replica = leased.replica;
-        self.leased = Some(leased);
-        self.replay();
+        self.take_up(leased);
+        if batch.demand.in_block {
+            self.note_opening();
+        }
         self.open_block(&batch, replica);
         self.forward().map_err(End::Fault)?;
         Ok(())
     }
 
     /// Answers a batch with an error of pgweir's own, as a server would at its first message.
-    fn refuse(&mut self, batch: Batch, fault: &Fault) {
+    pub(super) fn refuse(&mut self, batch: Batch, fault: &Fault) {
         write::error(&mut self.outbox, fault);
+        self.end_refused(batch, &fault.code);
+    }
+
+    /// The error is said: the batch has failed with it, and what is left of its block.
+    pub(super) fn end_refused(&mut self, batch: Batch, code: &str) {
         (self.tried, self.died) = (Tried::default(), false);
-        self.give_up_block();
+        if self.is_in_block() {
+            self.fail_block();
+            self.client.set_activity(Activity::IdleInTransaction, self.request.mark);
+        }
         if let Some(plan) = self.scanned_plan(batch.end) {
-            self.request.error = fault.code.as_bytes().try_into().ok();
+            self.request.error = code.as_bytes().try_into().ok();
             self.record(&plan);
         }
         // A large batch has not been held: its first message tells how it ends.
@@ -423,7 +353,7 @@ impl Session {
         };
         let answered = simple || !(batch.demand.open || batch.prepares_only);
         if answered {
-            write::ready(&mut self.outbox, b'I');
+            write::ready(&mut self.outbox, self.status);
         }
         self.skipping = !answered;
         let here = end.min(self.inbox.len());
@@ -442,6 +372,10 @@ impl Session {
             Ok(Relayed::Fatal) => {
                 self.drop_lease();
                 Some(End::Server)
+            }
+            Ok(Relayed::BeginFailed(error, code)) => {
+                self.on_begin_failed(&error, &code);
+                None
             }
             Ok(Relayed::ReplayFailed(why)) => {
                 let message = "the session's settings cannot be restored on another server connection";
@@ -462,7 +396,7 @@ impl Session {
             return self.retry(why, Again::Elsewhere);
         }
         if self.may_leave_block() {
-            self.drop_lease();
+            self.lose_lease();
             return None;
         }
         self.record_broken_off(sqlstate::CONNECTION_FAILURE);
@@ -524,6 +458,13 @@ impl Session {
             // Its end has not been seen: it may be committed a moment from now.
             self.cluster().last_write.note(Instant::now() + UNSEEN_COMMIT);
         }
+    }
+
+    /// … and what was sent to it has come to nothing.
+    pub(super) fn lose_lease(&mut self) {
+        let dropped = self.pipeline.abandon();
+        self.drop_lease();
+        self.undo(dropped);
     }
 
     pub(super) async fn finish(&mut self, end: End) {

@@ -1,10 +1,12 @@
 //! The state of one client's session: its socket, what it is owed, what serves it.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use tokio::time::Sleep;
 
 use crate::backend::connect::Login;
 use crate::cluster::Tried;
@@ -229,12 +231,12 @@ pub struct Session {
 
     pub leased: Option<Leased>,
     pub pipeline: Pipeline,
-    /// A READ ONLY block on a replica.
+    /// A block that has run nothing yet, or a READ ONLY one on a replica.
     pub block: Option<Box<Block>>,
-    /// One has come to what needed the primary: the next one begins there.
+    /// When a block that has been begun lazily is to begin; kept for the next one.
+    pub due: Option<Pin<Box<Sleep>>>,
+    /// A READ ONLY one has come to what needed the primary: the next one begins there.
     pub retries_block: bool,
-    /// The BEGIN of a block on the primary that has done nothing, and may turn out to be a READ ONLY one.
-    pub begun: Option<Arc<Plan>>,
     pub request: Request,
     /// The reply under way is to be kept.
     pub filling: Option<Box<Filling>>,

@@ -74,7 +74,8 @@ pub fn ends_first(facts: &Facts, text: &str) -> bool {
     ends && facts.control.first().is_some_and(Control::ends) && facts.statements > 1
 }
 
-fn stands_alone(facts: &Facts) -> bool {
+/// BEGIN, COMMIT and their like, and nothing else.
+pub fn stands_alone(facts: &Facts) -> bool {
     facts.statements == 1 && facts.effects.is_empty() && facts.primary == Some(Reason::Transaction)
 }
 

@@ -169,7 +169,8 @@ impl Pipeline {
             | Expect::Execute { .. }
             | Expect::Description { .. }
             | Expect::Changed { .. }
-            | Expect::Close { .. } => {
+            | Expect::Close { .. }
+            | Expect::Begin => {
                 self.unsynced = true;
             }
             _ => {}
@@ -234,7 +235,9 @@ impl Pipeline {
             | (Expect::Describe { .. } | Expect::Description { .. }, backend::ROW_DESCRIPTION | backend::NO_DATA)
             | (Expect::Close { .. }, backend::CLOSE_COMPLETE)
             | (Expect::Parse { .. }, backend::PARSE_COMPLETE)
+            | (Expect::Begin, backend::COMMAND_COMPLETE)
             | (Expect::Replay | Expect::Aside | Expect::Survey, backend::READY) => (true, true),
+            (Expect::Begin, backend::PARSE_COMPLETE | backend::BIND_COMPLETE) => (true, false),
             (Expect::Describe { .. } | Expect::Description { .. }, backend::PARAMETER_DESCRIPTION) => (true, false),
             (Expect::Function, backend::FUNCTION_RESULT) | (Expect::Replay | Expect::Aside | Expect::Survey, _) => {
                 (true, false)
@@ -246,7 +249,7 @@ impl Pipeline {
         }
         let shown = match front {
             Expect::Parse { shown, .. } | Expect::Close { shown, .. } | Expect::Sync { shown } => *shown,
-            Expect::Replay | Expect::Aside | Expect::Survey | Expect::Description { .. } => false,
+            Expect::Begin | Expect::Replay | Expect::Aside | Expect::Survey | Expect::Description { .. } => false,
             _ => true,
         };
         if done && let Some(done) = self.queue.pop_front() {
@@ -295,7 +298,18 @@ impl Pipeline {
 
     /// The frames that come now are pgweir's own affair.
     pub fn is_own(&self) -> bool {
-        matches!(self.queue.front(), Some(Expect::Replay | Expect::Aside | Expect::Survey))
+        matches!(self.queue.front(), Some(Expect::Begin | Expect::Replay | Expect::Aside | Expect::Survey))
+    }
+
+    /// It is not known yet whether the block begins that what follows is meant for.
+    pub fn is_beginning(&self) -> bool {
+        self.queue.iter().any(|expect| matches!(expect, Expect::Begin))
+    }
+
+    /// … and nothing follows.
+    pub fn only_begins(&self) -> bool {
+        let own = |e: &Expect| matches!(e, Expect::Begin | Expect::Replay | Expect::Sync { shown: false });
+        self.is_beginning() && self.queue.iter().all(own)
     }
 
     /// An ErrorResponse came: what the server now skips is dropped, and given back last first, so that names can be
@@ -488,6 +502,26 @@ mod tests {
         assert_eq!(steps(&mut p, b"12"), [Swallow, Forward]);
         assert_eq!(p.next_local(), Some(Local::CloseComplete));
         assert_eq!(p.step(b'Z'), Forward);
+    }
+
+    #[test]
+    fn a_begin_ahead_is_swallowed_and_what_follows_waits_for_it() {
+        let mut p = Pipeline::default();
+        p.push(Expect::Replay);
+        p.push(Expect::Begin);
+        assert!(p.is_unsynced() && p.only_begins());
+        p.push(Expect::Query { plan: None, refused: None });
+        assert!(!p.is_unsynced() && p.is_beginning() && !p.only_begins() && p.owes_ready());
+        assert_eq!(steps(&mut p, b"CZ12C"), [Swallow; 5]);
+        assert!(!p.is_beginning() && !p.is_own());
+        assert_eq!(steps(&mut p, b"CZ"), [Forward; 2]);
+        p.push(Expect::Begin);
+        p.push(Expect::Sync { shown: false });
+        assert!(p.only_begins() && p.ends_in_own_sync());
+        assert_eq!(steps(&mut p, b"12CZ"), [Swallow; 4]);
+        assert!(p.is_settled());
+        p.push(Expect::Begin);
+        assert_eq!(p.step(b'D'), Violation);
     }
 
     #[test]

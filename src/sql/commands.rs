@@ -6,7 +6,7 @@ use super::classify::{Notes, query, statement};
 use super::lex::Kind;
 use super::settings;
 use super::view::View;
-use super::{Control, Effect, Reason, databases};
+use super::{Boundary, Control, Effect, Reason, databases};
 
 /// Notes what the command does; false where its first word is none of Postgres's.
 pub(super) fn command(view: View, notes: &mut Notes, depth: usize) -> bool {
@@ -93,10 +93,53 @@ fn transaction(view: View, word: &str, notes: &mut Notes) {
         "savepoint" => view.name(1).map(Control::Savepoint),
         _ => view.name(1 + usize::from(view.is(1, "savepoint"))).map(Control::Release),
     };
+    notes.facts.boundary = boundary(view, word);
     match found {
         Some(found) => control(notes, found),
         None => refuse(notes),
     }
+}
+
+/// What the statement is where it has the words of the grammar and none besides.
+fn boundary(view: View, word: &str) -> Option<Boundary> {
+    let (boundary, optional) = match word {
+        "begin" => (Boundary::Begin, &["work", "transaction"][..]),
+        "start" => (Boundary::Start, &[][..]),
+        "commit" | "end" => (Boundary::Commit, &["work", "transaction"][..]),
+        "rollback" | "abort" => (Boundary::Rollback, &["work", "transaction"][..]),
+        _ => return None,
+    };
+    let mut at = 1;
+    if boundary == Boundary::Start && !view.is(at, "transaction") {
+        return None;
+    }
+    at += usize::from(boundary == Boundary::Start || view.is_any(at, optional));
+    if !boundary.begins() {
+        at += if view.are(at, &["and", "no", "chain"]) { 3 } else { 0 };
+        return (at == view.tokens.len()).then_some(boundary);
+    }
+    let mut comma = false;
+    while at < view.tokens.len() {
+        at += mode(view, at)?;
+        comma = view.punct(at, b',');
+        at += usize::from(comma);
+    }
+    (!comma).then_some(boundary)
+}
+
+/// The number of words of the mode that stands there.
+fn mode(view: View, at: usize) -> Option<usize> {
+    const MODES: [&[&str]; 8] = [
+        &["read", "only"],
+        &["read", "write"],
+        &["deferrable"],
+        &["not", "deferrable"],
+        &["isolation", "level", "read", "committed"],
+        &["isolation", "level", "read", "uncommitted"],
+        &["isolation", "level", "repeatable", "read"],
+        &["isolation", "level", "serializable"],
+    ];
+    MODES.iter().find(|mode| view.are(at, mode)).map(|mode| mode.len())
 }
 
 /// `SHOW` of what is the session's or its transaction's own, or the same on all nodes.

@@ -49,6 +49,8 @@ pub struct Facts {
     pub control: Vec<Control>,
     /// Several statements that are a READ ONLY block as a whole, from BEGIN to COMMIT.
     pub is_block: bool,
+    /// Its last statement that begins or ends a block in words which Postgres takes for certain.
+    pub boundary: Option<Boundary>,
     /// What it does to the session, in the order of the statements; empty: proven to leave it as it was.
     pub effects: Vec<Effect>,
     /// Relations named, as written (folded to lower case where unquoted), CTE names left out.
@@ -270,6 +272,30 @@ impl Control {
     pub fn ends_failed(&self) -> bool {
         use Control::{Commit, PrepareTransaction, Rollback, RollbackTo};
         matches!(self, Commit { .. } | Rollback { .. } | RollbackTo(_) | PrepareTransaction)
+    }
+}
+
+/// What begins or ends a block, as its CommandComplete says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boundary {
+    Begin,
+    Start,
+    Commit,
+    Rollback,
+}
+
+impl Boundary {
+    pub fn tag(self) -> &'static str {
+        match self {
+            Boundary::Begin => "BEGIN",
+            Boundary::Start => "START TRANSACTION",
+            Boundary::Commit => "COMMIT",
+            Boundary::Rollback => "ROLLBACK",
+        }
+    }
+
+    pub fn begins(self) -> bool {
+        matches!(self, Boundary::Begin | Boundary::Start)
     }
 }
 

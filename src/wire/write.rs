@@ -200,6 +200,15 @@ pub fn parse(out: &mut BytesMut, name: &[u8], text: &[u8], types: &[u8]) {
     });
 }
 
+/// Parse, Bind and Execute of a statement without parameters and rows; its end is no Sync.
+pub fn execute(out: &mut BytesMut, text: &str) {
+    parse(out, b"", text.as_bytes(), &[0, 0]);
+    // The unnamed portal and statement; no formats, no values, no formats of results.
+    frame(out, frontend::BIND, |b| b.put_slice(&[0; 8]));
+    // The unnamed portal; all rows.
+    frame(out, frontend::EXECUTE, |b| b.put_slice(&[0; 5]));
+}
+
 /// Describe or Close of a statement.
 pub fn of_statement(out: &mut BytesMut, tag: u8, name: &[u8]) {
     frame(out, tag, |b| {

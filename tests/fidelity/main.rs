@@ -4,6 +4,7 @@
 mod support;
 
 mod connection;
+mod lazy;
 mod pins;
 mod state;
 mod transactions;

@@ -1,4 +1,4 @@
-//! A relay in front of a server that can refuse, delay, fall silent, and count who comes.
+//! A relay in front of a server that can refuse, delay, garble, fall silent, and count who comes and what is said.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -34,6 +34,10 @@ struct State {
     logins: AtomicUsize,
     most_logins: AtomicUsize,
     goodbyes: AtomicUsize,
+    /// Writes of clients that have come through.
+    said: AtomicUsize,
+    /// What is put in the place of as many bytes that clients say.
+    garbled: Mutex<Option<(&'static [u8], &'static [u8])>>,
 }
 
 /// A listening relay; its threads end with the test process.
@@ -62,6 +66,8 @@ impl Gate {
             logins: AtomicUsize::new(0),
             most_logins: AtomicUsize::new(0),
             goodbyes: AtomicUsize::new(0),
+            said: AtomicUsize::new(0),
+            garbled: Mutex::default(),
         });
         let accepting = state.clone();
         thread::spawn(move || listener.incoming().flatten().for_each(|client| accepting.arrived(client)));
@@ -90,6 +96,17 @@ impl Gate {
     /// How many clients have said Terminate.
     pub fn goodbyes(&self) -> usize {
         self.state.goodbyes.load(Ordering::SeqCst)
+    }
+
+    /// How often a client has said something; who waits for each answer says one thing at a time.
+    pub fn said(&self) -> usize {
+        self.state.said.load(Ordering::SeqCst)
+    }
+
+    /// From now on, `said` reaches the server as other bytes, as many.
+    pub fn garble(&self, said: &'static [u8], heard: &'static [u8]) {
+        assert_eq!(said.len(), heard.len());
+        *self.state.garbled.lock().unwrap() = Some((said, heard));
     }
 
     /// Breaks all connections.
@@ -136,6 +153,16 @@ impl State {
         self.open.fetch_sub(1, Ordering::SeqCst);
     }
 
+    fn hear(&self, chunk: &mut [u8]) {
+        self.said.fetch_add(1, Ordering::SeqCst);
+        let Some((said, heard)) = *self.garbled.lock().unwrap() else { return };
+        for at in 0..(chunk.len() + 1).saturating_sub(said.len()) {
+            if chunk[at..].starts_with(said) {
+                chunk[at..at + said.len()].copy_from_slice(heard);
+            }
+        }
+    }
+
     /// Passes bytes on until their sender closes, which closes the other side too, unless the gate is silent. The login
     /// is over at the server's first ReadyForQuery, or at its refusal.
     fn pump(&self, mut from: TcpStream, to: Option<TcpStream>, mut login: Option<Login>) {
@@ -146,6 +173,9 @@ impl State {
             match from.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(n) => {
+                    if !of_server {
+                        self.hear(&mut chunk[..n]);
+                    }
                     let chunk = &chunk[..n];
                     let refused = || chunk.windows(7).any(|part| part == b"SFATAL\0");
                     login.take_if(|_| chunk.ends_with(b"Z\0\0\0\x05I") || refused());

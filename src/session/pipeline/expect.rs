@@ -97,6 +97,8 @@ pub enum Expect {
         /// As with Bind.
         refused: Option<Refused>,
     },
+    /// The BEGIN of a block that pgweir has answered to its client before, by Parse, Bind and Execute.
+    Begin,
     /// Statements of pgweir's own ahead of the client's (the parameters' difference).
     Replay,
     /// A statement named for the client's SQL ahead of it, and a Sync; its error, if any, is not shown.

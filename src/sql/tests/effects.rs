@@ -1,5 +1,5 @@
 use crate::sql::classify::classify;
-use crate::sql::{Argument, Call, Control, Effect, Name, SetValue};
+use crate::sql::{Argument, Boundary, Call, Control, Effect, Name, SetValue};
 
 fn effects(text: &str) -> Vec<Effect> {
     classify(text).effects
@@ -228,6 +228,53 @@ fn transaction_control() {
     assert_eq!(classify("BEGIN; INSERT INTO t VALUES (1); COMMIT").statements, 3);
     assert_eq!(classify(";; SELECT 1;").statements, 1);
     assert_eq!(classify(";").statements, 0);
+}
+
+/// In whose words Postgres finds no fault.
+#[test]
+fn boundaries() {
+    for (text, tag) in [
+        ("BEGIN", "BEGIN"),
+        ("begin work;", "BEGIN"),
+        ("/* a */ Begin Transaction -- b", "BEGIN"),
+        ("BEGIN READ ONLY", "BEGIN"),
+        ("BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE NOT DEFERRABLE, DEFERRABLE", "BEGIN"),
+        ("START TRANSACTION", "START TRANSACTION"),
+        ("START TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", "START TRANSACTION"),
+        ("COMMIT", "COMMIT"),
+        ("END WORK AND NO CHAIN", "COMMIT"),
+        ("ROLLBACK TRANSACTION", "ROLLBACK"),
+        ("ABORT", "ROLLBACK"),
+    ] {
+        assert_eq!(classify(text).boundary.map(Boundary::tag), Some(tag), "{text}");
+    }
+    for text in [
+        "START",
+        "START WORK",
+        "BEGIN WORK TRANSACTION",
+        "BEGIN WORK WORK",
+        "BEGIN READ",
+        "BEGIN ONLY",
+        "BEGIN READ ONLY,",
+        "BEGIN, READ ONLY",
+        "BEGIN READ ONLY,, DEFERRABLE",
+        "BEGIN \"work\"",
+        "BEGIN ISOLATION LEVEL",
+        "BEGIN ISOLATION LEVEL SNAPSHOT",
+        "BEGIN NOT READ ONLY",
+        "BEGIN 1",
+        "BEGIN (READ ONLY)",
+        "COMMIT AND CHAIN",
+        "COMMIT AND",
+        "COMMIT NOW",
+        "COMMIT PREPARED 'a'",
+        "ROLLBACK TO a",
+        "SAVEPOINT a",
+        "RELEASE a",
+        "SELECT 1",
+    ] {
+        assert_eq!(classify(text).boundary, None, "{text}");
+    }
 }
 
 #[test]
