@@ -82,7 +82,7 @@ impl Session {
                     self.terminating = true;
                     return Ok(Head::Terminate);
                 }
-                frontend::SYNC | frontend::FLUSH if !batch.demand.in_block && self.needs_no_server(at) => {
+                frontend::SYNC | frontend::FLUSH if self.needs_no_server(at) => {
                     return Ok(Head::Here(next));
                 }
                 // The rest of a COPY that failed, or Syncs' worth of messages behind an error.
@@ -188,7 +188,7 @@ impl Session {
             _ => at + total <= MAX_WAITING,
         };
         if !paused && (fits || self.inbox.len() < at + scan::HEADER) {
-            if at > 0 && (batch.demand.in_block || !self.needs_no_server(at)) {
+            if at > 0 && !self.needs_no_server(at) {
                 self.unended = Unended::Waiting;
             }
             return Head::Wait(at + total);
@@ -201,6 +201,9 @@ impl Session {
     /// Only Closes of statements stand before `end`, for names are pgweir's own affair, and Parses of what a server has
     /// prepared before: they are prepared where they are used, so that nobody waits for a connection that others hold.
     fn needs_no_server(&self, end: usize) -> bool {
+        if self.is_in_fresh_block() && !self.is_untouched_block() {
+            return false;
+        }
         let (mut at, mut parses) = (0, self.scanned.iter());
         // Whether these names are taken by now.
         let mut names: Vec<(&[u8], bool)> = Vec::new();

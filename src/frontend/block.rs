@@ -267,6 +267,11 @@ impl Session {
         write::execute(&mut leased.lease.outbox, &begin.text);
         leased.lease.unnamed = None;
         self.pipeline.push(Expect::Begin);
+        // A Query ends what has no name by itself.
+        if block.prelude.is_empty() && self.inbox.first() != Some(&frontend::QUERY) {
+            write::close_unnamed(&mut leased.lease.outbox);
+            (0..2).for_each(|_| self.pipeline.push(Expect::Close { shown: false, evicted: None, undo: None }));
+        }
         for plan in &block.prelude {
             write::query(&mut leased.lease.outbox, &plan.text);
             self.pipeline.push(Expect::Replay);

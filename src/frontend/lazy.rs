@@ -93,6 +93,7 @@ impl Session {
             }
         }
         self.request.bytes = (self.outbox.len() - before) as u64;
+        self.filling = None;
         self.note_names(asked, sought);
         self.apply(&sought.plan, boundary.tag().as_bytes());
         let now = self.record(&sought.plan);

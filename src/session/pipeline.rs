@@ -303,12 +303,16 @@ impl Pipeline {
 
     /// It is not known yet whether the block begins that what follows is meant for.
     pub fn is_beginning(&self) -> bool {
-        self.queue.iter().any(|expect| matches!(expect, Expect::Begin))
+        // Ahead of it there are the session's settings at most.
+        self.queue.iter().take(2).any(|expect| matches!(expect, Expect::Begin))
     }
 
     /// … and nothing follows.
     pub fn only_begins(&self) -> bool {
-        let own = |e: &Expect| matches!(e, Expect::Begin | Expect::Replay | Expect::Sync { shown: false });
+        let own = |e: &Expect| match e {
+            Expect::Sync { shown } | Expect::Close { shown, .. } => !shown,
+            e => matches!(e, Expect::Begin | Expect::Replay),
+        };
         self.is_beginning() && self.queue.iter().all(own)
     }
 
@@ -516,9 +520,10 @@ mod tests {
         assert!(!p.is_beginning() && !p.is_own());
         assert_eq!(steps(&mut p, b"CZ"), [Forward; 2]);
         p.push(Expect::Begin);
+        p.push(Expect::Close { shown: false, evicted: None, undo: None });
         p.push(Expect::Sync { shown: false });
         assert!(p.only_begins() && p.ends_in_own_sync());
-        assert_eq!(steps(&mut p, b"12CZ"), [Swallow; 4]);
+        assert_eq!(steps(&mut p, b"12C3Z"), [Swallow; 5]);
         assert!(p.is_settled());
         p.push(Expect::Begin);
         assert_eq!(p.step(b'D'), Violation);

@@ -209,6 +209,12 @@ pub fn execute(out: &mut BytesMut, text: &str) {
     frame(out, frontend::EXECUTE, |b| b.put_slice(&[0; 5]));
 }
 
+/// Close of the unnamed portal and of the unnamed statement.
+pub fn close_unnamed(out: &mut BytesMut) {
+    frame(out, frontend::CLOSE, |b| b.put_slice(b"P\0"));
+    frame(out, frontend::CLOSE, |b| b.put_slice(b"S\0"));
+}
+
 /// Describe or Close of a statement.
 pub fn of_statement(out: &mut BytesMut, tag: u8, name: &[u8]) {
     frame(out, tag, |b| {

@@ -132,6 +132,16 @@ fn every_form_is_answered_as_by_a_server() {
             step(frames().run("INSERT INTO lazy_forms VALUES ($1::text::int)", &["3"]).sync(), "12CZ"),
             step(frames().run("SELECT 1/0", &[]).run("COMMIT", &[]).sync(), "1EZ"),
             step(query("COMMIT"), "CZ"),
+            // Of pgweir's BEGIN there is no unnamed statement and no unnamed portal.
+            step(query("BEGIN"), "CZ"),
+            step(frames().bind("", "", &[]).execute("", 0).sync(), "EZ"),
+            step(query("ROLLBACK"), "CZ"),
+            step(query("BEGIN"), "CZ"),
+            step(frames().describe(b'P', "").sync(), "EZ"),
+            step(query("ROLLBACK"), "CZ"),
+            step(query("BEGIN"), "CZ"),
+            step(frames().execute("", 0).sync(), "EZ"),
+            step(query("ROLLBACK"), "CZ"),
             // In one write.
             step(query("BEGIN").query("INSERT INTO lazy_forms VALUES (4)").query("COMMIT"), "CZCZCZ"),
             step(query("SELECT count(*), sum(n) FROM lazy_forms"), "TDCZ"),
