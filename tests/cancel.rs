@@ -100,7 +100,7 @@ fn nothing_runs_nothing_is_cancelled() {
     drop(gone);
     waiting.cancel();
     assert_eq!(waiting.value("SELECT 1"), "1");
-    holder.query("BEGIN");
+    holder.query("BEGIN; SELECT 1");
     holder.cancel();
     waiting.send(&Frames::new().query("SELECT 'served'"));
     holder.send(&Frames::new().query("SELECT pg_sleep(100) /* holder */"));

@@ -163,7 +163,7 @@ fn stats(pgweir: &Pgweir) -> impl Fn(&str) -> u64 + use<> {
 fn waiting_clients_are_seen_and_their_wait_is_no_work() {
     let pgweir = Pgweir::builder().cluster(support::cluster(), &[]).operator().set("pool.max", 1).start();
     let (holder, waiter) = (connect(&pgweir.url()), connect(&pgweir.url()));
-    wait(holder.simple_query("BEGIN")).unwrap();
+    wait(holder.simple_query("BEGIN; SELECT 1")).unwrap();
     let before = stats(&pgweir);
     let answer = spawn(async move { waiter.simple_query("SELECT 'waited'").await.map(drop) });
     let pool = || pgweir.console("SHOW POOLS");

@@ -340,7 +340,7 @@ fn a_change_met_in_a_transaction_is_told_once() {
     let text = "SELECT * FROM met";
     let mut clients = [Wire::connect(pgweir.port()), Wire::connect(pgweir.port())];
     let both = |clients: &mut [Wire; 2], expected: [&str; 2]| {
-        clients.iter_mut().for_each(|client| drop(client.query("BEGIN")));
+        clients.iter_mut().for_each(|client| drop(client.query("BEGIN; SELECT 1")));
         for (client, expected) in clients.iter_mut().zip(expected) {
             client.ask(&frames().run(text, &[]).sync(), expected);
         }
@@ -382,7 +382,7 @@ fn a_known_statement_is_parsed_without_a_connection() {
     let (mut client, mut other) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
     let text = "SELECT n FROM known WHERE n = $1";
     other.ask(&frames().parse("s", text).sync(), "1Z");
-    other.query("BEGIN");
+    other.query("BEGIN; SELECT 1");
     client.ask(&frames().parse("s", text).sync(), "1Z");
     client.ask(&parse("s", text).parse("", text).parse("t", text).sync().flush().close(b'S', "t").sync(), "3111Z3Z");
     other.query("COMMIT");

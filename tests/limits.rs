@@ -246,7 +246,7 @@ fn the_unix_socket_serves_and_goes_with_the_process() {
     let connected = || role("SELECT count(*) FROM pg_stat_activity WHERE usename = 'through'");
     wait_until(LIMIT, "their end", || connected() == "0");
     let mut late = at_socket("through", "through-word").unwrap();
-    assert_eq!(fields(&late.query("BEGIN")[0].1)[&'C'], "28P01");
+    assert_eq!(fields(&late.query("BEGIN; SELECT 1")[0].1)[&'C'], "28P01");
     assert_eq!(at_socket("through", "through-word").map(|_| ()).unwrap_err()[&'C'], "28P01");
     assert_eq!(at_socket("through", "another-word").unwrap().value("SELECT current_user"), "through");
 

@@ -501,7 +501,7 @@ fn a_listen_that_nobody_sees_holds_too() {
         assert_eq!(run(&mut listener, "SELECT 1"), [], "{hidden}");
         let held = format!("SELECT count(*) FROM pg_listening_channels() WHERE pg_listening_channels = '{name}'");
         let mut others = [(); 2].map(|()| client(&pgweir));
-        others.iter_mut().for_each(|other| drop(run(other, "BEGIN")));
+        others.iter_mut().for_each(|other| drop(run(other, "BEGIN; SELECT 1")));
         others.iter_mut().for_each(|other| assert_eq!(other.value(&held), "0", "{hidden}"));
     }
 }

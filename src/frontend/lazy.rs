@@ -45,12 +45,12 @@ impl Session {
         let found = boundary(self, &inbox[..batch.end]);
         let answered = match &found {
             Some((asked, sought, boundary)) if boundary.begins() => {
-                self.status == b'I' && inbox.len() == batch.end && self.begin_lazily(asked, sought, *boundary)
+                // What others notify of is delivered before the block of a client that listens, not within it.
+                let may = self.status == b'I' && inbox.len() == batch.end && self.subscription.is_none();
+                may && self.begin_lazily(asked, sought, *boundary)
             }
             Some((asked, sought, _)) if failed => self.say(asked, sought, Boundary::Rollback, b'I'),
-            Some((asked, sought, boundary)) if self.is_untouched_block() && self.subscription.is_none() => {
-                self.say(asked, sought, *boundary, b'I')
-            }
+            Some((asked, sought, boundary)) if self.is_untouched_block() => self.say(asked, sought, *boundary, b'I'),
             _ => false,
         };
         self.inbox = inbox;

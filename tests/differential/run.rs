@@ -162,7 +162,7 @@ impl Bench {
             }
             if random.one_in(3) {
                 // The connection used last is taken away, or put back on top.
-                rotator.query(if holds { "COMMIT" } else { "BEGIN" });
+                rotator.query(if holds { "COMMIT" } else { "BEGIN; SELECT 1" });
                 holds = !holds;
             }
             clients[random.pick(&unfinished)].step();

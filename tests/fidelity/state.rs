@@ -204,7 +204,7 @@ fn temporary_objects_made_out_of_sight_stay_with_their_client() {
         client.query(make);
         for _ in 0..3 {
             assert_eq!(client.value(read), "1", "{make}");
-            other.query("BEGIN");
+            other.query("BEGIN; SELECT 1");
             assert_eq!(other.query(read)[0].tag, b'E', "{make}");
             assert_eq!(client.value(read), "1", "{make}");
             other.query("ROLLBACK");

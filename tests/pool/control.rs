@@ -24,7 +24,7 @@ fn pause_lets_transactions_end_and_resume_lets_them_begin() {
     let mut busy = Raw::connect(pgweir.port(), role.name);
     let mut idle = Raw::connect(pgweir.port(), role.name);
     idle.run("SELECT 1");
-    busy.run("BEGIN");
+    busy.run("BEGIN; SELECT 1");
     // Like PgBouncer's, it returns when the last server connection is gone.
     let done = std::thread::scope(|scope| {
         let pausing = scope.spawn(|| console(&pgweir, "PAUSE"));
@@ -57,7 +57,7 @@ fn reconnect_replaces_connections_as_they_come_free() {
     let role = Role::create(cluster().primary(), "control_reconnect");
     let pgweir = builder(&role).set("pool.min", 2).start();
     let mut busy = Raw::connect(pgweir.port(), role.name);
-    busy.run("BEGIN");
+    busy.run("BEGIN; SELECT 1");
     let held = busy.value("SELECT pg_backend_pid()");
     role.wait_for(2);
     let before = role.pids();
@@ -81,7 +81,7 @@ fn a_reload_changes_max_under_its_clients() {
     let pgweir = builder.start();
     let mut clients: Vec<_> = (0..3).map(|_| Raw::connect(pgweir.port(), role.name)).collect();
     for (at, client) in clients.iter_mut().enumerate() {
-        client.query("BEGIN").flush();
+        client.query("BEGIN; SELECT 1").flush();
         wait_for_waiting(&pgweir, &role, at as u64);
     }
     pgweir.reload(&builder.clone().set("pool.max", 3));
@@ -123,7 +123,7 @@ fn clients_that_stay_are_told_and_leave_nothing_running() {
     let mut clients: Vec<_> = (0..3).map(|_| Raw::connect(pgweir.port(), role.name)).collect();
     let [idle, open, running] = &mut clients[..] else { unreachable!() };
     idle.run("SELECT 1");
-    open.run("BEGIN");
+    open.run("BEGIN; SELECT 1");
     running.query("SELECT pg_sleep(3600)").flush();
     wait_until(LIMIT, "the statement", || !role.activity_where("pid", "state = 'active'").is_empty());
     pgweir.signal(Signal::TERM);

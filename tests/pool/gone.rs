@@ -171,7 +171,7 @@ fn within_a_frame() {
 fn while_waiting_for_a_connection() {
     let scene = Scene::new("gone_waiting");
     let mut holders = [scene.client(), scene.client()];
-    holders.iter_mut().for_each(|holder| assert_eq!(holder.run("BEGIN"), b'T'));
+    holders.iter_mut().for_each(|holder| assert_eq!(holder.run("BEGIN; SELECT 1"), b'T'));
     let mut waiting: Vec<_> = (0..4).map(|_| scene.client()).collect();
     for (at, client) in waiting.iter_mut().enumerate() {
         match at {
@@ -197,7 +197,7 @@ fn while_waiting_for_a_connection() {
 fn while_its_login_waits_for_a_connection() {
     let scene = Scene::new("gone_login");
     let mut holders = [scene.client(), scene.client()];
-    holders.iter_mut().for_each(|holder| assert_eq!(holder.run("BEGIN"), b'T'));
+    holders.iter_mut().for_each(|holder| assert_eq!(holder.run("BEGIN; SELECT 1"), b'T'));
     let parameters = [("application_name", "dead before its login")];
     let mut dead = Raw::proven(scene.pgweir.port(), scene.role.name, &parameters);
     // Closed at once, and not told that acquire_timeout has passed.

@@ -20,7 +20,7 @@ fn gated(role: &Role<'_>) -> (Gate, Builder) {
 /// Opens so many transactions at once, and so as many server connections; then ends them.
 fn fill(pgweir: &Pgweir, role: &Role<'_>, count: usize) -> Vec<Raw> {
     let mut clients: Vec<_> = (0..count).map(|_| Raw::connect(pgweir.port(), role.name)).collect();
-    clients.iter_mut().for_each(|client| assert_eq!(client.run("BEGIN"), b'T'));
+    clients.iter_mut().for_each(|client| assert_eq!(client.run("BEGIN; SELECT 1"), b'T'));
     role.wait_for(count);
     clients.iter_mut().for_each(|client| assert_eq!(client.run("COMMIT"), b'I'));
     clients
@@ -113,7 +113,7 @@ fn acquire_timeout_ends_the_wait_and_not_the_client() {
     role.wait_for(1);
     let mut holder = Raw::connect(pgweir.port(), role.name);
     let mut client = Raw::connect(pgweir.port(), role.name);
-    holder.run("BEGIN");
+    holder.run("BEGIN; SELECT 1");
     assert_eq!(client.query("SELECT 1").flush().until_error(), "53300");
     assert_eq!(client.until_ready(), b'I');
     // In a pipeline, up to the Sync, as an error of the server's.
@@ -200,7 +200,7 @@ fn closing_is_polite_and_destroy_timeout_its_end() {
     let polite = gate.goodbyes();
     assert!(polite > 0, "closed without a Terminate");
 
-    client.run("BEGIN");
+    client.run("BEGIN; SELECT 1");
     let probe = gate.open() - 1;
     // The server never learns of the Terminate, and so never closes.
     gate.set(Mode::Silent);

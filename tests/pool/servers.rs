@@ -53,7 +53,7 @@ fn a_connection_that_dies_in_use_tells_its_client_and_the_pool_recovers() {
     let role = Role::create(cluster().primary(), "server_used");
     let builder = Pgweir::builder().cluster(cluster(), &[]).user(role.name, role.name);
     let pgweir = builder.set("pool.max", 1).start();
-    for what in ["BEGIN", "SELECT pg_sleep(3600)", "CREATE TEMP TABLE t (n int)"] {
+    for what in ["BEGIN; SELECT 1", "SELECT pg_sleep(3600)", "CREATE TEMP TABLE t (n int)"] {
         let mut client = Raw::connect(pgweir.port(), role.name);
         client.query(what).flush();
         if what.contains("sleep") {

@@ -15,7 +15,7 @@ fn those_who_wait_are_served_in_the_order_in_which_they_came() {
     let builder = Pgweir::builder().cluster(cluster(), &[]).user(role.name, role.name);
     let pgweir = builder.set("pool.max", 1).start();
     let mut holder = Raw::connect(pgweir.port(), role.name);
-    holder.run("BEGIN");
+    holder.run("BEGIN; SELECT 1");
     let mut clients: Vec<_> = (0..8).map(|_| Raw::connect(pgweir.port(), role.name)).collect();
     for (at, client) in clients.iter_mut().enumerate() {
         client.query("SELECT nextval('share_turn')").flush();

@@ -107,7 +107,7 @@ fn wrong(pgweir: &Pgweir, role: &Role<'_>, case: &Case) -> Vec<String> {
     while owner.receive().is_some_and(|(tag, _)| tag != b'Z') {}
     look("its client", &mut owner, case.mine);
     let mut other = Raw::connect(pgweir.port(), role.name);
-    other.run("BEGIN");
+    other.run("BEGIN; SELECT 1");
     look("its client on another connection", &mut owner, case.mine);
     look("another client", &mut other, case.theirs);
     other.run("COMMIT");

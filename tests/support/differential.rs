@@ -173,7 +173,7 @@ impl Between {
                 let mut next = self.idle.take().unwrap();
                 intrude(&mut next);
                 // Takes the connection given back last; the other comes free.
-                next.ask(&Frames::new().query("BEGIN"), "CZ");
+                next.ask(&Frames::new().query("BEGIN; SAVEPOINT held"), "CCZ");
                 let mut last = self.holding.replace(next).unwrap();
                 last.query("ROLLBACK");
                 self.idle = Some(last);
