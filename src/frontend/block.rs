@@ -66,6 +66,10 @@ impl Block {
         self.is_asked
     }
 
+    pub fn await_first(&mut self) {
+        self.is_awaited = true;
+    }
+
     /// The BEGIN that is to be said now.
     pub fn take_awaited(&mut self) -> Option<Arc<Plan>> {
         std::mem::take(&mut self.is_awaited).then(|| self.begin.clone()).flatten()
@@ -129,7 +133,7 @@ impl Session {
     pub(super) fn hold_block(&mut self, begin: &Arc<Plan>) {
         let begins_to_read = block::opens(&begin.facts, || self.parameters.defaults_to_read_only());
         let begin = Some(begin.clone());
-        self.block = Some(Box::new(Block { begin, begins_to_read, is_awaited: true, ..Block::default() }));
+        self.block = Some(Box::new(Block { begin, begins_to_read, ..Block::default() }));
     }
 
     /// The first messages in a block that is open on a server: they stay there, or the block leaves it. How many bytes it

@@ -55,8 +55,8 @@ pub enum Wait {
 }
 
 impl Session {
-    /// Waits for a connection of `pool`, and watches the client meanwhile.
-    pub async fn wait_for_lease(&mut self, pool: &Arc<Pool>) -> Wait {
+    /// Waits for a connection of `pool`, and watches the client meanwhile. `unasked`: what that says ends the wait.
+    pub async fn wait_for_lease(&mut self, pool: &Arc<Pool>, unasked: bool) -> Wait {
         let mut checkout = pin!(pool.checkout(self.worker.index));
         // The node may have gone since it was chosen.
         let mut nudged = true;
@@ -73,7 +73,11 @@ impl Session {
             if std::mem::take(&mut nudged) && self.waits_in_vain(&pool.node) {
                 return Poll::Ready(Wait::InVain);
             }
-            self.poll_waiting_client(cx).map(|()| Wait::ClientGone)
+            match self.poll_waiting_client(cx) {
+                Poll::Ready(()) => Poll::Ready(Wait::ClientGone),
+                Poll::Pending if unasked && !self.inbox.is_empty() => Poll::Ready(Wait::InVain),
+                Poll::Pending => Poll::Pending,
+            }
         })
         .await
     }

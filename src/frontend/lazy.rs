@@ -20,8 +20,9 @@ use crate::error::{Fault, sqlstate};
 use crate::frontend::batch::Batch;
 use crate::frontend::cached::Sought;
 use crate::frontend::client::Activity;
-use crate::frontend::serve::End;
-use crate::frontend::session::{Request, Session};
+use crate::frontend::io::Wait;
+use crate::frontend::serve::{Chosen, End, stop_fault};
+use crate::frontend::session::{Leased, Request, Session};
 use crate::route::block;
 use crate::route::decide::Why;
 use crate::sql::Boundary;
@@ -65,12 +66,20 @@ impl Session {
     fn begin_lazily(&mut self, asked: &Asked<'_>, sought: &Sought, boundary: Boundary) -> bool {
         self.hold_block(&sought.plan);
         self.say(asked, sought, boundary, b'T');
-        let at = (self.request.mark + BOUND).into();
+        self.await_first(self.request.mark);
+        true
+    }
+
+    /// The block's first statement is to come within the bound.
+    fn await_first(&mut self, now: Instant) {
+        if let Some(block) = &mut self.block {
+            block.await_first();
+        }
+        let at = (now + BOUND).into();
         match &mut self.due {
             Some(due) => due.as_mut().reset(at),
             None => self.due = Some(Box::pin(tokio::time::sleep_until(at))),
         }
-        true
     }
 
     /// The answer that a server would give.
@@ -126,24 +135,45 @@ impl Session {
     /// Begins the block on a server. Where that cannot be, its first statement will try, and its error is the client's.
     pub(super) async fn begin_unasked(&mut self) -> Result<(), End> {
         let Some(begin) = self.block.as_mut().and_then(|block| block.take_awaited()) else { return Ok(()) };
-        let since = self.request.mark;
+        // What the client has not asked for does not end its being idle.
+        let (_, since) = self.client.activity();
         let mut batch = Batch::default();
         self.weigh(&begin, &mut batch);
         self.request = Request { floor: batch.floor, ..Request::new(Instant::now(), Why::Read) };
-        let chosen = self.choose(&batch, Tried::default());
-        let found = match chosen.and_then(|chosen| self.lease_idle(chosen, &batch)) {
-            Some(leased) => Ok(leased),
-            None => self.find_lease(&batch, chosen).await?,
+        let found = match self.choose(&batch, Tried::default()) {
+            Some(chosen) => self.lease_unasked(chosen, &batch).await?,
+            None => None,
         };
-        self.tried = Tried::default();
-        if let Ok(leased) = found {
+        if let Some(leased) = found {
             self.take_up(leased);
             self.begin_apart(false);
         }
-        // What the client has not asked for does not end its being idle.
         self.request.mark = since;
         self.client.set_activity(Activity::IdleInTransaction, since);
         Ok(())
+    }
+
+    async fn lease_unasked(&mut self, chosen: Chosen, batch: &Batch) -> Result<Option<Leased>, End> {
+        if let Some(leased) = self.lease_idle(chosen, batch) {
+            return Ok(Some(leased));
+        }
+        let Chosen { node, why, .. } = chosen;
+        let (replica, pool) = (self.is_replica(node), self.pools[usize::from(node)].clone());
+        match self.wait_for_lease(&pool, true).await {
+            Wait::Answer(Ok(lease)) if !replica || self.may_read(&lease) => {
+                self.waited(Duration::ZERO, true);
+                return Ok(Some(Leased { fenced: !replica, ..Leased::new(lease, why, replica) }));
+            }
+            Wait::ClientGone => return Err(End::Client),
+            Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),
+            Wait::Answer(_) | Wait::InVain => {}
+        }
+        self.undeal(&chosen);
+        if !self.inbox.is_empty() {
+            // What that is need not be for a server.
+            self.await_first(Instant::now());
+        }
+        Ok(None)
     }
 
     /// The server has refused the BEGIN, and with it skips what came behind.

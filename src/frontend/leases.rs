@@ -85,7 +85,7 @@ impl Session {
     }
 
     /// Whether a lease on a replica leads to a server that is known to have what the session needs.
-    fn may_read(&self, lease: &Lease) -> bool {
+    pub(super) fn may_read(&self, lease: &Lease) -> bool {
         let node = &lease.pool.node;
         let need = self.need();
         need.is_nothing() || need.is_met_by(lease.created, node.index, &node.sample())
@@ -94,7 +94,7 @@ impl Session {
     async fn lease(&mut self, pool: &Arc<Pool>) -> Result<Result<Lease, Refused>, End> {
         let began = self.request.mark;
         self.client.set_activity(Activity::Waiting, began);
-        let answer = match self.wait_for_lease(pool).await {
+        let answer = match self.wait_for_lease(pool, false).await {
             Wait::Answer(answer) => answer,
             Wait::ClientGone => {
                 self.waited(began.elapsed(), false);

@@ -303,6 +303,31 @@ fn a_block_for_which_there_is_no_connection_has_failed() {
     }
 }
 
+/// A thread of pgbench prepares in one block while another of its blocks has the connection: whoever made it wait for that
+/// would wait forever. Over the time in which the block is tried to be begun unasked.
+#[test]
+fn what_needs_no_connection_waits_for_none() {
+    let pgweir = Pgweir::builder().cluster(cluster(), &[]).set("pool.max", 1).set("pool.acquire_timeout", "1h").start();
+    let [mut one, mut two] = [(); 2].map(|()| Wire::connect(pgweir.port()));
+    let known = frames().parse("s", "SELECT 7").sync();
+    two.ask(&known, "1Z");
+    assert_eq!(asked(&mut two, &query("BEGIN; SELECT 1")), fine('T'));
+    assert_eq!(asked(&mut one, &query("BEGIN /* lazy-known */")), fine('T'));
+    for n in 0..20 {
+        let known = frames().close(b'S', "s").then(&known);
+        assert_eq!((asked(&mut one, &known), asked(&mut one, &frames().sync())), (fine('T'), fine('T')), "{n}");
+        thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(asked(&mut one, &query("COMMIT")), fine('I'));
+    assert_eq!(asked(&mut one, &query("BEGIN /* lazy-known */")), fine('T'));
+    // It begins as soon as it can, for all that its client has said meanwhile.
+    assert_eq!(asked(&mut one, &frames().sync()), fine('T'));
+    assert_eq!(asked(&mut two, &query("COMMIT")), fine('I'));
+    wait_until_shown(cluster().primary(), "lazy-known");
+    assert_eq!(one.ask(&frames().bind("", "s", &[]).execute("", 0).sync(), "2DCZ")[1].value(), "7");
+    assert_eq!(asked(&mut one, &query("COMMIT")), fine('I'));
+}
+
 /// Nobody waits for the connection of a block that has done nothing; and nothing is left of one whose client leaves.
 #[test]
 fn a_block_that_has_done_nothing_is_in_nobodys_way() {
