@@ -189,6 +189,10 @@ impl Session {
             // Nobody has heard of it: the first statement tries again.
             return;
         }
+        // What was noted of what was sent has not come to be.
+        (self.writing, self.reading) = (false, false);
+        self.written.clear();
+        self.pins.clear();
         write::frame(&mut self.outbox, backend::ERROR, |out| out.put_slice(error));
         if apart {
             return self.end_refused(Batch::default(), code);

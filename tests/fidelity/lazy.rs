@@ -235,7 +235,7 @@ fn a_statement_that_comes_as_the_block_begins_is_run_in_it() {
 #[test]
 fn nothing_runs_behind_a_begin_that_fails() {
     let (gate, builder) = gated();
-    let pgweir = builder.start();
+    let pgweir = builder.operator().start();
     let primary = cluster().primary();
     directly(primary, "CREATE TABLE lazy_refused (n int); GRANT ALL ON lazy_refused TO app");
     let mut client = Wire::connect(pgweir.port());
@@ -252,6 +252,7 @@ fn nothing_runs_behind_a_begin_that_fails() {
         (extended.clone().flush().then(&extended).sync(), 1),
         (query(&large).query(insert), 2),
         (query("COPY lazy_refused FROM STDIN"), 1),
+        (query("SELECT pg_advisory_lock(7302)"), 1),
     ];
     for (number, (sent, replies)) in cases.iter().enumerate() {
         for slowly in [false, true] {
@@ -270,6 +271,9 @@ fn nothing_runs_behind_a_begin_that_fails() {
             assert_eq!(directly(primary, "SELECT count(*) FROM lazy_refused"), "0", "{number} {slowly}");
         }
     }
+    // Nor is it pinned by the lock that it did not get.
+    assert_eq!(client.value("SELECT 1"), "1");
+    assert_eq!(pgweir.console("SHOW CLIENTS").row("user", sample::USER)["pinned_by"], "");
 }
 
 /// Where no connection can be had, the block has failed, as one has on a server.
