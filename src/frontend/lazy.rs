@@ -10,7 +10,7 @@ use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BufMut};
+use bytes::BufMut;
 
 use crate::cache::entry::Part;
 use crate::cache::request::{Request as Asked, Source};
@@ -23,6 +23,7 @@ use crate::frontend::client::Activity;
 use crate::frontend::io::Wait;
 use crate::frontend::serve::{Chosen, End, stop_fault};
 use crate::frontend::session::{Leased, Request, Session};
+use crate::net::buffers::drop_front;
 use crate::route::block;
 use crate::route::decide::Why;
 use crate::sql::Boundary;
@@ -58,7 +59,7 @@ impl Session {
         if !answered {
             return failed && self.refuse_in_failed_block(batch);
         }
-        self.inbox.advance(batch.end);
+        drop_front(&mut self.inbox, batch.end);
         self.worker.buffers.give_back(&mut self.inbox);
         true
     }
