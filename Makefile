@@ -7,7 +7,7 @@ BENCH_OPTIONS ?=
 
 INSTRUCTIONS = $(CARGO) bench --locked --profile dev --config benches/instructions.profile.toml --bench instructions
 
-.PHONY: demo test lint bench rooms instructions instructions-budget growth fuzz setup bench-setup
+.PHONY: demo test lint bench pgo rooms instructions instructions-budget growth fuzz setup bench-setup
 
 demo: setup
 	$(CARGO) run --release --locked -- demo
@@ -32,6 +32,10 @@ lint:
 # What a query costs, beside PgBouncer and a bare relay. BENCH_OPTIONS: --quick, --only simple, --help, …
 bench: bench-setup
 	$(CARGO) bench --locked --bench compare -- $(BENCH_OPTIONS)
+
+# target/pgo/pgweir: the release build, laid out by a profile of the bench's loads.
+pgo: bench-setup
+	@CARGO="$(CARGO)" benches/pgo
 
 # What the hot rooms cost: in time, and in instructions, which are held against benches/instructions.toml
 # (also by `make test`), and which hardly grow with what there is of everything.

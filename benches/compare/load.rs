@@ -8,6 +8,7 @@ use std::time::Duration;
 use pgweir::demo::cluster::Cluster;
 use serde::Serialize;
 
+use crate::crowd;
 use crate::process::{self, Cpu};
 use crate::targets::{CHILDREN, DIRECT, FLOOR, NAME, PGPOOL, PGWEIR_CACHE, Target, pgbench};
 
@@ -30,14 +31,17 @@ pub struct Load {
     /// Also on what keeps results.
     cached: bool,
     tls: bool,
+    /// The clients pause between transactions, so that all that is offered is served.
+    pub pauses: bool,
     script: Option<&'static str>,
 }
 
 const fn load(name: &'static str, clients: usize, arguments: &'static [&'static str]) -> Load {
-    Load { name, clients, arguments, prepares: false, traced: false, cached: false, tls: false, script: None }
+    let (prepares, traced, cached, tls, pauses, script) = (false, false, false, false, false, None);
+    Load { name, clients, arguments, prepares, traced, cached, tls, pauses, script }
 }
 
-pub const LOADS: [Load; 12] = [
+pub const LOADS: [Load; 13] = [
     Load { traced: true, ..load("simple", 32, &["-S", "-M", "simple"]) },
     Load { traced: true, prepares: true, ..load("prepared", 32, &["-S", "-M", "prepared"]) },
     Load { traced: true, ..load("extended", 32, &["-S", "-M", "extended"]) },
@@ -59,6 +63,7 @@ pub const LOADS: [Load; 12] = [
     load("simple, 1 client", 1, &["-S", "-M", "simple"]),
     Load { prepares: true, ..load("prepared, 1 client", 1, &["-S", "-M", "prepared"]) },
     load("simple, 500 clients", 500, &["-S", "-M", "simple"]),
+    Load { pauses: true, ..load("5,000 reads a second", 1000, &[]) },
     load("TPC-B", 32, &["-M", "simple"]),
     load("reconnect", 8, &["-S", "-M", "simple", "-C"]),
 ];
@@ -77,7 +82,7 @@ pub struct Run {
     /// Its part in user space.
     pub proxy_user_cpu: Option<f64>,
     /// Postgres's.
-    pub server_cpu: f64,
+    pub server_cpu: Option<f64>,
 }
 
 /// How long a run is.
@@ -90,10 +95,10 @@ pub enum Length {
 
 impl Load {
     pub fn suits(&self, target: &Target) -> bool {
-        // Where nobody pools, each of many clients has a server process: another thing to measure.
-        let many = self.clients > 100 && [DIRECT, FLOOR].contains(&target.name.as_str());
+        // Where nobody pools, each of many clients has a server process: another thing to measure, unless they pause.
+        let many = self.clients > 100 && (target.name == FLOOR || target.name == DIRECT && !self.pauses);
         // It takes TLS towards its servers too where it offers it, and has a process for each client.
-        let pgpool = target.name.starts_with(PGPOOL) && (self.tls || self.clients > CHILDREN);
+        let pgpool = target.name.starts_with(PGPOOL) && (self.tls || self.clients == 1 || self.clients > CHILDREN);
         // What the cache costs where it brings nothing is seen in the first loads.
         let costs = target.name == PGWEIR_CACHE && self.traced;
         let kept = target.caches() && !self.cached && !costs;
@@ -109,6 +114,9 @@ impl Load {
         length: Length,
     ) -> Result<Run, Box<dyn Error>> {
         let folder = cluster.scratch().path();
+        if let (true, Length::Time(time)) = (self.pauses, length) {
+            return crowd::run(target, self.clients, folder, time);
+        }
         let prefix = "latency";
         let mut command = pgbench(cluster, target.address)?;
         let threads = if self.clients > 100 { "2" } else { "1" };
@@ -149,7 +157,7 @@ impl Load {
             p99: quantile(&latencies, 0.99),
             proxy_cpu: proxied.then(|| per_transaction((after.0 - before.0).all())),
             proxy_user_cpu: proxied.then(|| per_transaction((after.0 - before.0).user)),
-            server_cpu: per_transaction((after.1 - before.1).all()),
+            server_cpu: Some(per_transaction((after.1 - before.1).all())),
         })
     }
 

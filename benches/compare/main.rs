@@ -5,6 +5,7 @@
 //! noisy machine; ratios are taken within a round.
 
 mod changes;
+mod crowd;
 mod idle;
 mod load;
 mod plot;
@@ -15,7 +16,7 @@ mod targets;
 
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
@@ -65,6 +66,9 @@ struct Options {
     /// Measures instead what the change stream costs the primary.
     #[arg(long)]
     changes: bool,
+    /// Runs instead each load once on this build of pgweir, which was made to write a profile (`make pgo`).
+    #[arg(long)]
+    train: Option<PathBuf>,
     /// Where the figures go, as JSON; a plot goes beside it.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -89,6 +93,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let cluster = targets::start_postgres()?;
         println!("{}", changes::measure(&cluster, options.rounds.unwrap_or(3), options.seconds.unwrap_or(10))?);
         return Ok(());
+    }
+    if let Some(executable) = &options.train {
+        return train(executable, options.seconds.unwrap_or(3));
     }
     let report = measure(&options)?;
     println!("{}", report.markdown());
@@ -123,7 +130,8 @@ fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
         .collect();
     count_calls(&loads, &all, &cluster, &mut report)?;
     if options.idle > 0 {
-        for target in all.iter().filter(|target| target.name != targets::FLOOR && !target.caches()) {
+        let besides = [targets::FLOOR, targets::PGWEIR_ROUTING];
+        for target in all.iter().filter(|target| !besides.contains(&target.name.as_str()) && !target.caches()) {
             let Some(pid) = target.only_process() else { continue };
             eprintln!("{} idle clients of {}", options.idle, target.name);
             let bytes = idle::bytes_per_client(target.address, pid, options.idle)?;
@@ -132,6 +140,19 @@ fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
     }
     run_rounds(options, began, &loads, &all, &cluster, &mut report)?;
     Ok(report)
+}
+
+/// What a build does at all that is measured of it.
+fn train(executable: &Path, seconds: u64) -> Result<(), Box<dyn Error>> {
+    let cluster = targets::start_postgres()?;
+    for name in targets::OWN {
+        let target = targets::pgweir(&cluster, name, 1, Some(executable))?;
+        for load in LOADS.iter().filter(|load| load.suits(&target)) {
+            eprintln!("{} on {name}", load.name);
+            load.run(&target, &cluster, &[], Length::Time(Duration::from_secs(seconds)))?;
+        }
+    }
+    Ok(())
 }
 
 fn start(options: &Options, cluster: &Cluster, report: &mut Report) -> Result<Vec<Target>, Box<dyn Error>> {
@@ -155,8 +176,7 @@ fn start(options: &Options, cluster: &Cluster, report: &mut Report) -> Result<Ve
             None => report.notes.push(format!("{name} is not installed (Debian, Ubuntu: apt-get install pgpool2)")),
         }
     }
-    let own = [targets::PGWEIR, targets::PGWEIR_ROUTING, targets::PGWEIR_CACHE];
-    for name in own.into_iter().filter(|name| wanted(name)) {
+    for name in targets::OWN.into_iter().filter(|name| wanted(name)) {
         targets.push(targets::pgweir(cluster, name, options.workers, None)?);
     }
     if let Some(other) = &options.other {
@@ -231,8 +251,7 @@ fn run_rounds(
 
 /// The first line of each server's lock file.
 fn postmasters(cluster: &Cluster) -> Vec<u32> {
-    let pid =
-        |folder: &std::path::Path| fs::read_to_string(folder.join("postmaster.pid")).ok()?.lines().next()?.parse().ok();
+    let pid = |folder: &Path| fs::read_to_string(folder.join("postmaster.pid")).ok()?.lines().next()?.parse().ok();
     cluster.servers().filter_map(|server| pid(server.data_path())).collect()
 }
 

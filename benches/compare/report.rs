@@ -69,8 +69,13 @@ impl Report {
 
     /// A figure of one target over the same figure of another in the same round.
     fn ratios(&self, load: &str, target: &str, base: &str, figure: fn(&Run) -> Option<f64>) -> Vec<f64> {
-        let of_base = |round| self.runs(load, base).find(|run| run.round == round).and_then(|run| figure(&run.run));
-        self.runs(load, target).filter_map(|run| Some(figure(&run.run)? / of_base(run.round)?)).collect()
+        self.beside(load, target, base, figure).into_iter().map(|(own, of_base)| own / of_base).collect()
+    }
+
+    /// A figure of one target, and the same figure of another in the same round.
+    fn beside(&self, load: &str, target: &str, base: &str, figure: fn(&Run) -> Option<f64>) -> Vec<(f64, f64)> {
+        let of_base = |round| self.runs(load, base).find(|run| run.round == round);
+        self.runs(load, target).filter_map(|run| Some((figure(&run.run)?, figure(&of_base(run.round)?.run)?))).collect()
     }
 
     /// A figure of one target under one load; `None` where it was not measured.
@@ -100,8 +105,8 @@ impl Report {
         }
         for load in LOADS.iter().filter(|load| self.rounds.iter().any(|round| round.load == load.name)) {
             let _ = write!(text, "\n### {}, {} client(s)\n\n", load.name, load.clients);
-            text += "| | tx/s | mean ms | p50 | p95 | p99 | proxy CPU µs/tx | of it in user space | × floor | × PgBouncer | tx/s × direct | Postgres CPU µs/tx | calls/tx |\n";
-            text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+            text += "| | tx/s | mean ms | p50 | p95 | p99 | p99 ÷ p50 | p95 above direct | proxy CPU µs/tx | of it in user space | × floor | × PgBouncer | tx/s × direct | Postgres CPU µs/tx | calls/tx |\n";
+            text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
             self.targets().into_iter().for_each(|target| self.row(&mut text, load.name, target));
         }
         if !self.idle_bytes.is_empty() {
@@ -120,11 +125,19 @@ impl Report {
         let all = |figure: fn(&Run) -> Option<f64>, digits| {
             Spread::show(self.runs(load, target).filter_map(|run| figure(&run.run)).collect(), digits)
         };
-        let ratio = |base, figure| match target == base {
-            true => "1".into(),
+        let ratio = |base, figure: fn(&Run) -> Option<f64>| match target == base {
+            true => self.spread(load, target, figure).map_or("–", |_| "1").into(),
             false => Spread::show(self.ratios(load, target, base, figure), 2),
         };
         let calls = self.calls.iter().find(|calls| calls.load == load && calls.target == target);
+        // What is added to what each transaction takes: under full load it would say how the processors are shared.
+        let above = match LOADS.iter().any(|known| known.name == load && known.pauses) {
+            true => {
+                let p95s = self.beside(load, target, DIRECT, |run| Some(run.p95 / 1000.0));
+                Spread::show(p95s.into_iter().map(|(own, direct)| own - direct).collect(), 2)
+            }
+            false => "–".into(),
+        };
         let cells = [
             target.to_owned(),
             all(|run| Some(run.tps), 0),
@@ -132,12 +145,14 @@ impl Report {
             all(|run| Some(run.p50 / 1000.0), 2),
             all(|run| Some(run.p95 / 1000.0), 2),
             all(|run| Some(run.p99 / 1000.0), 2),
+            all(|run| Some(run.p99 / run.p50), 1),
+            above,
             all(|run| run.proxy_cpu, 1),
             all(|run| run.proxy_user_cpu, 1),
             ratio(FLOOR, |run| run.proxy_cpu),
             ratio(PGBOUNCER, |run| run.proxy_cpu),
             ratio(DIRECT, |run| Some(run.tps)),
-            all(|run| Some(run.server_cpu), 1),
+            all(|run| run.server_cpu, 1),
             calls.map_or("–".into(), |calls| format!("{:.2}", calls.total)),
         ];
         let _ = writeln!(text, "| {} |", cells.join(" | "));

@@ -31,6 +31,8 @@ pub const PGWEIR: &str = "pgweir";
 pub const PGWEIR_ROUTING: &str = "pgweir-routing";
 /// With results kept.
 pub const PGWEIR_CACHE: &str = "pgweir-cache";
+/// This pgweir, in all its guises.
+pub const OWN: [&str; 3] = [PGWEIR, PGWEIR_ROUTING, PGWEIR_CACHE];
 pub const PGPOOL: &str = "pgpool";
 pub const PGPOOL_CACHE: &str = "pgpool-cache";
 /// Another build of pgweir.
@@ -147,7 +149,7 @@ pub fn start_postgres() -> Result<Cluster> {
     let cluster = Cluster::builder()
         .replicas(1)
         .tls(&chain_path, &private_path)
-        .setting("max_connections", "700")
+        .setting("max_connections", "1400")
         .setting("shared_buffers", "256MB")
         .setting("synchronous_commit", "off")
         .setting("autovacuum", "off")
