@@ -58,10 +58,10 @@ pub(super) fn relations(view: View, mut found: impl FnMut(Name)) {
     }
 }
 
-/// A name that can be a relation's, and where it ends.
+/// A name that can be a relation's (`ColId`), and where it ends.
 fn item(view: View, at: usize) -> Option<(Name, usize)> {
     let reserved = view.kind(at) == Some(Kind::Word)
-        && matches!(keyword(&view.name(at)?), Some(Keyword::Reserved | Keyword::Column | Keyword::Function));
+        && matches!(keyword(&view.name(at)?), Some(Keyword::Reserved | Keyword::Function));
     if reserved { None } else { view.qualified(at) }
 }
 
@@ -78,14 +78,21 @@ fn word(view: View, at: usize, level: &mut Level) {
         }
     } else if view.is_any(at, &["join", "table"]) {
         level.item = true;
-    } else if view.is_any(at, &CLAUSES) {
+    } else if ends_from(view, at) {
         level.from = false;
         level.syntax &= !view.is(at, "select");
     }
 }
 
-/// What ends FROM.
-const CLAUSES: [&str; 16] = [
+/// Whether FROM ends here. Too long a list brings names that are none; too short a one would lose some. So WHEN, which is
+/// CASE's too, ends none, and SET, which may be a column's name, only that of MERGE and ON CONFLICT.
+fn ends_from(view: View, at: usize) -> bool {
+    let dotted = at > 0 && view.punct(at - 1, b'.');
+    !dotted && (view.is_any(at, &CLAUSES) || (view.is(at, "set") && at > 0 && view.is(at - 1, "update")))
+}
+
+/// Reserved words that no expression outside brackets has.
+const CLAUSES: [&str; 14] = [
     "select",
     "where",
     "group",
@@ -99,7 +106,5 @@ const CLAUSES: [&str; 16] = [
     "union",
     "intersect",
     "except",
-    "set",
     "returning",
-    "when",
 ];

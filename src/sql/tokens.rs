@@ -183,6 +183,8 @@ impl Scan<'_, '_> {
         if builtins::is_sequence_column(&name) {
             self.notes.reason(Reason::Sequence);
         }
+        // locks, and updates that are rolled back, move them without changing the row
+        self.notes.facts.transient |= matches!(name.as_str(), "xmax" | "cmin" | "cmax");
         let typed =
             matches!(self.view.kind(at + 1), Some(Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar));
         if typed && !self.precedes_strings(at) {

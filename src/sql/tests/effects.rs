@@ -1,4 +1,5 @@
 use crate::sql::classify::classify;
+use crate::sql::procedural;
 use crate::sql::{Argument, Boundary, Call, Control, Effect, Name, SetValue};
 
 fn effects(text: &str) -> Vec<Effect> {
@@ -334,6 +335,31 @@ fn relations() {
     }
 }
 
+/// Where there is no tree, and in bodies, the tokens stand alone.
+#[test]
+fn no_relation_is_missed_by_tokens() {
+    for (text, expected) in [
+        // words of the grammar that name tables without quotes (`ColId`)
+        ("SELECT count(*) FROM position", &["position"][..]),
+        ("TABLE position", &["position"]),
+        ("SELECT 1 FROM time, row JOIN character ON true", &["character", "row", "time"]),
+        ("SELECT 1 FROM a JOIN values ON true", &["a", "values"]),
+        // what does not end FROM
+        ("SELECT 1 FROM a JOIN b ON CASE WHEN a.k = b.k THEN true END, c", &["a", "b", "c"]),
+        ("SELECT 1 FROM a JOIN b ON a.set = b.set, c", &["a", "b", "c"]),
+        ("SELECT 1 FROM a JOIN b ON set = 1, c", &["a", "b", "c"]),
+        ("SELECT 1 FROM a JOIN b ON a.limit < b.offset, c", &["a", "b", "c"]),
+        ("SELECT 1 FROM a JOIN b ON a.select, c", &["a", "b", "c"]),
+    ] {
+        let body = procedural::body(&format!("BEGIN RETURN ({text}); END"));
+        for facts in [classify(text), body] {
+            let found: Vec<_> = facts.relations.iter().map(|name| name.name.as_str()).collect();
+            expected.iter().for_each(|name| assert!(found.contains(name), "{name} of {text}: {found:?}"));
+        }
+    }
+    assert_eq!(classify("SELECT 1 FROM (VALUES (1), (2)) AS v").relations, []);
+}
+
 #[test]
 fn names_and_flags() {
     let facts = classify("SELECT t.a, S.F(1), \"G\"(2), lower(b) FROM t WHERE a <=> b");
@@ -343,7 +369,10 @@ fn names_and_flags() {
     assert_eq!(facts.attributes, ["a"]);
     assert_eq!(facts.operators, ["<=>"]);
     assert_eq!(classify("SELECT a::S.mood").types, [name(Some("s"), "mood")]);
-    for text in ["SELECT now()", "SELECT current_date", "SELECT random()", "SELECT 'now'::date", "EXPLAIN SELECT 1"] {
+    // locks and updates that are rolled back move them
+    let hidden = ["SELECT xmax FROM t", "SELECT t.cmin FROM t", "SELECT a FROM t WHERE \"cmax\" = '0'"];
+    let clocks = ["SELECT now()", "SELECT current_date", "SELECT random()", "SELECT 'now'::date", "EXPLAIN SELECT 1"];
+    for text in hidden.into_iter().chain(clocks) {
         assert!(classify(text).transient, "{text}");
     }
     for text in ["SELECT lower(a)", "SELECT to_char(a, 'x') FROM t", "SELECT '2020-01-01'::date"] {
