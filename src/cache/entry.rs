@@ -112,8 +112,13 @@ impl Entry {
             && (needs.limit == 0 || self.count < needs.limit)
     }
 
-    /// This result with the descriptions of `before`, an entry of the same key, where it has none itself.
+    /// This result with the descriptions of `before`, an entry of the same key, where it has none itself. Definitions may have changed
+    /// between the two: one of other columns is left out.
     pub fn completed_by(self, before: &Entry) -> Entry {
+        let first = self.result().first().filter(|tag| **tag == backend::DATA_ROW).and_then(|_| columns(self.result()));
+        if first.is_some() && first != columns(before.description()) {
+            return self;
+        }
         let choose = |own: &'_ [u8], other: &'_ [u8]| if own.is_empty() { other.to_vec() } else { own.to_vec() };
         let parameters = choose(self.parameters(), before.parameters());
         let description = choose(self.description(), before.description());
@@ -153,6 +158,11 @@ impl Entry {
             }
         }
     }
+}
+
+/// How many columns a DataRow or a RowDescription has.
+fn columns(frame: &[u8]) -> Option<&[u8]> {
+    frame.get(scan::HEADER..scan::HEADER + size_of::<i16>())
 }
 
 /// The longest message that is not kept: ReadyForQuery.
@@ -282,6 +292,9 @@ pub(super) mod tests {
         assert!(bare.has(Needs::default()) && !bare.has(rows));
         let described = bare.clone().completed_by(&Entry::new(&[], &description(&[0]), &result, 1));
         assert!(described.has(rows) && !described.has(Needs { parameters: true, ..rows }));
+        // That of another shape is none of its own.
+        let wider = bare.clone().completed_by(&Entry::new(&[], &description(&[0, 0]), &result, 1));
+        assert!(!wider.has(rows));
         // As many rows as the limit: the server does not know yet that there are no more.
         assert!(described.has(Needs { limit: 2, ..rows }) && !described.has(Needs { limit: 1, ..rows }));
     }

@@ -11,7 +11,9 @@ const REPORTED: [&str; 6] =
 
 /// Whether a setting does not change what a read returns. Custom ones (`a.b`) may: functions and policies ask for them.
 fn is_harmless(name: &str) -> bool {
-    name.starts_with("pgweir.") || name == "wal_compression" || HARMLESS.binary_search(&name).is_ok()
+    let harmless = name == "wal_compression" || HARMLESS.binary_search(&name).is_ok();
+    // A session that hears of notices is not to be given the reply of one that does not.
+    name.starts_with("pgweir.") || (harmless && name != "client_min_messages")
 }
 
 /// Who asks, and under which settings: the same for all reads of a session until one of its settings changes.
@@ -139,6 +141,8 @@ mod tests {
             ("timezone", "UTC"),
             ("my.tenant", "7"),
             ("pg_trgm.similarity_threshold", "0.1"),
+            // what is kept has no notice: whoever hears of them may need one
+            ("client_min_messages", "warning"),
         ] {
             assert_ne!(of(&settings(&[(name, value)])), plain, "{name}");
         }
