@@ -22,6 +22,8 @@ enum Step {
     Show,
     /// … to that pgweir, by its stream.
     Tell,
+    /// … but in several announcements, of which this is the first.
+    TellPart,
     /// All up to the last that was told has been.
     Reach,
     /// It looks at what the primary shows.
@@ -51,6 +53,7 @@ fn step() -> impl Strategy<Value = (usize, Step)> {
         3 => prop::collection::vec(0u32..3, 0..3).prop_map(|tables| Step::Commit { tables }),
         4 => Just(Step::Show),
         5 => Just(Step::Tell),
+        2 => Just(Step::TellPart),
         3 => Just(Step::Reach),
         4 => Just(Step::Look),
         5 => Just(Step::Catch),
@@ -153,6 +156,10 @@ proptest! {
                     pgweir.told += 1;
                     results.commit(database, Change::Tables(&tables), lsn(pgweir.told));
                 }
+                Step::TellPart if pgweir.told < log.len() => {
+                    let first: Vec<_> = log[pgweir.told].iter().take(1).copied().map(Table).collect();
+                    results.commit(database, Change::Tables(&first), lsn(pgweir.told + 1));
+                }
                 Step::Reach => results.note_reached(database, lsn(pgweir.told)),
                 Step::Look => {
                     pgweir.looked = (shown, now);
@@ -218,7 +225,7 @@ proptest! {
                     shown = log.len();
                     pgweir.begin(shown, now);
                 }
-                Step::Commit { .. } | Step::Tell | Step::Catch | Step::Write => {}
+                Step::Commit { .. } | Step::Tell | Step::TellPart | Step::Catch | Step::Write => {}
             }
             results.check();
         }

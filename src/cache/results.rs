@@ -288,14 +288,13 @@ impl Results {
         }
     }
 
-    /// The change stream tells of a commit that ends at `end`.
+    /// The change stream tells of a commit that ends at `end`, or of a part of it.
     pub fn commit(&self, database: DatabaseId, change: Change<'_>, end: Lsn) {
         let mut inner = self.inner.lock();
         let number = inner.next();
         let Some(standing) = inner.databases.get_mut(database.0 as usize) else { return };
         let at = standing.changes.floor();
         standing.changes.note(change, Mark { number, at, end });
-        standing.stream.iter_mut().for_each(|told| told.reached = told.reached.max(end));
         self.purge(&mut inner, database, change, Invalidation::Stream, at);
     }
 

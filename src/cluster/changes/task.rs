@@ -447,6 +447,7 @@ impl Following {
                     let commit = Commit { end: at, changed };
                     self.announcer.iter_mut().for_each(|announcer| announcer.desk.note(&commit));
                     tell(Event::Commit(commit));
+                    tell(Event::Reached(at));
                 }
                 Message::SameAgain | Message::Other => {}
             },
