@@ -257,6 +257,10 @@ impl Keeper {
             Event::Origin(origin) => state.origin = origin,
             Event::Publication(publication) => state.publication = publication,
             Event::Whole { from } => {
+                // What was committed since an earlier one, nobody tells.
+                if self.cached.mode() == Mode::Wal {
+                    self.cached.close();
+                }
                 (state.whole, state.told, state.visible) = (true, from, from);
                 self.begin(state);
             }
@@ -351,4 +355,27 @@ pub(super) fn tables(changed: &Changed, catalog: Option<&Catalog>) -> Option<Vec
         Relation::Oid(oid) => Some(Table(*oid)).filter(|table| catalog.has_table(*table)),
     };
     relations.iter().map(table).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Limits;
+
+    #[test]
+    fn a_stream_that_follows_another_begins_with_nothing() {
+        let limits = Limits { max_entries: 10, max_bytes: 1 << 20, max_entry_bytes: 1 << 10 };
+        let results = Arc::new(Results::new(limits));
+        let config = config::Cache { invalidation: config::Invalidation::Wal, ..config::Cache::default() };
+        let cached = Arc::new(Cached::new("d".into(), results, &config, None));
+        let keeper = Keeper::new("d".into(), cached.clone(), Arc::default());
+        keeper.take(Event::Whole { from: Lsn(10) });
+        keeper.take(Event::Told(Instant::now()));
+        assert_eq!(cached.mode(), Mode::Wal);
+        // By the next login: what was committed in between nobody tells.
+        keeper.take(Event::Whole { from: Lsn(20) });
+        assert_eq!(cached.mode(), Mode::Closed);
+        keeper.take(Event::Told(Instant::now()));
+        assert_eq!(cached.mode(), Mode::Wal);
+    }
 }

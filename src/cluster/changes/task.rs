@@ -125,8 +125,14 @@ pub async fn follow(cluster: Weak<Cluster>, how: Follow, tell: impl Fn(Event) + 
 async fn any(cluster: &Weak<Cluster>, node: &Arc<Node>, how: &Follow, mut tell: impl FnMut(Event)) -> Cause {
     let mut refused = Cause::Refused("no user of the configuration can log in".to_owned());
     for login in &how.logins {
-        match one(cluster, node, (how, login), &mut tell).await {
-            Cause::Refused(why) => refused = Cause::Refused(why),
+        let mut was_whole = false;
+        let tell = |event: Event| {
+            was_whole |= matches!(event, Event::Whole { .. });
+            tell(event);
+        };
+        match one(cluster, node, (how, login), tell).await {
+            // The loss of a stream is told before there is another.
+            Cause::Refused(why) if !was_whole => refused = Cause::Refused(why),
             cause => return cause,
         }
     }
