@@ -165,11 +165,12 @@ fn many_who_ask_at_once_run_it_once_and_go_on_where_that_one_goes() {
     let mut admin = Wire::log_in(pgweir.port(), &Login { database: "pgweir", ..Login::default() });
     pgweir.warm(&mut Wire::connect(pgweir.port()), "SELECT n FROM crowd");
     let locker = connect(&primary.url(sample::DATABASE));
-    let hits = || pgweir.cache()["hits"].as_u64().unwrap();
+    let count = |name: &str| pgweir.cache()[name].as_u64().unwrap();
+    let hits = || count("hits");
     // The one that runs ends; it goes; it takes too long.
     for fate in ["ends", "leaves", "lasts"] {
         let sql = format!("SELECT n AS crowd_{fate} FROM crowd");
-        let before = hits();
+        let (before, missed) = (hits(), count("misses"));
         wait(locker.batch_execute("BEGIN; LOCK TABLE crowd")).unwrap();
         let ask = || {
             let mut client = Wire::connect(pgweir.port());
@@ -197,6 +198,8 @@ fn many_who_ask_at_once_run_it_once_and_go_on_where_that_one_goes() {
         if fate == "ends" {
             assert_eq!((hits() - before, logged(primary, &sql)), (5, 1));
         }
+        // Whoever waited in vain is counted too; who leaves may not have been.
+        assert!(count("misses") + hits() >= missed + before + others.len() as u64, "{fate}");
     }
     assert!(pgweir.cache()["shared"].as_u64() > Some(0));
 }
@@ -406,7 +409,10 @@ fn a_stream_that_breaks_or_falls_silent_closes_the_cache() {
     kill_process(stream, Signal::STOP).unwrap();
     around(cluster.primary(), "UPDATE breaks SET n = 2");
     let began = std::time::Instant::now();
+    let refused = || pgweir.cache()["refused"]["closed"].as_u64().unwrap();
+    let before = refused();
     wait_until(LIMIT, "the silence to be noticed", || client.value(sql) == "2");
+    assert!(refused() > before);
     println!("noticed after {:?}", began.elapsed());
     kill_process(stream, Signal::CONT).unwrap();
     pgweir.warm(&mut client, sql);

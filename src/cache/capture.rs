@@ -11,7 +11,6 @@ use crate::wire::tag::backend;
 pub struct Capture {
     bytes: Vec<u8>,
     max: usize,
-    refused: Option<Refusal>,
 }
 
 /// Bytes beside the frames that are kept: completions, a second description.
@@ -20,25 +19,20 @@ const SLACK: usize = 8 * 1024;
 impl Capture {
     /// `max`: bytes of the largest entry.
     pub fn new(max: usize) -> Capture {
-        Capture { bytes: Vec::new(), max: max.saturating_add(SLACK), refused: None }
+        Capture { bytes: Vec::new(), max: max.saturating_add(SLACK) }
     }
 
     /// The next bytes, in any portions.
+    ///
+    /// # Errors
+    /// They are too many: there will be no entry, and nobody need wait for one.
     #[inline]
-    pub fn take(&mut self, bytes: &[u8]) {
-        if self.refused.is_some() {
-            return;
-        }
+    pub fn take(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         if self.bytes.len() + bytes.len() > self.max {
-            return self.refuse(Refusal::TooLarge);
+            return Err(Refusal::TooLarge);
         }
         self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Something came that a kept reply must not have.
-    pub fn refuse(&mut self, why: Refusal) {
-        self.refused.get_or_insert(why);
-        self.bytes = Vec::new();
+        Ok(())
     }
 
     /// The entry of a whole reply, ReadyForQuery included, whose rows have these formats.
@@ -46,10 +40,7 @@ impl Capture {
     /// # Errors
     /// It is not the complete and plain result of one read.
     pub fn finish(self, formats: Formats<'_>) -> Result<Entry, Refusal> {
-        match self.refused {
-            Some(why) => Err(why),
-            None => Reply::default().read(&self.bytes, formats),
-        }
+        Reply::default().read(&self.bytes, formats)
     }
 }
 
@@ -134,7 +125,7 @@ mod tests {
 
     fn capture(frames: &[&[u8]], formats: Formats<'_>) -> Result<Entry, Refusal> {
         let mut capture = Capture::new(10_000);
-        frames.iter().for_each(|frame| capture.take(frame));
+        frames.iter().try_for_each(|frame| capture.take(frame))?;
         capture.finish(formats)
     }
 
@@ -191,12 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_let_go_at_once() {
+    fn what_is_too_large_is_refused_at_once() {
         let mut capture = Capture::new(0);
-        capture.take(&[0; SLACK + 1]);
-        assert_eq!(capture.bytes.capacity(), 0);
-        capture.take(READY);
-        assert_eq!(capture.finish(Formats::Text), Err(Refusal::TooLarge));
+        assert_eq!(capture.take(&[0; SLACK]), Ok(()));
+        assert_eq!(capture.take(&[0]), Err(Refusal::TooLarge));
     }
 
     proptest! {

@@ -217,6 +217,9 @@ impl Wanted<'_> {
 /// A change stream that is further behind, or silent for longer, is not relied on: the oldest that an answer can be.
 pub const MOST_BEHIND: Duration = Duration::from_secs(1);
 
+/// How long a read waits for another that asks the same, before it runs itself.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
 /// Slots for the reads that were asked for once: 256 KiB.
 const SIGHTED: usize = 1 << 16;
 
@@ -342,7 +345,9 @@ impl Results {
             let flight = inner.flights.get(wanted.key).filter(|flight| {
                 let Began { number, visible, as_of, .. } = flight.began;
                 let allowed = || standing.changes.all().is_in(number, visible) && wanted.may_lack_since(as_of, now);
-                seen.is_in(number, visible) || allowed()
+                // One that has stood still for so long is waited for in vain, perhaps by everybody.
+                let young = now.saturating_duration_since(flight.began.at) < LONGEST_WAIT;
+                young && (seen.is_in(number, visible) || allowed())
             });
             if let Some(flight) = flight.filter(|flight| flight.will_have(wanted.needs)) {
                 return Asked::Wait(flight.clone());
@@ -390,6 +395,12 @@ impl Results {
         let Some(counters) = self.counters(database) else { return };
         counters.shared.fetch_add(1, Ordering::Relaxed);
         counters.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A read has waited for the run of another in vain.
+    pub fn note_miss(&self, database: DatabaseId) {
+        let Some(counters) = self.counters(database) else { return };
+        counters.misses.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn note_refusal(&self, database: DatabaseId, why: Refusal) {
@@ -612,6 +623,21 @@ mod tests {
         assert_eq!(before.land(entry(1)), Err(Refusal::Changed));
         let joined = wait(&results, &wanted);
         after.land(entry(2)).unwrap();
+        assert_eq!(came(&joined), Poll::Ready(Some(Arc::new(entry(2)))));
+    }
+
+    #[test]
+    fn nobody_joins_what_has_run_for_longer_than_a_read_waits() {
+        let (results, database) = results();
+        let wanted = wanted(database, b"a");
+        let began = Instant::now();
+        let ask = |at: Duration| results.ask(&wanted, began + at);
+        let Asked::Fill(stalled) = ask(Duration::ZERO) else { panic!() };
+        assert!(matches!(ask(LONGEST_WAIT / 2), Asked::Wait(_)));
+        let Asked::Fill(next) = ask(LONGEST_WAIT) else { panic!("joined a flight as old as a wait") };
+        drop(stalled);
+        let Asked::Wait(joined) = ask(LONGEST_WAIT) else { panic!("the end of the other took this flight along") };
+        next.land(entry(2)).unwrap();
         assert_eq!(came(&joined), Poll::Ready(Some(Arc::new(entry(2)))));
     }
 

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Buf;
 
@@ -15,7 +15,7 @@ use crate::cache::flight::Flight;
 use crate::cache::key::{self, Formats, Read};
 use crate::cache::request::{self, Request, Source};
 use crate::cache::sealed::{Carried, Epoch};
-use crate::cache::{Asked, Fill, Reads, Results, Wanted};
+use crate::cache::{Asked, Fill, LONGEST_WAIT, Reads, Results, Wanted};
 use crate::catalog::sources::Targets;
 use crate::cluster::Tried;
 use crate::frontend::batch::Batch;
@@ -30,9 +30,6 @@ use crate::session::parameters::Settings;
 use crate::session::prepared::Statement;
 use crate::shared::Name;
 use crate::stats::CacheUse;
-
-/// How long a read waits for another that asks the same, before it runs itself.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Longer keys are not looked up.
 const MAX_KEY: usize = 64 * 1024;
@@ -145,10 +142,13 @@ impl Session {
 
     /// Waits for the run of another that asks the same; true where that has answered the batch.
     pub(super) async fn share(&mut self, batch: &Batch, sought: Sought, flight: Arc<Flight>) -> Result<bool, End> {
-        let Some(entry) = self.wait_for_flight(&flight).await? else { return Ok(false) };
-        let given = self.give(batch.end, &sought, &entry, Instant::now());
-        if let (true, Some(cached)) = (given, &self.database.cached) {
-            cached.results.note_shared(cached.id);
+        let landed = self.wait_for_flight(&flight).await?;
+        let given = landed.is_some_and(|entry| self.give(batch.end, &sought, &entry, Instant::now()));
+        if let Some(cached) = &self.database.cached {
+            match given {
+                true => cached.results.note_shared(cached.id),
+                false => cached.results.note_miss(cached.id),
+            }
         }
         Ok(given)
     }
@@ -257,8 +257,10 @@ impl Session {
             self.filling = Some(Box::new(Filling { plan, fill, capture, formats, name, epoch: None }));
             return Ok(Asked::Closed);
         }
-        if let Asked::Hit(entry, _) = &asked {
-            self.verify(cached, (&key, &read), entry, plan);
+        match asked {
+            Asked::Closed => return Err(Refusal::Closed),
+            Asked::Hit(ref entry, _) => self.verify(cached, (&key, &read), entry, plan),
+            _ => {}
         }
         Ok(asked)
     }
@@ -379,25 +381,29 @@ impl Session {
         let sampled = sample.asked.is_some_and(|asked| leased.lease.created <= asked);
         if leased.replica && !(sampled && filling.fill.may_come_from(&sample)) {
             self.cluster().demand.urge(self.request.mark);
-            if let Some(cached) = &self.database.cached {
-                note_refused(cached, &filling.plan, Refusal::Lagging);
-            }
-            self.filling = None;
+            self.refuse_fill(Refusal::Lagging);
         }
     }
 
     /// The reply has something that no kept one may have.
     pub(super) fn spoil_fill(&mut self) {
-        if let Some(filling) = &mut self.filling {
-            filling.capture.refuse(Refusal::Incomplete);
+        self.refuse_fill(Refusal::Incomplete);
+    }
+
+    /// Nobody need wait any longer: the reply is not kept.
+    fn refuse_fill(&mut self, why: Refusal) {
+        if let (Some(filling), Some(cached)) = (self.filling.take(), &self.database.cached) {
+            note_refused(cached, &filling.plan, why);
         }
     }
 
     /// The next bytes of the reply.
     #[inline]
     pub(super) fn fill(&mut self, bytes: &[u8]) {
-        if let Some(filling) = &mut self.filling {
-            filling.capture.take(bytes);
+        if let Some(filling) = &mut self.filling
+            && let Err(why) = filling.capture.take(bytes)
+        {
+            self.refuse_fill(why);
         }
     }
 

@@ -214,7 +214,7 @@ impl Check {
         write::sync(&mut lease.outbox);
         lease.send().await?;
         let mut capture = Capture::new(self.cached.results.max_entry_bytes());
-        let mut failed = None;
+        let (mut failed, mut captured) = (None, Ok(()));
         loop {
             let (tag, body) = lease.receive().await?;
             match tag {
@@ -228,16 +228,16 @@ impl Check {
                     failed = Some(error);
                 }
                 _ => {
-                    capture.take(&[tag]);
-                    capture.take(&(body.len() as u32 + 4).to_be_bytes());
-                    capture.take(&body);
+                    let mut head = [tag, 0, 0, 0, 0];
+                    head[1..].copy_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+                    captured = captured.and_then(|()| capture.take(&head)).and_then(|()| capture.take(&body));
                 }
             }
             if tag == backend::READY {
                 break;
             }
         }
-        Ok(match (failed, capture.finish(Formats::read(&self.formats))) {
+        Ok(match (failed, captured.and_then(|()| capture.finish(Formats::read(&self.formats)))) {
             (Some(error), _) => {
                 if is_of_the_read(&error.code) {
                     Said::Other
