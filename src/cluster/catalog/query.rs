@@ -16,8 +16,8 @@ pub(super) const SETTLE: &str = "SET search_path TO ''; SET client_encoding TO '
 pub(super) const MOMENT: &str = "SELECT txid_current_snapshot()::text";
 
 /// A sum over what identifies the rows of the catalogs: it changes with every row made, changed or dropped, and with
-/// nothing else. Names of columns and rights are of no concern to a node, but to results that are kept. Temporary tables
-/// are left out.
+/// nothing else. Names of columns, labels of enums, collations, text search and rights are of no concern to a node, but to
+/// results that are kept; the server's own text search can be altered too. Temporary tables are left out.
 pub(super) const DIGEST: &str = "\
     SELECT sum(hashtextextended(kind || id || '.' || xmin::text, 0)), count(*) FROM (\
     SELECT 'f' AS kind, oid::text AS id, xmin FROM pg_proc WHERE oid >= 16384 \
@@ -43,20 +43,40 @@ pub(super) const DIGEST: &str = "\
     UNION ALL SELECT 'o', oid::text, xmin FROM pg_operator WHERE oid >= 16384 \
     UNION ALL SELECT 'q', oid::text, xmin FROM pg_amproc WHERE oid >= 16384 \
     UNION ALL SELECT 'c', oid::text, xmin FROM pg_cast WHERE oid >= 16384 \
+    UNION ALL SELECT 'l', oid::text, xmin FROM pg_enum \
+    UNION ALL SELECT 'y', oid::text, xmin FROM pg_collation WHERE oid >= 16384 \
+    UNION ALL SELECT 'z', oid::text, xmin FROM pg_ts_config \
+    UNION ALL SELECT 'u', mapcfg::text || '.' || maptokentype || '.' || mapseqno, xmin FROM pg_ts_config_map \
+    UNION ALL SELECT 'v', oid::text, xmin FROM pg_ts_dict \
     UNION ALL SELECT 'n', oid::text, xmin FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_' \
     UNION ALL SELECT 's', setdatabase::text || '.' || setrole, xmin FROM pg_db_role_setting) AS rows";
 
-/// The keys of node trees behind which an OID stands that matters, and flags.
+/// The keys of node trees behind which an OID stands that matters, and flags. System columns that show locks are counted
+/// downwards from -3 (`access/sysattr.h`): cmin, xmax, cmax.
 const KEYS: &str = "[:{](funcid|aggfnoid|winfnoid|opno|opnos|eqop|sortop|relid|resulttype|seqid|hasForUpdate|commandType|\
-                    SQLVALUEFUNCTION|TABLESAMPLECLAUSE) (?:\\(o |:op |:tsmhandler )?([0-9 ]*[0-9]|true)";
+                    SQLVALUEFUNCTION|TABLESAMPLECLAUSE|varattno -[345] :vartype) \
+                    (?:\\(o |:op |:tsmhandler )?([0-9 ]*[0-9]|true)";
 
 /// current_setting: the parameter's name decides, which stands in the tree as bytes.
 const ASKS_SETTING: &str = ":funcid (2077|3294) ";
 
+/// Words that a conversion takes for a moment (`datetktbl`); as constants of text they stand in a tree as bytes.
+const MOMENTS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
+
+/// Matches a tree with a constant that has one of [`MOMENTS`].
+fn moments() -> String {
+    const LETTER: &str = "(?:6[5-9]|[78][0-9]|90|9[7-9]|1[01][0-9]|12[0-2])";
+    let byte = |byte: u8| format!("(?:{byte}|{})", byte.to_ascii_uppercase());
+    let word = |word: &str| word.bytes().map(byte).collect::<Vec<_>>().join(" ");
+    format!("(?<! {LETTER}) (?:{}) (?!{LETTER} )", MOMENTS.map(word).join("|"))
+}
+
 /// The references of a node tree, as `key oids` with commas between.
 fn refs(tree: &str) -> String {
     format!(
-        "(SELECT string_agg(DISTINCT m[1] || ' ' || m[2], ',') FROM regexp_matches({tree}::text, '{KEYS}', 'g') AS m)"
+        "concat_ws(',', (SELECT string_agg(DISTINCT m[1] || ' ' || m[2], ',') \
+         FROM regexp_matches({tree}::text, '{KEYS}', 'g') AS m), CASE WHEN {tree}::text ~ '{}' THEN 'MOMENT 1' END)",
+        moments()
     )
 }
 

@@ -164,7 +164,7 @@ impl Columns<'_> {
                 "relid" => refs.relations.extend(oids),
                 "resulttype" => refs.types.extend(oids),
                 "hasForUpdate" if value == "true" => refs.reason = Some(Reason::Locking),
-                "SQLVALUEFUNCTION" | "TABLESAMPLECLAUSE" => refs.transient = true,
+                "SQLVALUEFUNCTION" | "TABLESAMPLECLAUSE" | "MOMENT" | "varattno" => refs.transient = true,
                 "seqid" => refs.reason = Some(Reason::Sequence),
                 // CMD_SELECT is 1; all that follow change something
                 "commandType" if value != "1" => refs.reason = Some(Reason::Write),
@@ -198,6 +198,7 @@ mod tests {
         assert_eq!(of("relid 5,hasForUpdate true"), Some(Reason::Locking));
         assert_eq!((of("commandType 3"), of("")), (Some(Reason::Write), None));
         let transient = |text: &str| Columns(&vec![Some(text.to_owned())]).refs(0).transient;
+        assert!(transient("relid 5,MOMENT 1") && transient("varattno -4 :vartype 28"));
         assert!(transient("relid 5,SQLVALUEFUNCTION 0") && !transient("relid 5,funcid 6"));
     }
 
