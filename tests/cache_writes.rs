@@ -5,7 +5,7 @@ mod support;
 
 use pgweir::demo::cluster::Cluster;
 use pgweir::demo::sample;
-use support::wire::{Frames, Wire};
+use support::wire::{Frames, Login, Wire};
 use support::{LIMIT, Pgweir, lone_primary, wait_until};
 
 fn start(cluster: &Cluster) -> Pgweir {
@@ -73,6 +73,28 @@ fn a_write_ends_what_follows_from_its_tables_and_nothing_else() {
     pgweir.warm(&mut client, &reads[1]);
     writer.query("TRUNCATE narrow_p");
     assert_eq!(client.value(&reads[1]), "0");
+}
+
+/// Two names of `[[databases]]` for one database of one server.
+#[test]
+fn a_write_by_another_name_of_the_database_ends_it_too() {
+    let cluster = lone_primary();
+    around(&cluster, "CREATE TABLE twin (n int); INSERT INTO twin VALUES (0); GRANT ALL ON twin TO app");
+    let port = cluster.primary().port();
+    let reports = format!(
+        "[[databases]]\nname = \"reports\"\ndbname = \"app\"\n[[databases.nodes]]\nhost = \"127.0.0.1\"\n\
+         port = {port}\nrole = \"primary\"\n"
+    );
+    for invalidation in ["writes", "ttl"] {
+        let builder = Pgweir::builder().cluster(&cluster, &[]).set("cache.enabled", true);
+        let pgweir = builder.set("cache.invalidation", invalidation).more(&reports).start();
+        let mut client = Wire::connect(pgweir.port());
+        let mut other = Wire::log_in(pgweir.port(), &Login { database: "reports", ..Login::default() });
+        let sql = "/* pgweir: cache ttl=60s */ SELECT n FROM twin";
+        let before: u32 = pgweir.warm(&mut client, sql).parse().unwrap();
+        other.query("UPDATE twin SET n = n + 1");
+        assert_eq!(client.value(sql), (before + 1).to_string(), "{invalidation}");
+    }
 }
 
 #[test]

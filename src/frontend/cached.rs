@@ -29,6 +29,7 @@ use crate::route::plan::Plan;
 use crate::session::parameters::Settings;
 use crate::session::prepared::Statement;
 use crate::shared::Name;
+use crate::sql::{Control, Effect};
 use crate::stats::CacheUse;
 
 /// Longer keys are not looked up.
@@ -194,6 +195,9 @@ impl Session {
                 return Ok((sought, found));
             }
         }
+        if choice == Some(Choice::Known) && !self.knows_own_definitions() {
+            return Err(Refusal::Unresolved);
+        }
         let asked = self.look_for(cached, (request, &sought), choice.ok_or(Refusal::Closed)?, Results::ask)?;
         Ok((sought, asked))
     }
@@ -239,7 +243,7 @@ impl Session {
             reads: admitted.reads,
             ttl: admitted.ttl,
             stale: admitted.stale,
-            after: self.wrote,
+            after: self.wrote.at,
         };
         let asked = ask(&cached.results, &wanted, self.request.started);
         if let Asked::Fill(fill) = asked {
@@ -263,6 +267,18 @@ impl Session {
             _ => {}
         }
         Ok(asked)
+    }
+
+    /// Its scope has what this session defined out of sight, in a function for one.
+    fn knows_own_definitions(&mut self) -> bool {
+        let Some(wrote) = self.wrote.hidden else { return true };
+        let definitions = &self.database.cluster.definitions;
+        if !(definitions.have_all_by(wrote) && self.sight.is_of(definitions)) {
+            definitions.urge();
+            return false;
+        }
+        self.wrote.hidden = None;
+        true
     }
 
     /// What a result is found by in the second level: by all that finds it here, and by what its scope is everywhere.
@@ -423,13 +439,19 @@ impl Session {
         }
     }
 
-    /// A write is about to be sent.
-    pub(super) fn note_targets(&mut self, plan: &Plan) {
+    /// A write is about to be sent; `opaque`: it may do anything.
+    pub(super) fn note_targets(&mut self, plan: &Plan, opaque: bool) {
         if self.database.cached.is_some() {
             let targets = plan.targets(self.scope());
             // Who holds a connection may know older definitions.
             let current = self.sight.is_of(&self.database.cluster.definitions);
             self.written.note(targets.map(|targets| Targets { alone: targets.alone && current, ..targets }));
+            let executes = plan.facts.effects.iter().any(|effect| matches!(effect, Effect::Execute(_)));
+            // … what another session has defined.
+            let shows = plan.facts.control.contains(&Control::FinishPrepared);
+            if opaque || executes || shows {
+                self.written.note_hidden();
+            }
         }
     }
 
@@ -437,7 +459,10 @@ impl Session {
     pub(super) fn invalidate(&mut self) {
         if let Some(cached) = &self.database.cached {
             cached.note_write(&self.written);
-            self.wrote = Some(Instant::now());
+            self.wrote.at = Some(Instant::now());
+            if self.written.hides_definitions() {
+                self.wrote.hidden = self.wrote.at;
+            }
         }
     }
 }

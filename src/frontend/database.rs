@@ -99,6 +99,14 @@ impl Database {
         })
     }
 
+    /// By another name: of the same name on a server of both.
+    pub fn is_same_as(&self, other: &Database) -> bool {
+        let places =
+            |database: &Database| database.cluster.nodes.iter().map(|node| node.name.clone()).collect::<Vec<_>>();
+        let others = places(other);
+        self.dbname == other.dbname && places(self).iter().any(|name| others.contains(name))
+    }
+
     /// Forgets the results that are kept, or those that read a table: `schema.name`, or a name in any schema.
     ///
     /// # Errors

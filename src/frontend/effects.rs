@@ -22,7 +22,7 @@ impl Session {
         let verdict = self.verdict(plan);
         if may_write(facts, verdict) {
             self.writing = true;
-            self.note_targets(plan);
+            self.note_targets(plan, verdict.opaque);
         }
         self.reading |= may_read(facts, verdict);
         self.opens_block |= !facts.control.is_empty();

@@ -1,7 +1,7 @@
 //! How a database's part in the result cache is kept true: by its change stream, or by what passes through.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -57,6 +57,16 @@ pub struct Written {
     tables: Vec<Arc<[Table]>>,
     /// It may have written others, too.
     beyond: bool,
+    /// … and defined something, of which no text tells.
+    hidden: bool,
+}
+
+/// A session's last write.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wrote {
+    pub at: Option<Instant>,
+    /// The last of those of which no text tells what they defined, as long as that may be missing in the definitions.
+    pub hidden: Option<Instant>,
 }
 
 /// Lists of tables kept for a transaction.
@@ -65,7 +75,9 @@ const MOST_WRITTEN: usize = 64;
 impl Written {
     /// A statement is about to be sent; `None`: of which nothing is known.
     pub fn note(&mut self, targets: Option<Targets>) {
-        let Some(Targets { tables, alone }) = targets else { return self.beyond = true };
+        let Some(Targets { tables, alone }) = targets else {
+            return (self.beyond, self.hidden) = (true, true);
+        };
         let known = self.tables.iter().any(|known| Arc::ptr_eq(known, &tables));
         let room = self.tables.len() < MOST_WRITTEN;
         self.beyond |= !alone || !(known || room);
@@ -74,13 +86,22 @@ impl Written {
         }
     }
 
+    /// A statement that may define something, though its text does not say so.
+    pub fn note_hidden(&mut self) {
+        self.hidden = true;
+    }
+
+    pub fn hides_definitions(&self) -> bool {
+        self.hidden
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.tables.is_empty() && !self.beyond
+        self.tables.is_empty() && !self.beyond && !self.hidden
     }
 
     pub fn clear(&mut self) {
         self.tables.clear();
-        self.beyond = false;
+        (self.beyond, self.hidden) = (false, false);
     }
 }
 
@@ -108,6 +129,8 @@ pub struct Cached {
     /// While the stream is whole.
     part: Mutex<Option<Part>>,
     takeovers: AtomicU64,
+    /// The parts of other databases of `[[databases]]` that are the same database of the same servers.
+    twins: Mutex<Vec<Weak<Cached>>>,
 }
 
 impl Cached {
@@ -134,6 +157,7 @@ impl Cached {
             shared: shared.map(Place::new),
             part: Mutex::new(None),
             takeovers: AtomicU64::new(0),
+            twins: Mutex::default(),
         };
         match config.invalidation {
             config::Invalidation::Ttl => cached.open(Mode::Ttl),
@@ -175,9 +199,25 @@ impl Cached {
         self.rules.load().as_ref().map(|rules| rules.ruled(statement, catalog)).unwrap_or_default()
     }
 
+    /// What is written to either, or evicted from it, is so from both.
+    pub fn pair(self: &Arc<Self>, other: &Arc<Cached>) {
+        self.twins.lock().push(Arc::downgrade(other));
+        other.twins.lock().push(Arc::downgrade(self));
+    }
+
+    fn twins(&self) -> impl Iterator<Item = Arc<Cached>> {
+        let twins = self.twins.lock().clone();
+        twins.into_iter().filter_map(|twin| twin.upgrade())
+    }
+
     /// Something that a session wrote is committed, perhaps. Where triggers, rules and cascades lead, the change stream tells;
     /// until it has, the session reads past the cache.
     pub fn note_write(&self, written: &Written) {
+        self.apply_write(written);
+        self.twins().for_each(|twin| twin.apply_write(written));
+    }
+
+    fn apply_write(&self, written: &Written) {
         let now = Instant::now();
         let change = |change| self.results.change(self.id, change, Invalidation::Write, now);
         let by_table = match self.mode() {
@@ -194,8 +234,12 @@ impl Cached {
 
     /// By an operator's command.
     pub fn evict(&self, change: Change<'_>) {
-        self.shared.iter().for_each(|shared| shared.evict());
-        self.results.change(self.id, change, Invalidation::Command, Instant::now());
+        let evict = |cached: &Cached| {
+            cached.shared.iter().for_each(|shared| shared.evict());
+            cached.results.change(cached.id, change, Invalidation::Command, Instant::now());
+        };
+        evict(self);
+        self.twins().for_each(|twin| evict(&twin));
     }
 
     fn set_origin(&self, origin: Option<&str>) {

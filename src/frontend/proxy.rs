@@ -232,6 +232,10 @@ impl Proxy {
         let mut database =
             Database::new(name.clone(), config, &routing, &self.stats, (&self.control, &self.server_ids), self.epoch)?;
         database.cached = self.cached(&name);
+        if let Some(cached) = &database.cached {
+            let twins = self.databases.iter().filter(|other| other.is_same_as(&database));
+            twins.filter_map(|other| other.cached.clone()).for_each(|other| cached.pair(&other));
+        }
         let database = Arc::new(database);
         self.databases.insert(name, database.clone());
         self.watch(&database);

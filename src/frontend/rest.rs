@@ -14,7 +14,7 @@ use crate::config::PoolMode;
 use crate::freshness::Seen;
 use crate::frontend::client::{Activity, Entered, Stop};
 use crate::frontend::database::{Database, Statuses};
-use crate::frontend::invalidation::Written;
+use crate::frontend::invalidation::{Written, Wrote};
 use crate::frontend::io;
 use crate::frontend::proxy::Proxy;
 use crate::frontend::serve::{End, stop_fault};
@@ -58,7 +58,7 @@ pub struct Rest {
     pub parameters: Parameters,
     pub had_temporary: bool,
     pub seen: Seen,
-    pub wrote: Option<Instant>,
+    pub wrote: Wrote,
     pub unsettled: Option<Instant>,
     pub greeting: Statuses,
     pub told: Vec<(Box<str>, Box<str>)>,

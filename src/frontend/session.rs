@@ -17,7 +17,7 @@ use crate::frontend::block::Block;
 use crate::frontend::cached::{Asker, Filling};
 use crate::frontend::client::Entered;
 use crate::frontend::database::{Database, Statuses};
-use crate::frontend::invalidation::Written;
+use crate::frontend::invalidation::{Written, Wrote};
 use crate::frontend::names::runs_by_name;
 use crate::frontend::notifications::Subscription;
 use crate::frontend::proxy::Proxy;
@@ -296,7 +296,7 @@ pub struct Session {
     pub reading: bool,
     pub seen: Seen,
     /// When it last wrote something, perhaps; known where results are cached.
-    pub wrote: Option<Instant>,
+    pub wrote: Wrote,
     /// What it writes in the transaction that is under way.
     pub written: Written,
     /// Its reads have gone to the primary for want of a replica known to be fresh enough; when it is to wait for a sample.

@@ -1,5 +1,5 @@
 //! Reading a database's definitions, and noticing when they change: at once where a change passes through this pgweir,
-//! else by a check at each `probe_interval`.
+//! else by a check at each `probe_interval`, and sooner where someone waits for it.
 //!
 //! The check costs a microsecond while nothing at all is committed, else a pass over the catalogs' rows of users'
 //! objects; where that takes long, it is made less often.
@@ -54,6 +54,7 @@ pub struct Definitions {
     version: AtomicU64,
     attempted: AtomicBool,
     wake: Notify,
+    urged: Notify,
     figures: Mutex<Figures>,
 }
 
@@ -79,6 +80,16 @@ impl Definitions {
         self.changed.fetch_add(1, Ordering::AcqRel);
         self.version.fetch_add(1, Ordering::AcqRel);
         self.wake.notify_one();
+    }
+
+    /// Someone waits for the next look.
+    pub fn urge(&self) {
+        self.urged.notify_one();
+    }
+
+    /// The snapshot holds all that was defined by then. Whoever has read [`Definitions::version`] before may have an older one.
+    pub fn have_all_by(&self, by: Instant) -> bool {
+        self.figures.lock().verified.is_some_and(|verified| verified > by)
     }
 
     /// They have been read once, or could not be.
@@ -110,8 +121,9 @@ impl Definitions {
             (figures.duration, figures.size) = (took, catalog.size);
         }
         self.current.store(Some(Arc::new(catalog)));
-        self.verify(changed, now);
+        // Whoever takes it for verified sees that it is another.
         self.version.fetch_add(1, Ordering::AcqRel);
+        self.verify(changed, now);
     }
 
     fn note_outcome(&self, database: &str, outcome: Result<(), String>) {
@@ -147,12 +159,18 @@ pub async fn follow(cluster: Weak<Cluster>, prober: Prober) {
             reader.forget();
         }
         found.definitions.note_outcome(&found.database, outcome);
-        let pause = found.routing.probe_interval.max(reader.check * CHECK_SHARE);
+        let share = reader.check * CHECK_SHARE;
+        let (pause, soonest) = (found.routing.probe_interval.max(share), tokio::time::Instant::now() + share);
+        let urged = async |definitions: &Definitions| {
+            definitions.urged.notified().await;
+            tokio::time::sleep_until(soonest).await;
+        };
         let definitions = found.definitions.clone();
         drop(found);
         tokio::select! {
             () = definitions.wake.notified() => {}
             () = tokio::time::sleep(pause) => {}
+            () = urged(&definitions) => {}
             _ = vacancies.changed() => {
                 reader.forget();
                 stay_away(&mut vacancies).await;

@@ -15,6 +15,7 @@ use crate::error::{Fault, Severity, sqlstate};
 use crate::freshness::Seen;
 use crate::frontend::client::{Entered, NewClient};
 use crate::frontend::database::{Database, Statuses};
+use crate::frontend::invalidation::Wrote;
 use crate::frontend::io::MAX_WAITING;
 use crate::frontend::login::{Failed, Opening, no_server};
 use crate::frontend::proxy::User;
@@ -215,7 +216,7 @@ impl Parts {
             parameters: Parameters::new(base),
             had_temporary: false,
             seen,
-            wrote: None,
+            wrote: Wrote::default(),
             unsettled: None,
             readable: is_readable(&statuses),
             greeting: statuses,
