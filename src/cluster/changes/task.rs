@@ -107,7 +107,8 @@ pub async fn follow(cluster: Weak<Cluster>, how: Follow, tell: impl Fn(Event) + 
         if was_whole {
             (pause, last) = (PAUSE, None);
         }
-        let wait = if cause.passes() { pause } else { PATIENCE };
+        // What one login has lost, another may still be let.
+        let wait = if cause.passes() || was_whole { pause } else { PATIENCE };
         if last.as_ref() != Some(&cause) {
             tell(Event::Lost(cause.clone()));
             last = Some(cause);
