@@ -9,8 +9,8 @@ use super::{Facts, Name, Reason, builtins, relations, tokens};
 /// More is not looked at.
 const TOKENS: usize = 1 << 14;
 
-/// Words that are no function before a bracket.
-pub(super) const BEFORE_BRACKETS: [&str; 28] = [
+/// Words that are no function before a bracket, unless an expression must stand there.
+const BEFORE_BRACKETS: [&str; 25] = [
     "array",
     "assert",
     "by",
@@ -23,12 +23,9 @@ pub(super) const BEFORE_BRACKETS: [&str; 28] = [
     "in",
     "loop",
     "materialized",
-    "next",
-    "notice",
     "of",
     "over",
     "perform",
-    "query",
     "raise",
     "return",
     "sets",
@@ -41,8 +38,8 @@ pub(super) const BEFORE_BRACKETS: [&str; 28] = [
     "within",
 ];
 
-/// Words that are no type before a string.
-pub(super) const BEFORE_STRINGS: [&str; 12] = [
+/// Words that are no type before a string, unless an expression must stand there.
+const BEFORE_STRINGS: [&str; 12] = [
     "assert",
     "debug",
     "elsif",
@@ -69,6 +66,31 @@ const COMMANDS: [&str; 50] = [
     "revoke", "rollback", "savepoint", "security", "set", "show", "start", "truncate", "unlisten", "update",
     "vacuum", "wait", "alias", "database", "session", "transaction", "work",
 ];
+
+/// The word at `at` and the bracket behind it are no call.
+pub(super) fn precedes_bracket(view: View, at: usize) -> bool {
+    let pair = |word, behind: &[&str]| view.is(at, word) && at > 0 && view.is_any(at - 1, behind);
+    pair("next", &["return", "fetch"])
+        || pair("query", &["return"])
+        || pair("notice", &["raise"])
+        || (view.is_any(at, &BEFORE_BRACKETS) && !is_inside(view, at))
+}
+
+/// The word at `at` is no type of the string behind it.
+pub(super) fn precedes_string(view: View, at: usize) -> bool {
+    view.is_any(at, &BEFORE_STRINGS) && !is_inside(view, at)
+}
+
+/// An expression, or more of one, must stand at `at`.
+fn is_inside(view: View, at: usize) -> bool {
+    let Some(before) = at.checked_sub(1) else { return false };
+    match view.kind(before) {
+        // but for the label of a loop
+        Some(Kind::Operator) => view.raw(before) != ">>",
+        Some(Kind::Pair) => true,
+        _ => view.punct(before, b'(') || view.punct(before, b','),
+    }
+}
 
 /// The facts of a body. Relations are never exact: variables and cursors may be among them.
 pub fn body(text: &str) -> Facts {
@@ -149,6 +171,7 @@ mod tests {
             "DECLARE n int; r record; t users%ROWTYPE; BEGIN SELECT count(*) INTO n FROM users; RETURN n; END",
             "BEGIN RETURN QUERY SELECT id FROM users WHERE name = lower(p); END;",
             "BEGIN IF (a > 1) THEN RETURN left('abc', 2); ELSIF (a < 0) THEN RAISE NOTICE 'x %', a; END IF; RETURN ''; END",
+            "BEGIN RETURN NEXT (a); RETURN QUERY (SELECT 1); RAISE NOTICE ('x'); <<top>> IF (a) THEN PERFORM (b); END IF; END",
             "DECLARE i int := 0; BEGIN FOR i IN 1..3 LOOP i := i + length('x'); END LOOP; RETURN i; END",
             "BEGIN PERFORM 1 FROM users; RETURN FOUND; EXCEPTION WHEN OTHERS THEN RETURN NULL; END",
             "<<top>> BEGIN RETURN CASE WHEN a THEN 1 ELSE 2 END; END",
@@ -195,5 +218,15 @@ mod tests {
             facts.unknown_by_name && matches!(facts.primary, Some(Reason::UnknownFunction | Reason::UnknownOperator))
         );
         assert!(!body("BEGIN EXECUTE q; RETURN f(1); END").unknown_by_name);
+    }
+
+    #[test]
+    fn words_of_the_language_are_names_in_an_expression() {
+        for name in ["next", "query", "notice", "filter", "slice", "over"] {
+            let facts = body(&format!("DECLARE x int; BEGIN x := {name}(1); RETURN x; END"));
+            assert!(facts.calls_any(&[name]), "{name}");
+        }
+        assert_eq!(body("BEGIN RETURN a || log 'x'; END").types.len(), 1);
+        assert_eq!(body("BEGIN RAISE LOG 'x'; RAISE INFO 'y'; RETURN 'z'; END").types, []);
     }
 }

@@ -103,9 +103,14 @@ fn time_zone(view: View) -> Option<SetValue> {
 }
 
 fn role(view: View, at: usize, session_authorization: bool, local: bool) -> Effect {
-    let none = view.is(at, if session_authorization { "default" } else { "none" });
+    let none = if session_authorization { view.is(at, "default") } else { is_none(view.from(at).source()) };
     let value = (!none).then(|| view.from(at).source().to_owned());
     Effect::Role { session_authorization, value, local }
+}
+
+/// NONE, whether as a word or in quotes: the server looks at the value alone (`check_role`).
+fn is_none(value: &str) -> bool {
+    value.eq_ignore_ascii_case("none") || matches!(value, "'none'" | "\"none\"")
 }
 
 /// `role` and `session_authorization` are parameters as well.
@@ -115,9 +120,7 @@ fn assignment(name: String, value: SetValue, local: bool) -> Effect {
         return Effect::Set { name, value, local };
     }
     let value = match value {
-        SetValue::Sql(text) => Some(text).filter(|text| {
-            session_authorization || !matches!(text.trim_matches('\'').to_ascii_lowercase().as_str(), "none")
-        }),
+        SetValue::Sql(text) => Some(text).filter(|text| session_authorization || !is_none(text)),
         SetValue::Flat(text) if session_authorization || text != "none" => {
             Some(format!("'{}'", text.replace('\'', "''")))
         }

@@ -56,6 +56,7 @@ fn run(view: View, notes: &mut Notes, procedural: bool) {
         closed: 0,
         casts: Vec::new(),
         definitions: Vec::new(),
+        of_value: None,
         name_ends: 0,
         written: false,
     };
@@ -77,6 +78,8 @@ struct Scan<'a, 'n> {
     casts: Vec<usize>,
     /// Depths inside `AS t (column type, …)`.
     definitions: Vec<usize>,
+    /// The last name that is looked for in a value: one in brackets, of an array, a parameter, or of such a name.
+    of_value: Option<usize>,
     /// Behind the name of a table written to: what stands in brackets there is its columns.
     name_ends: usize,
     /// INSERT, UPDATE, DELETE or MERGE was seen.
@@ -132,13 +135,13 @@ impl Scan<'_, '_> {
         let not_names = [Keyword::Reserved, Keyword::Column, Keyword::Function];
         let alias = |at| view.is(at, "as") || (view.name(at).is_some() && !is_keyword(view, at, &not_names));
         let behind_alias = open.checked_sub(1).is_some_and(alias);
-        let clause = ["insert", "update", "delete", "merge", "partition"];
         let clash =
             ["rows", "range", "groups", "is", "like", "ilike", "similar", "isnull", "notnull", "between", "operator"];
         behind_alias
             && view.name(open + 1).is_some()
-            && !is_keyword(view, open + 1, &[Keyword::Reserved, Keyword::Column])
-            && !view.is_any(open + 1, &clause)
+            && !is_keyword(view, open + 1, &[Keyword::Reserved])
+            && !view.are(open + 1, &["partition", "by"])
+            && !self.begins_statement(open + 1)
             && view.name(open + 2).is_some()
             && !is_keyword(view, open + 2, &[Keyword::Reserved])
             && !view.is_any(open + 2, &clash)
@@ -150,6 +153,9 @@ impl Scan<'_, '_> {
         let unquoted = view.kind(at) == Some(Kind::Word);
         let dotted = at > 0 && view.punct(at - 1, b'.');
         let Some(name) = view.name(at) else { return at + 1 };
+        if dotted && at > 1 && (self.of_value == Some(at - 2) || view.name(at - 2).is_none()) {
+            self.of_value = Some(at);
+        }
         if unquoted && !dotted {
             self.clause(at, &name);
             if matches!(name.as_str(), "cast" | "treat" | "xmlserialize") && view.punct(at + 1, b'(') {
@@ -169,6 +175,9 @@ impl Scan<'_, '_> {
                 self.notes.reason(Reason::NodeLocal);
                 self.notes.effect(Effect::Temporary);
             }
+            if self.of_value == Some(at) {
+                self.attribute(at, name);
+            }
         } else {
             self.plain(at, name, dotted);
         }
@@ -185,9 +194,7 @@ impl Scan<'_, '_> {
         }
         // locks, and updates that are rolled back, move them without changing the row
         self.notes.facts.transient |= matches!(name.as_str(), "xmax" | "cmin" | "cmax");
-        let typed =
-            matches!(self.view.kind(at + 1), Some(Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar));
-        if typed && !self.precedes_strings(at) {
+        if self.types_constant(at) {
             let schema = if dotted { at.checked_sub(2).and_then(|at| self.view.name(at)) } else { None };
             self.type_use(Name { schema, name });
         } else if dotted {
@@ -195,10 +202,32 @@ impl Scan<'_, '_> {
         }
     }
 
+    /// `type 'constant'`. With a number it is an error, but its fingerprint is that with a string.
+    fn types_constant(&self, at: usize) -> bool {
+        match self.view.kind(at + 1) {
+            Some(Kind::String | Kind::Escaped | Kind::UnicodeString | Kind::Dollar) => !self.precedes_strings(at),
+            Some(Kind::Number | Kind::Bits | Kind::Param) => {
+                !(self.procedural || self.precedes_strings(at) || self.precedes_numbers(at))
+            }
+            _ => false,
+        }
+    }
+
+    /// `GROUP BY 1`, `FETCH FIRST 1 ROWS`, `ROWS 1 PRECEDING`, `JSON_OBJECT (KEY $1 VALUE 1)`.
+    fn precedes_numbers(&self, at: usize) -> bool {
+        let view = self.view;
+        let behind = |words: &[&str]| at > 0 && view.is_any(at - 1, words);
+        (view.is(at, "by") && behind(&["group", "order", "partition"]))
+            || (view.is_any(at, &["first", "next"]) && behind(&["fetch"]))
+            || (view.is_any(at, &["rows", "range", "groups"]) && view.is_any(at + 2, &["preceding", "following"]))
+            || (view.is(at, "key") && view.is(at + 2, "value"))
+            || (view.is(at, "value") && at > 0 && self.ends_operand(at - 1))
+    }
+
     /// `value.name` calls a function of one argument where the value has no such field: Postgres's
     /// `ParseFuncOrColumn` for any expression in brackets, and for the alias of a row.
     fn attribute(&mut self, at: usize, name: String) {
-        let of_alias = at.checked_sub(2).is_some_and(|before| self.view.name(before).is_some());
+        let of_alias = self.of_value != Some(at);
         match functions::class(&name) {
             Some(class) if !class.is_harmless() => self.class(class),
             Some(class) if !of_alias => self.class(class),
@@ -214,10 +243,15 @@ impl Scan<'_, '_> {
 
     /// A word of the grammar behind which a string constant may stand.
     fn precedes_strings(&self, at: usize) -> bool {
-        let words = ["escape", "uescape", "zone", "path", "passing", "version", "content", "document", "format"];
-        is_keyword(self.view, at, &[Keyword::Reserved, Keyword::Column, Keyword::Function])
-            || self.view.is_any(at, &words)
-            || (self.procedural && self.view.is_any(at, &super::procedural::BEFORE_STRINGS))
+        let view = self.view;
+        let inside = self.opened.last().and_then(|open| open.checked_sub(1));
+        is_keyword(view, at, &[Keyword::Reserved, Keyword::Column, Keyword::Function])
+            || (view.is_any(at, &["escape", "uescape", "passing"]) && at > 0 && self.ends_operand(at - 1))
+            || (view.is(at, "zone") && at > 0 && view.is(at - 1, "time"))
+            || (view.is(at, "version") && inside.is_some_and(|name| view.is(name, "xmlroot")))
+            || (view.is_any(at, &["content", "document"])
+                && inside.is_some_and(|name| view.is_any(name, &["xmlparse", "xmlserialize"])))
+            || (self.procedural && super::procedural::precedes_string(view, at))
     }
 
     /// Unquoted words that open a clause or stand for a value.
@@ -284,7 +318,7 @@ impl Scan<'_, '_> {
             return match own {
                 Some(Keyword::Reserved | Keyword::Column) => false,
                 Some(Keyword::Function) => functions::class(&view.name(at).unwrap_or_default()).is_some(),
-                _ => !view.is_any(at, &super::procedural::BEFORE_BRACKETS),
+                _ => !super::procedural::precedes_bracket(view, at),
             };
         }
         match own {
@@ -376,8 +410,23 @@ impl Scan<'_, '_> {
         next += 1;
         next += usize::from(view.is(next, "not"));
         next += usize::from(view.is(next, "materialized"));
-        let statements = ["select", "values", "with", "table", "insert", "update", "delete", "merge"];
-        view.punct(next, b'(') && (view.is_any(next + 1, &statements) || view.punct(next + 1, b'('))
+        view.punct(next, b'(') && (self.begins_statement(next + 1) || view.punct(next + 1, b'('))
+    }
+
+    /// A statement where there might be columns with their types, which may have a name like `update`.
+    fn begins_statement(&self, at: usize) -> bool {
+        let view = self.view;
+        let changes = || {
+            let behind = view.qualified(at + 1).map_or(at, |(_, end)| end);
+            let of_column = [b',', b')', b'[', b'('].iter().any(|byte| view.punct(behind, *byte));
+            view.is(at + 1, "only") || !of_column
+        };
+        view.is_any(at, &["select", "with", "table"])
+            || (view.is(at, "values") && view.punct(at + 1, b'('))
+            || view.are(at, &["delete", "from"])
+            || view.are(at, &["insert", "into"])
+            || view.are(at, &["merge", "into"])
+            || (view.is(at, "update") && changes())
     }
 
     fn call(&mut self, at: usize, name: String) {

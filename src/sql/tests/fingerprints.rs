@@ -1,3 +1,4 @@
+use crate::sql::classify::classify;
 use crate::sql::fingerprint::{date_word, fingerprint, hints, normalize, traceparent};
 use crate::sql::{Hints, RouteHint};
 
@@ -165,5 +166,36 @@ fn trace_context() {
         "SELECT 1".to_owned(),
     ] {
         assert_eq!(traceparent(&text), None, "{text}");
+    }
+}
+
+/// With a number it is a syntax error, whose facts are kept all the same.
+#[test]
+fn what_shares_a_fingerprint_names_the_same_types() {
+    for name in ["dom", "s.dom", "\"Dom\"", "value", "first", "rows", "key", "version", "zone", "escape"] {
+        let types = |constant: &str| {
+            let text = format!("SELECT {name} {constant}");
+            (fingerprint(&text).fingerprint, classify(&text).types)
+        };
+        let expected = types("'x'");
+        assert_eq!(expected.1.len(), 1, "{name}");
+        for constant in ["1", "B'1'", "$1", "E'x'", "$$x$$"] {
+            assert_eq!(types(constant), expected, "{name} {constant}");
+        }
+    }
+    let none = [
+        "SELECT a FROM t GROUP BY 1 ORDER BY 1 LIMIT 1 OFFSET 1",
+        "SELECT a FROM t ORDER BY a FETCH FIRST 1 ROWS ONLY",
+        "SELECT a FROM t FETCH NEXT $1 ROWS WITH TIES",
+        "SELECT sum(a) OVER (PARTITION BY 1 ORDER BY a ROWS 1 PRECEDING) FROM t",
+        "SELECT sum(a) OVER (w RANGE BETWEEN 1 PRECEDING AND 2 FOLLOWING) FROM t WINDOW w AS (ORDER BY a GROUPS 1 PRECEDING)",
+        "SELECT JSON_OBJECT(KEY $1 VALUE 2), JSON_OBJECT('a' VALUE 1)",
+        "SELECT a AT TIME ZONE $1, a LIKE 'b' ESCAPE $2, substring(a FROM 1 FOR 2), CASE WHEN 1 = 1 THEN 2 ELSE 3 END FROM t",
+        "SELECT a AT TIME ZONE 'UTC', a LIKE ('b') ESCAPE 'c', U&'d!0061t' UESCAPE '!', xmlroot(x, VERSION '1.0') FROM t",
+        "SELECT xmlparse(CONTENT 'x'), xmlparse(DOCUMENT $1), xmlexists('/a' PASSING 'b')",
+        "SELECT a FROM t WHERE a BETWEEN SYMMETRIC 1 AND 2 AND NOT 1 = 2 OR a IN (1, 2) AND a IS DISTINCT FROM 3",
+    ];
+    for text in none {
+        assert_eq!(classify(text).types, [], "{text}");
     }
 }
