@@ -30,3 +30,18 @@ fn the_tables_promise_no_more_than_the_catalog() {
     }
     assert!(known > 500, "{known} of the names exist");
 }
+
+/// But those that a statement cannot call: of triggers, of languages and access methods, with internal arguments.
+#[test]
+fn no_volatile_function_is_in_no_table() {
+    let rows = support::cluster().primary().psql(
+        "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 \
+         AND provolatile = 'v' AND prorettype NOT IN (SELECT oid FROM pg_type WHERE typtype = 'p' \
+         AND typname ~ '(trigger|_handler|internal)$') AND NOT 'internal'::regtype = ANY (proargtypes)",
+    );
+    let rows = rows.unwrap();
+    let (all, unknown) = (rows.lines().count(), rows.lines().filter(|name| functions::class(name).is_none()));
+    assert!(all > 100, "{all} functions");
+    let unknown: Vec<_> = unknown.collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}

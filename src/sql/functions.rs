@@ -60,6 +60,8 @@ pub fn class(name: &str) -> Option<Class> {
         "pg_advisory_unlock_all" => return Some(Class::UnlockAll),
         // each node counts for itself
         _ if name.starts_with("pg_stat_get_") => return Some(Class::SideEffect),
+        // a server being upgraded alone runs them
+        _ if name.starts_with("binary_upgrade_") => return Some(Class::SideEffect),
         _ => {}
     }
     tables.into_iter().find(|(table, _)| table.binary_search(&name).is_ok()).map(|(_, class)| class)
@@ -137,23 +139,22 @@ static IMMUTABLE: &[&str] = &[
 /// default_text_search_config, extra_float_digits…).
 #[rustfmt::skip]
 static STABLE: &[&str] = &[
-    "aclexplode", "array_to_json", "array_to_string", "concat", "concat_ws", "convert", "convert_from",
-    "convert_to", "date", "date_add", "date_part", "date_subtract", "date_trunc", "enum_first", "enum_last",
-    "enum_range", "extract", "format", "generate_series", "getdatabaseencoding", "json_agg", "json_agg_strict",
-    "json_array", "json_arrayagg", "json_build_array", "json_build_object", "json_exists", "json_object_agg",
-    "json_object_agg_strict", "json_object_agg_unique", "json_object_agg_unique_strict", "json_objectagg",
-    "json_populate_record", "json_populate_recordset", "json_query", "json_scalar", "json_serialize", "json_table",
-    "json_to_record", "json_to_recordset", "json_to_tsvector", "json_value", "jsonb_agg", "jsonb_agg_strict",
-    "jsonb_build_array", "jsonb_build_object", "jsonb_object_agg_strict", "jsonb_object_agg_unique",
-    "jsonb_object_agg_unique_strict", "jsonb_path_exists_tz", "jsonb_path_match_tz", "jsonb_path_query_array_tz",
-    "jsonb_path_query_first_tz", "jsonb_path_query_tz", "jsonb_populate_record", "jsonb_populate_record_valid",
-    "jsonb_populate_recordset", "jsonb_to_record", "jsonb_to_recordset", "jsonb_to_tsvector", "length",
-    "make_timestamptz", "money", "numeric", "oidvectortypes", "overlaps", "pg_basetype", "pg_char_to_encoding",
-    "pg_collation_for", "pg_column_size", "pg_encoding_to_char", "pg_input_error_info", "pg_input_is_valid",
-    "pg_mcv_list_items", "pg_typeof", "phraseto_tsquery", "plainto_tsquery", "quote_literal", "quote_nullable",
-    "row_to_json", "time", "timestamp", "timestamptz", "timetz", "timezone", "to_char", "to_date", "to_json",
-    "to_jsonb", "to_number", "to_timestamp", "to_tsquery", "to_tsvector", "ts_debug", "ts_headline", "ts_lexize",
-    "ts_parse", "ts_token_type", "websearch_to_tsquery", "xml", "xml_is_well_formed",
+    "aclexplode", "array_to_json", "array_to_string", "concat", "concat_ws", "convert", "convert_from", "convert_to",
+    "date", "date_add", "date_part", "date_subtract", "date_trunc", "enum_first", "enum_last", "enum_range", "extract",
+    "format", "generate_series", "getdatabaseencoding", "json_agg", "json_agg_strict", "json_array", "json_arrayagg",
+    "json_build_array", "json_build_object", "json_exists", "json_object_agg", "json_object_agg_strict",
+    "json_object_agg_unique", "json_object_agg_unique_strict", "json_objectagg", "json_populate_record",
+    "json_populate_recordset", "json_query", "json_scalar", "json_serialize", "json_table", "json_to_record",
+    "json_to_recordset", "json_to_tsvector", "json_value", "jsonb_agg", "jsonb_agg_strict", "jsonb_build_array",
+    "jsonb_build_object", "jsonb_object_agg_strict", "jsonb_object_agg_unique", "jsonb_object_agg_unique_strict",
+    "jsonb_path_exists_tz", "jsonb_path_match_tz", "jsonb_path_query_array_tz", "jsonb_path_query_first_tz",
+    "jsonb_path_query_tz", "jsonb_populate_record", "jsonb_populate_record_valid", "jsonb_populate_recordset",
+    "jsonb_to_record", "jsonb_to_recordset", "jsonb_to_tsvector", "length", "make_timestamptz", "money", "numeric",
+    "oidvectortypes", "overlaps", "pg_basetype", "pg_char_to_encoding", "pg_collation_for", "pg_column_size",
+    "pg_encoding_to_char", "pg_mcv_list_items", "pg_typeof", "phraseto_tsquery", "plainto_tsquery", "quote_literal",
+    "quote_nullable", "row_to_json", "time", "timestamp", "timestamptz", "timetz", "timezone", "to_char", "to_date",
+    "to_json", "to_jsonb", "to_number", "to_timestamp", "to_tsquery", "to_tsvector", "ts_debug", "ts_headline",
+    "ts_lexize", "ts_parse", "ts_token_type", "websearch_to_tsquery", "xml", "xml_is_well_formed",
 ];
 
 /// They look at the clock, the session or the catalogs: any node answers right, now.
@@ -216,53 +217,57 @@ static LOCK: &[&str] = &[
     "pg_try_advisory_xact_lock", "pg_try_advisory_xact_lock_shared",
 ];
 
-/// They run a text, a cursor or a plugin, or leave something that DISCARD ALL does not undo.
+/// They run a text, a cursor, a plugin or the checks of a type named as a value, or leave something that DISCARD ALL does
+/// not undo.
 #[rustfmt::skip]
 static OPAQUE: &[&str] = &[
-    "cursor_to_xml", "cursor_to_xmlschema", "pg_backup_start", "pg_copy_logical_replication_slot",
-    "pg_copy_physical_replication_slot", "pg_create_logical_replication_slot",
-    "pg_create_physical_replication_slot", "pg_logical_slot_get_binary_changes", "pg_logical_slot_get_changes",
-    "pg_logical_slot_peek_binary_changes", "pg_logical_slot_peek_changes", "pg_replication_origin_session_reset",
-    "pg_replication_origin_session_setup", "pg_replication_origin_xact_reset", "pg_replication_origin_xact_setup",
-    "pg_start_backup", "query_to_xml", "query_to_xml_and_xmlschema", "query_to_xmlschema", "setseed", "ts_rewrite",
-    "ts_stat",
+    "array_in", "cursor_to_xml", "cursor_to_xmlschema", "domain_in", "multirange_in", "pg_backup_start",
+    "pg_copy_logical_replication_slot", "pg_copy_physical_replication_slot", "pg_create_logical_replication_slot",
+    "pg_create_physical_replication_slot", "pg_input_error_info", "pg_input_is_valid",
+    "pg_logical_slot_get_binary_changes", "pg_logical_slot_get_changes", "pg_logical_slot_peek_binary_changes",
+    "pg_logical_slot_peek_changes", "pg_replication_origin_session_reset", "pg_replication_origin_session_setup",
+    "pg_replication_origin_xact_reset", "pg_replication_origin_xact_setup", "pg_start_backup", "query_to_xml",
+    "query_to_xml_and_xmlschema", "query_to_xmlschema", "range_in", "record_in", "setseed", "ts_rewrite", "ts_stat",
 ];
 
 /// They change something, or answer for their own session, transaction or node.
 #[rustfmt::skip]
 static SIDE_EFFECT: &[&str] = &[
-    "brin_desummarize_range", "brin_summarize_new_values", "brin_summarize_range", "currtid2", "database_to_xml",
-    "database_to_xml_and_xmlschema", "database_to_xmlschema", "gin_clean_pending_list", "inet_server_addr",
-    "inet_server_port", "lo_close", "lo_creat", "lo_create", "lo_export", "lo_from_bytea", "lo_get", "lo_import",
-    "lo_lseek", "lo_lseek64", "lo_open", "lo_put", "lo_tell", "lo_tell64", "lo_truncate", "lo_truncate64",
-    "lo_unlink", "loread", "lowrite", "pg_backend_pid", "pg_backup_stop", "pg_blocking_pids", "pg_cancel_backend",
+    "amvalidate", "brin_desummarize_range", "brin_summarize_new_values", "brin_summarize_range", "currtid2",
+    "database_to_xml", "database_to_xml_and_xmlschema", "database_to_xmlschema", "gin_clean_pending_list",
+    "inet_server_addr", "inet_server_port", "lo_close", "lo_creat", "lo_create", "lo_export", "lo_from_bytea",
+    "lo_get", "lo_import", "lo_lseek", "lo_lseek64", "lo_open", "lo_put", "lo_tell", "lo_tell64", "lo_truncate",
+    "lo_truncate64", "lo_unlink", "loread", "lowrite", "pg_available_wal_summaries", "pg_backend_pid",
+    "pg_backup_stop", "pg_blocking_pids", "pg_cancel_backend", "pg_clear_attribute_stats", "pg_clear_relation_stats",
     "pg_conf_load_time", "pg_control_checkpoint", "pg_control_init", "pg_control_recovery", "pg_control_system",
     "pg_create_restore_point", "pg_current_logfile", "pg_current_snapshot", "pg_current_wal_flush_lsn",
     "pg_current_wal_insert_lsn", "pg_current_wal_lsn", "pg_current_xact_id", "pg_current_xact_id_if_assigned",
-    "pg_cursor", "pg_drop_replication_slot", "pg_export_snapshot", "pg_extension_config_dump",
-    "pg_get_backend_memory_contexts", "pg_get_multixact_members", "pg_get_replication_slots",
-    "pg_get_shmem_allocations", "pg_get_wal_replay_pause_state", "pg_get_wal_resource_managers",
-    "pg_hba_file_rules", "pg_ident_file_mappings", "pg_import_system_collations", "pg_is_in_recovery",
-    "pg_is_other_temp_schema", "pg_is_wal_replay_paused", "pg_last_committed_xact", "pg_last_wal_receive_lsn",
+    "pg_cursor", "pg_drop_replication_slot", "pg_export_snapshot", "pg_extension_config_dump", "pg_get_aios",
+    "pg_get_backend_memory_contexts", "pg_get_loaded_modules", "pg_get_multixact_members", "pg_get_replication_slots",
+    "pg_get_shmem_allocations", "pg_get_shmem_allocations_numa", "pg_get_wait_events", "pg_get_wal_replay_pause_state",
+    "pg_get_wal_resource_managers", "pg_get_wal_summarizer_state", "pg_hba_file_rules", "pg_ident_file_mappings",
+    "pg_import_system_collations", "pg_is_in_recovery", "pg_is_other_temp_schema", "pg_is_wal_replay_paused",
+    "pg_isolation_test_session_is_blocked", "pg_last_committed_xact", "pg_last_wal_receive_lsn",
     "pg_last_wal_replay_lsn", "pg_last_xact_replay_timestamp", "pg_listening_channels", "pg_lock_status",
-    "pg_log_backend_memory_contexts", "pg_log_standby_snapshot", "pg_logical_emit_message",
-    "pg_ls_archive_statusdir", "pg_ls_dir", "pg_ls_logdir", "pg_ls_logicalmapdir", "pg_ls_logicalsnapdir",
-    "pg_ls_replslotdir", "pg_ls_tmpdir", "pg_ls_waldir", "pg_my_temp_schema", "pg_nextoid",
+    "pg_log_backend_memory_contexts", "pg_log_standby_snapshot", "pg_logical_emit_message", "pg_ls_archive_statusdir",
+    "pg_ls_dir", "pg_ls_logdir", "pg_ls_logicalmapdir", "pg_ls_logicalsnapdir", "pg_ls_replslotdir",
+    "pg_ls_summariesdir", "pg_ls_tmpdir", "pg_ls_waldir", "pg_my_temp_schema", "pg_nextoid",
     "pg_notification_queue_usage", "pg_notify", "pg_postmaster_start_time", "pg_prepared_statement",
     "pg_prepared_xact", "pg_promote", "pg_read_binary_file", "pg_read_file", "pg_read_file_old", "pg_reload_conf",
     "pg_replication_origin_advance", "pg_replication_origin_create", "pg_replication_origin_drop",
     "pg_replication_origin_oid", "pg_replication_origin_progress", "pg_replication_origin_session_is_setup",
-    "pg_replication_origin_session_progress", "pg_replication_slot_advance", "pg_rotate_logfile",
-    "pg_rotate_logfile_old", "pg_safe_snapshot_blocking_pids", "pg_show_all_file_settings", "pg_show_all_settings",
-    "pg_show_replication_origin_status", "pg_stat_clear_snapshot", "pg_stat_file", "pg_stat_force_next_flush",
-    "pg_stat_have_stats", "pg_stat_reset", "pg_stat_reset_backend_stats", "pg_stat_reset_replication_slot",
-    "pg_stat_reset_shared", "pg_stat_reset_single_function_counters", "pg_stat_reset_single_table_counters",
-    "pg_stat_reset_slru", "pg_stat_reset_subscription_stats", "pg_stop_backup", "pg_stop_making_pinned_objects",
-    "pg_switch_wal", "pg_sync_replication_slots", "pg_terminate_backend", "pg_wal_replay_pause",
-    "pg_wal_replay_resume", "pg_walfile_name", "pg_walfile_name_offset", "pg_xact_commit_timestamp",
-    "pg_xact_commit_timestamp_origin", "pg_xact_status", "schema_to_xml", "schema_to_xml_and_xmlschema",
-    "schema_to_xmlschema", "table_to_xml", "table_to_xml_and_xmlschema", "table_to_xmlschema", "txid_current",
-    "txid_current_if_assigned", "txid_current_snapshot", "txid_status",
+    "pg_replication_origin_session_progress", "pg_replication_slot_advance", "pg_restore_attribute_stats",
+    "pg_restore_relation_stats", "pg_rotate_logfile", "pg_rotate_logfile_old", "pg_safe_snapshot_blocking_pids",
+    "pg_show_all_file_settings", "pg_show_all_settings", "pg_show_replication_origin_status", "pg_stat_clear_snapshot",
+    "pg_stat_file", "pg_stat_force_next_flush", "pg_stat_have_stats", "pg_stat_reset", "pg_stat_reset_backend_stats",
+    "pg_stat_reset_replication_slot", "pg_stat_reset_shared", "pg_stat_reset_single_function_counters",
+    "pg_stat_reset_single_table_counters", "pg_stat_reset_slru", "pg_stat_reset_subscription_stats", "pg_stop_backup",
+    "pg_stop_making_pinned_objects", "pg_switch_wal", "pg_sync_replication_slots", "pg_terminate_backend",
+    "pg_wal_replay_pause", "pg_wal_replay_resume", "pg_wal_summary_contents", "pg_walfile_name",
+    "pg_walfile_name_offset", "pg_xact_commit_timestamp", "pg_xact_commit_timestamp_origin", "pg_xact_status",
+    "plpgsql_validator", "schema_to_xml", "schema_to_xml_and_xmlschema", "schema_to_xmlschema", "table_to_xml",
+    "table_to_xml_and_xmlschema", "table_to_xmlschema", "txid_current", "txid_current_if_assigned",
+    "txid_current_snapshot", "txid_status",
 ];
 
 #[cfg(test)]
