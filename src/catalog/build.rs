@@ -12,7 +12,8 @@ pub struct Parts {
     pub schemas: Vec<(Box<str>, Oid)>,
     /// Of pg_catalog.
     pub own_functions: Vec<(Oid, Box<str>, Volatility)>,
-    pub own_relations: Vec<(Oid, Box<str>)>,
+    /// With their row types.
+    pub own_relations: Vec<(Oid, Box<str>, Oid)>,
     pub functions: Vec<(Oid, Function)>,
     /// Aggregates with the functions they are made of.
     pub aggregates: Vec<(Oid, Vec<Oid>)>,
@@ -55,12 +56,7 @@ impl Parts {
             operators_by_name: by_name(self.operators.iter().map(|(oid, o)| (&o.name, *oid))),
             types_by_name: by_name(self.types.iter().map(|(oid, t)| (&t.name, *oid))),
             relations_by_name: by_name(self.relations.iter().map(|(oid, r)| (&r.name, *oid))),
-            row_types: self
-                .relations
-                .iter()
-                .filter(|(_, r)| r.row_type != 0)
-                .map(|(oid, r)| (r.row_type, *oid))
-                .collect(),
+            row_types: row_types(&self.relations, &self.own_relations),
             functions: self.functions.into_iter().collect(),
             operators: self.operators.into_iter().collect(),
             types: self.types.into_iter().collect(),
@@ -122,10 +118,6 @@ impl Refs {
         self.types.extend(other.types);
         self.reason = self.reason.or(other.reason);
         self.transient |= other.transient;
-        // of several the one that says something against it
-        if self.text.as_ref().is_none_or(|text| text.primary.is_none()) && other.text.is_some() {
-            self.text = other.text;
-        }
     }
 }
 
@@ -137,8 +129,13 @@ fn by_name<'a>(objects: impl Iterator<Item = (&'a Box<str>, Oid)>) -> HashMap<Bo
     by_name
 }
 
-fn own_node_local(relations: &[(Oid, Box<str>)]) -> HashSet<Oid> {
-    relations.iter().filter(|(_, name)| builtins::is_node_local(name)).map(|(oid, _)| *oid).collect()
+fn row_types(relations: &[(Oid, Relation)], own: &[(Oid, Box<str>, Oid)]) -> HashMap<Oid, Oid> {
+    let made = relations.iter().map(|(oid, relation)| (relation.row_type, *oid));
+    made.chain(own.iter().map(|(oid, _, row_type)| (*row_type, *oid))).filter(|(row_type, _)| *row_type != 0).collect()
+}
+
+fn own_node_local(relations: &[(Oid, Box<str>, Oid)]) -> HashSet<Oid> {
+    relations.iter().filter(|(_, name, _)| builtins::is_node_local(name)).map(|(oid, ..)| *oid).collect()
 }
 
 impl Catalog {

@@ -7,7 +7,7 @@ use super::path::Path;
 use super::sources::Elusive;
 use super::{Body, Catalog, FIRST_USER_OID, Function, Oid, Persistence, Refs, RelationKind, Volatility};
 use crate::sql::functions::{self, Class};
-use crate::sql::{Call, Effect, Facts, Name, Reason};
+use crate::sql::{Call, Effect, Facts, Name, Reason, builtins};
 
 /// What the catalog says of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,8 +198,11 @@ impl<'a> Walk<'a> {
         }
         // a cast in the notation of a call, which a function of that name need not hide (`func_get_detail`); a type's length
         let may_cast = !known || call.arguments.is_none_or(|given| given == 1);
+        let of_own = name.schema.as_deref() == Some("pg_catalog");
         let casts = may_cast && self.type_named(name, path, from).is_ok();
-        if name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog") {
+        let casts =
+            casts && (!of_own || builtins::is_type(&name.name) || catalog.types_named(name, &place).count() > 0);
+        if of_own || name.schema.is_none() {
             match functions::class(&name.name) {
                 // where it counts, the text has sent the statement to the primary
                 Some(_) => return Ok(()),
@@ -264,13 +267,10 @@ impl<'a> Walk<'a> {
     }
 
     fn type_named(&mut self, name: &Name, path: usize, from: Option<usize>) -> Looked {
-        if name.schema.as_deref().is_some_and(is_built_in_schema) {
-            return Ok(());
-        }
         let catalog = self.catalog;
         let place = self.paths[path].clone();
         let element = Name { name: name.name.trim_start_matches('_').to_owned(), ..name.clone() };
-        let mut known = false;
+        let mut known = name.schema.as_deref().is_some_and(is_built_in_schema);
         for name in [name, &element] {
             for oid in catalog.types_named(name, &place) {
                 known = true;
@@ -296,10 +296,6 @@ impl<'a> Walk<'a> {
     }
 
     fn relation(&mut self, name: &Name, facts: &Facts, path: usize, from: Option<usize>) -> Looked {
-        if name.schema.as_deref().is_some_and(is_built_in_schema) {
-            self.eludes(Elusive::Relation);
-            return Ok(());
-        }
         let catalog = self.catalog;
         let place = self.paths[path].clone();
         let mut known = false;
@@ -307,7 +303,10 @@ impl<'a> Walk<'a> {
             known = true;
             self.push(Object::Relation(oid), path, from);
         }
-        let own = name.schema.is_none() && name.name.starts_with("pg_");
+        let own = match name.schema.as_deref() {
+            Some(schema) => is_built_in_schema(schema),
+            None => name.name.starts_with("pg_"),
+        };
         if own && !known {
             self.eludes(Elusive::Relation);
         }
@@ -340,16 +339,7 @@ impl<'a> Walk<'a> {
         for &oid in &refs.types {
             self.push(Object::Type(oid), path, from);
         }
-        match &refs.text {
-            // its names are those above
-            Some(text) => match text.primary {
-                Some(reason @ (Reason::SideEffect | Reason::NodeLocal | Reason::Sequence)) => {
-                    Err(Found { reason, at: from, name: None })
-                }
-                _ => Ok(()),
-            },
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// A function by OID: the server's own is judged at once.
@@ -386,7 +376,8 @@ impl<'a> Walk<'a> {
         let Some(function) = catalog.functions.get(&oid) else { return Err(gone(Reason::UnknownFunction, at)) };
         let path = match &function.path {
             Some(value) => self.path(catalog.path_of(value)),
-            None => path,
+            None if function.user_schemas.is_empty() => path,
+            None => self.path(self.paths[path].with(&function.user_schemas)),
         };
         self.refs(&function.defaults, path, Some(at))?;
         for oid in &function.types {

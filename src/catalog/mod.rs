@@ -36,12 +36,10 @@ pub struct Refs {
     pub operators: Vec<Oid>,
     pub relations: Vec<Oid>,
     pub types: Vec<Oid>,
-    /// It locks rows or changes them.
+    /// It locks rows or changes them, or asks for what is a node's own.
     pub reason: Option<Reason>,
     /// It looks at the clock or the session by a keyword, or at a sample of rows.
     pub transient: bool,
-    /// Its text, where that says more than its references: the parameter that current_setting asks for.
-    pub text: Option<Box<Facts>>,
 }
 
 /// `pg_proc.provolatile`.
@@ -85,6 +83,8 @@ pub struct Function {
     pub first: Oid,
     /// Its own `SET search_path`.
     pub path: Option<Box<str>>,
+    /// Without one: the schemas that `"$user"` means to it, besides the caller's (SECURITY DEFINER, `SET role`).
+    pub user_schemas: Vec<Oid>,
     /// A function of pg_catalog has the same name and argument types.
     pub hidden: bool,
 }
@@ -221,6 +221,7 @@ pub struct Catalog {
     operators_by_name: HashMap<Box<str>, Vec<Oid>>,
     types_by_name: HashMap<Box<str>, Vec<Oid>>,
     relations_by_name: HashMap<Box<str>, Vec<Oid>>,
+    /// Relations, the server's own among them, by their row types.
     row_types: HashMap<Oid, Oid>,
     /// Casts and operators of built-in names that concern a user type, by that type.
     casts_by_type: HashMap<Oid, Vec<Oid>>,

@@ -11,6 +11,9 @@ use super::{Catalog, Oid};
 /// Paths kept per snapshot; sessions with yet others are judged each time.
 const SCOPES: usize = 4096;
 
+/// `PG_CATALOG_NAMESPACE` (`pg_namespace.dat`): on every path, also with what users and extensions add to it.
+const PG_CATALOG: Oid = 11;
+
 /// Where unqualified names are looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Path {
@@ -27,7 +30,7 @@ impl Path {
     pub fn reaches(&self, schema: Oid) -> bool {
         match self {
             Path::Unknown => true,
-            Path::Known { schemas, .. } => schemas.contains(&schema),
+            Path::Known { schemas, .. } => schema == PG_CATALOG || schemas.contains(&schema),
         }
     }
 
@@ -37,6 +40,17 @@ impl Path {
             Path::Unknown => false,
             Path::Known { schemas, ahead } => !schemas.iter().take(*ahead).any(|found| *found == schema),
         }
+    }
+
+    /// The same with these schemas, wherever on it they may be.
+    pub(super) fn with(&self, more: &[Oid]) -> Path {
+        let Path::Known { schemas, ahead } = self else { return Path::Unknown };
+        // behind pg_catalog where all others are
+        let place = if *ahead > 0 { &schemas[..*ahead] } else { schemas };
+        let mut more: Vec<Oid> = more.iter().copied().filter(|schema| !place.contains(schema)).collect();
+        let ahead = if *ahead > 0 { ahead + more.len() } else { 0 };
+        more.extend(schemas);
+        Path::Known { schemas: more, ahead }
     }
 
     /// The schemas whose objects hide those of pg_catalog; `None`: any may.
@@ -277,6 +291,17 @@ mod tests {
         for (defaults, schema) in cases {
             let scope = catalog(defaults).scope(&Setting::Inherited, "app", "app");
             assert_eq!(scope.path, known(&[schema], 0), "{defaults:?}");
+        }
+    }
+
+    #[test]
+    fn more_schemas_count_where_they_may_be() {
+        assert_eq!(known(&[1, 2], 0).with(&[2, 3]), known(&[3, 1, 2], 0));
+        assert_eq!(known(&[1, 2], 1).with(&[2, 3]), known(&[2, 3, 1, 2], 3));
+        assert_eq!(Path::Unknown.with(&[1]), Path::Unknown);
+        for path in [known(&[1, 2], 0), known(&[1, 2], 1), known(&[], 0)] {
+            let once = path.with(&[2, 3]);
+            assert_eq!(once.with(&[3, 2]), once);
         }
     }
 

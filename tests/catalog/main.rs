@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use pgweir::demo::cluster::Cluster;
 use pgweir::demo::sample;
 use support::sessions::{block_on, connect, value, wait_for};
-use support::{LIMIT, Pgweir, logged};
+use support::{LIMIT, Pgweir, logged, wait_until};
 
 use statements::{PRIMARY, REPLICA, SESSIONS};
 
@@ -100,6 +100,26 @@ fn definitions_that_change_elsewhere_count_soon() {
         psql("CREATE OR REPLACE VIEW public.turning AS SELECT 2::bigint AS n");
         wait_for("the view to return to the replica", async || runs_on_replica().await).await;
     });
+}
+
+/// The server's own search_path, of whose change nothing is committed.
+#[test]
+fn a_reload_of_the_server_counts_soon() {
+    // nor does anything else
+    let cluster = Cluster::builder().setting("autovacuum", "off").start().unwrap();
+    sample::install(cluster.primary()).unwrap();
+    let psql = |sql: &str| cluster.primary().psql_in(sample::DATABASE, sql).unwrap();
+    psql("CREATE SCHEMA aside; CREATE VIEW aside.seen AS SELECT 1 AS n");
+    let pgweir = Pgweir::builder().cluster(&cluster, &[]).operator().start();
+    let is_found = || {
+        let told = pgweir.console("EXPLAIN ROUTE SELECT n FROM seen").column("ROUTE").join("\n");
+        assert!(told.contains("reason: "), "{told}");
+        !told.contains("reason: catalog")
+    };
+    wait_until(LIMIT, "the definitions without it", || !is_found());
+    psql("ALTER SYSTEM SET search_path = aside");
+    psql("SELECT pg_reload_conf()");
+    wait_until(LIMIT, "the new search_path", is_found);
 }
 
 /// Through pgweir: from the end of the change on, for every session.

@@ -28,6 +28,25 @@ CREATE OPERATOR CLASS public.graded_ops DEFAULT FOR TYPE public.graded USING btr
 CREATE TYPE public.weight AS ENUM ('light', 'heavy');
 GRANT pg_read_server_files TO app;
 GRANT USAGE ON TYPE public.weight TO app;
+-- among the server's own
+CREATE FUNCTION pg_catalog.tanh(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION pg_catalog.own_passes(int) RETURNS boolean LANGUAGE sql AS 'SELECT pg_advisory_xact_lock(9) IS NOT NULL';
+CREATE DOMAIN pg_catalog.own_domain AS int CHECK (pg_catalog.own_passes(VALUE));
+CREATE FUNCTION public.named(pg_class) RETURNS text LANGUAGE sql AS 'SELECT $1.relname::text';
+-- its body's "$user" is the owner
+CREATE ROLE own;
+GRANT own TO app;
+CREATE SCHEMA own AUTHORIZATION own;
+CREATE UNLOGGED TABLE own.owned (n int);
+CREATE TABLE public.owned (n int);
+GRANT SELECT ON public.owned TO app;
+CREATE FUNCTION public.f_definer() RETURNS bigint STABLE SECURITY DEFINER LANGUAGE sql AS 'SELECT count(*) FROM owned';
+CREATE FUNCTION public.f_as_own() RETURNS bigint STABLE SET role = own LANGUAGE sql AS 'SELECT count(*) FROM owned';
+CREATE FUNCTION public.f_definer_tame(a int) RETURNS int STABLE SECURITY DEFINER LANGUAGE plpgsql AS
+    $$ BEGIN IF a < 1 THEN RETURN 0; END IF; RETURN f_definer_tame(a - 1); END $$;
+ALTER FUNCTION public.f_definer() OWNER TO own;
+ALTER FUNCTION public.f_definer_tame(int) OWNER TO own;
+ALTER TABLE own.owned OWNER TO own;
 SET ROLE app;
 CREATE SEQUENCE public.numbers;
 CREATE TABLE public.plain (n int, s text, w public.weight);
@@ -76,6 +95,15 @@ CREATE FUNCTION public.f_over(a int, b int, c int, d int, VARIADIC e int[]) RETU
 CREATE FUNCTION public.f_calls_over(a int) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN f_over(a, 2); END';
 CREATE FUNCTION public.f_calls_other_over(a int) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN f_over(a); END';
 CREATE FUNCTION public.f_any(VARIADIC a int[] DEFAULT '{}') RETURNS int STABLE LANGUAGE sql AS 'SELECT cardinality(a)';
+CREATE FUNCTION public.f_atomic_setting() RETURNS text STABLE
+    BEGIN ATOMIC SELECT current_setting('transaction_read_only'); END;
+CREATE FUNCTION public.f_atomic_tenant() RETURNS text STABLE RETURN current_setting('app.tenant', true);
+CREATE FUNCTION public.f_atomic_tenants() RETURNS bigint STABLE
+    BEGIN ATOMIC SELECT 1; SELECT count(*) FROM public.plain WHERE s = current_setting('app.tenant', true); END;
+CREATE FUNCTION public.f_default_setting(a text DEFAULT current_setting('transaction_read_only')) RETURNS text STABLE
+    LANGUAGE sql AS 'SELECT a';
+CREATE FUNCTION public.next(int) RETURNS int LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION public.f_calls_next() RETURNS int STABLE LANGUAGE plpgsql AS 'DECLARE x int; BEGIN x := next(1); RETURN x; END';
 CREATE SCHEMA hidden;
 CREATE SCHEMA tame;
 CREATE SCHEMA shadow;
@@ -115,6 +143,7 @@ CREATE DOMAIN public.counted AS int CHECK (public.passes(VALUE));
 CREATE DOMAIN public.counted_more AS public.counted;
 -- a call of this name with an int is a cast to the domain all the same
 CREATE FUNCTION public.counted(text) RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
+CREATE DOMAIN public.asking AS int CHECK (current_setting('transaction_read_only') = 'off');
 CREATE TYPE public.pair AS (a int, b int);
 CREATE TYPE public.pair_counted AS (a int, b public.counted);
 CREATE TYPE public.odd_pair AS (a int, b int);
@@ -124,6 +153,7 @@ CREATE TABLE public.with_odd (n int, p public.odd_pair);
 CREATE FUNCTION public.pair_to_int(public.pair) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1.a';
 CREATE CAST (public.pair AS int) WITH FUNCTION public.pair_to_int(public.pair);
 CREATE TABLE public.with_pair (n int, p public.pair);
+CREATE TYPE public.nest AS (p public.pair, n int);
 CREATE TABLE public.with_counted (n int, p public.counted);
 CREATE FUNCTION public.weight_eq(public.weight, text) RETURNS boolean LANGUAGE sql AS $$ SELECT nextval('public.numbers') > 0 $$;
 CREATE TYPE public.colour AS ENUM ('red', 'blue');
@@ -138,6 +168,9 @@ CREATE TABLE public.labelled (n int);
 CREATE FUNCTION public.label(public.labelled) RETURNS text LANGUAGE sql AS 'SELECT $1.n::text';
 CREATE FUNCTION public.tag(public.labelled) RETURNS text STABLE LANGUAGE sql AS 'SELECT $1.n::text';
 CREATE FUNCTION public.tag(public.labelled, int) RETURNS text LANGUAGE sql AS 'SELECT $1.n::text';
+CREATE FUNCTION public.split(public.labelled) RETURNS public.pair LANGUAGE sql AS 'SELECT ROW($1.n, $1.n)::public.pair';
+CREATE FUNCTION public.split(int) RETURNS public.pair LANGUAGE sql AS 'SELECT ROW($1, $1)::public.pair';
+CREATE FUNCTION public.listed(int) RETURNS SETOF record LANGUAGE sql AS 'SELECT $1, $1';
 
 -- views
 CREATE VIEW public.v_plain AS SELECT n, lower(s) AS s FROM public.plain;
@@ -174,3 +207,7 @@ CREATE TABLE public.secured_write (n int);
 ALTER TABLE public.secured_write ENABLE ROW LEVEL SECURITY;
 CREATE POLICY mine ON public.secured_write FOR INSERT WITH CHECK (public.f_volatile() > 0);
 CREATE POLICY mine_too ON public.secured_write FOR SELECT USING (true);
+CREATE TABLE public.secured_twice (n int);
+ALTER TABLE public.secured_twice ENABLE ROW LEVEL SECURITY;
+CREATE POLICY soft ON public.secured_twice USING (current_setting('app.tenant', true) IS NULL AND public.f_immutable(n) > 0);
+CREATE POLICY hard ON public.secured_twice USING (current_setting('transaction_read_only') = 'off');

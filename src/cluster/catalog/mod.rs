@@ -223,7 +223,9 @@ impl Reader {
         let began = Instant::now();
         let digest = self.ask(query::DIGEST, READ_TIMEOUT).await?.pop();
         self.check = began.elapsed();
-        if known && digest.is_some() && self.digest == digest {
+        // its search_path may be another, which no digest tells
+        let reloaded = query::loaded(self.moment.as_ref()) != query::loaded(moment.as_ref());
+        if known && !reloaded && digest.is_some() && self.digest == digest {
             self.moment = moment;
             definitions.verify(covers, asked);
             return Ok(());

@@ -4,6 +4,8 @@
 //! Each row begins with a letter that tells what it is. Stored expressions are not fetched: the server picks the
 //! references out of their node trees (`nodes/outfuncs.c`), which hold OIDs and so survive renaming.
 
+use crate::backend::connection::Row;
+
 /// Said once on a connection: of roles that have a search_path of their own the server's is hidden behind it.
 pub(super) const ORIGIN: &str = "SELECT source FROM pg_catalog.pg_settings WHERE name = 'search_path'";
 
@@ -12,8 +14,14 @@ pub(super) const SETTLE: &str = "SET search_path TO ''; SET client_encoding TO '
                                  SET default_transaction_read_only TO on; SET jit TO off";
 
 /// What has happened at all: equal answers mean that nothing was committed in between. A transaction that writes has
-/// an id, and its end moves `xmax` or leaves the list.
-pub(super) const MOMENT: &str = "SELECT txid_current_snapshot()::text";
+/// an id, and its end moves `xmax` or leaves the list. The server's own search_path changes without one, when its configuration is
+/// loaded anew.
+pub(super) const MOMENT: &str = "SELECT txid_current_snapshot()::text, pg_conf_load_time()::text";
+
+/// When the configuration was loaded, of a [`MOMENT`].
+pub(super) fn loaded(moment: Option<&Row>) -> Option<&str> {
+    moment?.get(1)?.as_deref()
+}
 
 /// A sum over what identifies the rows of the catalogs: it changes with every row made, changed or dropped, and with
 /// nothing else. Names of columns, labels of enums, collations, text search and rights are of no concern to a node, but to
@@ -49,6 +57,8 @@ pub(super) const DIGEST: &str = "\
     UNION ALL SELECT 'u', mapcfg::text || '.' || maptokentype || '.' || mapseqno, xmin FROM pg_ts_config_map \
     UNION ALL SELECT 'v', oid::text, xmin FROM pg_ts_dict \
     UNION ALL SELECT 'n', oid::text, xmin FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_' \
+    UNION ALL SELECT 'h', n.oid::text || '.' || r.oid, n.xmin FROM pg_namespace AS n \
+        JOIN pg_roles AS r ON rolname = nspname \
     UNION ALL SELECT 's', setdatabase::text || '.' || setrole, xmin FROM pg_db_role_setting) AS rows";
 
 /// The keys of node trees behind which an OID stands that matters, and flags. System columns that show locks are counted
@@ -91,7 +101,7 @@ pub(super) fn everything(version: u32, server_path: bool) -> String {
         "SELECT 'b', oid, proname, provolatile FROM pg_proc \
          WHERE oid < 16384 AND pronamespace = 'pg_catalog'::regnamespace"
             .to_owned(),
-        "SELECT 'v', oid, relname FROM pg_class WHERE oid < 16384 AND relkind IN ('r', 'v')".to_owned(),
+        "SELECT 'v', oid, relname, reltype FROM pg_class WHERE oid < 16384 AND relkind IN ('r', 'v')".to_owned(),
         functions(version),
         "SELECT 'a', aggfnoid::oid, concat_ws(' ', aggtransfn::oid, aggfinalfn::oid, aggcombinefn::oid, \
          aggserialfn::oid, aggdeserialfn::oid, aggmtransfn::oid, aggminvtransfn::oid, aggmfinalfn::oid) \
@@ -177,9 +187,13 @@ fn leads_on() -> String {
 fn functions(version: u32) -> String {
     // SQL functions of `BEGIN ATOMIC` came with 14
     let (bound, unbound) = match version {
-        ..14 => ("NULL".to_owned(), "true"),
+        ..14 => ("NULL, NULL".to_owned(), "true"),
         _ => (
-            format!("CASE WHEN p.provolatile <> 'v' AND p.prosqlbody IS NOT NULL THEN {} END", refs("p.prosqlbody")),
+            format!(
+                "CASE WHEN p.provolatile <> 'v' AND p.prosqlbody IS NOT NULL THEN {} END, \
+                 CASE WHEN p.prosqlbody::text ~ '{ASKS_SETTING}' THEN pg_get_function_sqlbody(p.oid) END",
+                refs("p.prosqlbody")
+            ),
             "p.prosqlbody IS NULL",
         ),
     };
@@ -196,7 +210,11 @@ fn functions(version: u32) -> String {
          CASE WHEN p.provolatile <> 'v' AND l.lanname IN ('sql', 'plpgsql') AND {unbound} THEN p.prosrc END, {bound}, \
          CASE WHEN l.lanname = 'internal' THEN (SELECT string_agg(b.oid::text, ' ') FROM pg_proc AS b \
           WHERE b.oid < 16384 AND b.prosrc = p.prosrc AND b.prolang = p.prolang) END, \
-         CASE WHEN p.provariadic = 0 THEN p.pronargs END FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384 AND p.prokind <> 'p'"
+         CASE WHEN p.provariadic = 0 THEN p.pronargs END, \
+         CASE WHEN p.prosecdef OR p.proconfig IS NOT NULL THEN (SELECT string_agg(n.oid::text, ' ') FROM pg_namespace AS n \
+          JOIN pg_roles AS r ON r.rolname = n.nspname WHERE (p.prosecdef AND r.oid = p.proowner) \
+          OR EXISTS (SELECT FROM unnest(p.proconfig) AS c WHERE c IN ('role=' || r.rolname, 'session_authorization=' || r.rolname))) END \
+         FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384 AND p.prokind <> 'p'"
     )
 }
 

@@ -5,7 +5,10 @@ use crate::catalog::build::Parts;
 use crate::catalog::{
     Body, Cast, Function, Oid, Operator, Persistence, Refs, Relation, RelationKind, Type, Volatility, path,
 };
-use crate::sql::{Reason, classify, procedural};
+use crate::sql::{Facts, Reason, classify, procedural};
+
+/// `current_setting(text)` and `current_setting(text, boolean)` (`pg_proc.dat`).
+const CURRENT_SETTING: [Oid; 2] = [2077, 3294];
 
 /// Reads the rows; `None` where one is not as asked for.
 pub(super) fn parts(rows: &[Row]) -> Option<Parts> {
@@ -16,7 +19,7 @@ pub(super) fn parts(rows: &[Row]) -> Option<Parts> {
         match row.text(0)? {
             "n" => parts.schemas.push((row.boxed(2)?, oid(1)?)),
             "b" => parts.own_functions.push((oid(1)?, row.boxed(2)?, row.volatility(3)?)),
-            "v" => parts.own_relations.push((oid(1)?, row.boxed(2)?)),
+            "v" => parts.own_relations.push((oid(1)?, row.boxed(2)?, oid(3)?)),
             "f" => parts.functions.push((oid(1)?, row.function()?)),
             "a" => parts.aggregates.push((oid(1)?, row.oids(2))),
             "o" => parts.operators.push((oid(1)?, row.operator()?)),
@@ -27,8 +30,8 @@ pub(super) fn parts(rows: &[Row]) -> Option<Parts> {
             "k" => parts.columns.push((oid(1)?, row.oids(2))),
             "l" => parts.leading_on.push(oid(1)?),
             "i" => parts.inherits.push((oid(1)?, oid(2)?)),
-            "w" => parts.rules.push((oid(1)?, row.refs_and_text(2))),
-            "p" => parts.policies.push((oid(1)?, row.refs_and_text(2))),
+            "w" => parts.rules.push((oid(1)?, row.refs_and_text(2, classify::classify))),
+            "p" => parts.policies.push((oid(1)?, row.refs_and_text(2, classify::classify))),
             "s" => parts.defaults.push(path::Default {
                 role: row.text(1).map(Into::into),
                 here: row.text(2)? == "t",
@@ -80,10 +83,10 @@ impl Columns<'_> {
             ("a", ..) => Body::Opaque,
             (_, "c", ..) => Body::Trusted,
             // another name for one of the server's own
-            (_, "internal", ..) if self.text(15).is_some() => Body::Parts(self.oids(15)),
+            (_, "internal", ..) if self.text(16).is_some() => Body::Parts(self.oids(16)),
             (_, "sql", Some(text), _) => Body::Text(Box::new(classify::body(text))),
             (_, "plpgsql", Some(text), _) => Body::Text(Box::new(procedural::body(text))),
-            (_, "sql", None, Some(_)) => Body::Bound(self.refs(14)),
+            (_, "sql", None, Some(_)) => Body::Bound(self.refs_and_text(14, procedural::body)),
             _ => Body::Opaque,
         };
         Some(Function {
@@ -92,12 +95,13 @@ impl Columns<'_> {
             volatility: self.volatility(4)?,
             body,
             required: self.number(7)?,
-            most: self.number(16),
+            most: self.number(17),
             first: self.number(8)?,
             types: self.oids(9),
             path: self.boxed(10),
             hidden: self.text(11)? == "t",
             defaults: self.refs(12),
+            user_schemas: self.oids(18),
         })
     }
 
@@ -152,8 +156,16 @@ impl Columns<'_> {
         })
     }
 
-    /// `key oids` with commas between.
+    /// `key oids` with commas between. Without its text, a parameter asked for may be the node's own.
     fn refs(&self, at: usize) -> Refs {
+        let mut refs = self.references(at);
+        if refs.functions.iter().any(|oid| CURRENT_SETTING.contains(oid)) {
+            refs.reason = refs.reason.or(Some(Reason::SideEffect));
+        }
+        refs
+    }
+
+    fn references(&self, at: usize) -> Refs {
         let mut refs = Refs::default();
         for entry in self.text(at).unwrap_or_default().split(',') {
             let Some((key, value)) = entry.split_once(' ') else { continue };
@@ -174,9 +186,14 @@ impl Columns<'_> {
         refs
     }
 
-    fn refs_and_text(&self, at: usize) -> Refs {
-        let text = self.text(at + 1).map(|text| Box::new(classify::classify(text)));
-        Refs { text, ..self.refs(at) }
+    /// The text behind them tells which parameter current_setting asks for; its names are those of the references.
+    fn refs_and_text(&self, at: usize, read: impl Fn(&str) -> Facts) -> Refs {
+        let Some(text) = self.text(at + 1) else { return self.refs(at) };
+        let mut refs = self.references(at);
+        let reason = read(text).primary;
+        let counts = |reason: &Reason| matches!(reason, Reason::SideEffect | Reason::NodeLocal | Reason::Sequence);
+        refs.reason = refs.reason.or(reason.filter(counts));
+        refs
     }
 }
 
