@@ -205,6 +205,30 @@ fn many_who_ask_at_once_run_it_once_and_go_on_where_that_one_goes() {
 }
 
 #[test]
+fn nobody_waits_for_a_result_that_is_too_large() {
+    let cluster = cluster();
+    around(
+        cluster.primary(),
+        "CREATE TABLE large (w text); INSERT INTO large SELECT repeat('x', 1000) FROM generate_series(1, 30000); \
+         GRANT ALL ON large TO app",
+    );
+    let pgweir = pgweir(&cluster);
+    let sql = "SELECT w FROM large";
+    let too_large = || pgweir.cache()["refused"]["too_large"].as_u64();
+    // Who asked first does not read: its reply does not end.
+    let mut stalled = Wire::connect(pgweir.port());
+    wait_until(LIMIT, "the definitions", || {
+        stalled.query("SELECT w FROM large LIMIT 1");
+        pgweir.cache()["entries"].as_u64() > Some(0)
+    });
+    stalled.send(&Frames::new().query(sql));
+    wait_until(LIMIT, "the stalled one's to be let go", || too_large() == Some(1));
+    let mut other = Wire::connect(pgweir.port());
+    assert_eq!(other.query(sql).iter().filter(|frame| frame.tag == b'D').count(), 30_000);
+    assert_eq!(too_large(), Some(2));
+}
+
+#[test]
 fn what_hardly_ever_comes_again_is_kept_from_its_second_time_on() {
     let cluster = cluster();
     let primary = cluster.primary();
