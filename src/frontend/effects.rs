@@ -85,7 +85,12 @@ impl Session {
         match control {
             Control::Begin { .. } => self.parameters.begin(),
             // A COMMIT of a failed transaction says ROLLBACK.
-            Control::Commit { .. } if tag == b"ROLLBACK" => self.rolled_back(),
+            Control::Commit { chain } if tag == b"ROLLBACK" => {
+                self.rolled_back();
+                if *chain {
+                    self.parameters.begin();
+                }
+            }
             Control::Commit { chain } => {
                 self.parameters.commit();
                 self.channels.commit();

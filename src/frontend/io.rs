@@ -149,7 +149,8 @@ impl Session {
             }
         }
         // A client that has said Terminate is not watched: it has left in order, and its last statement runs to its end.
-        if server_full || self.terminating || self.inbox.len() >= MAX_WAITING.max(need) {
+        let unread = self.outbox.len() >= MAX_WAITING;
+        if server_full || unread || self.terminating || self.inbox.len() >= MAX_WAITING.max(need) {
             return Poll::Pending;
         }
         match ready!(self.poll_receive_client(cx)) {

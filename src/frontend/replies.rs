@@ -323,6 +323,10 @@ impl Session {
             return Ok(Some(Relayed::Retry { why: fields.message(), again: Again::Anew }));
         }
         self.doubt_text(fields.code);
+        if let (b"26000", Some(leased)) = (fields.code, &mut self.leased) {
+            // A statement was deallocated out of sight: no other is relied on.
+            leased.lease.held.doubt_all();
+        }
         let untouched = self.request.kept == Kept::Read || (is_shutdown(&fields) && self.may_leave_block());
         let on_replica = self.leased.as_ref().is_some_and(|leased| leased.replica);
         let again = match fields.is_fatal() {
@@ -495,6 +499,8 @@ impl Session {
                 if let Some(Expect::Execute { plan: Some(plan), values, .. }) = self.pipeline.front() {
                     let plan = plan.clone();
                     self.request.values.clone_from(values);
+                    // With as many rows as were asked for it may have done all that it does.
+                    self.apply(&plan, b"");
                     self.record(&plan);
                 }
             }

@@ -134,7 +134,8 @@ impl Session {
     /// What the message's name stands for depends on a segment that may yet fail, or its statement is not as the client
     /// knows it on this connection, or not yet.
     fn must_wait(&mut self, tag: u8, body: &[u8], leased: &mut Leased) -> Result<bool, Fault> {
-        if self.settling && !self.pipeline.is_empty() && !self.pipeline.is_unsynced() {
+        let copies = matches!(tag, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL);
+        if self.settling && !copies && !self.pipeline.is_empty() && !self.pipeline.is_unsynced() {
             return Ok(true);
         }
         if self.keeps_names() {
@@ -387,12 +388,17 @@ impl Session {
     /// Settings that differ between the client and its connection, said ahead of the client's own messages.
     pub fn replay(&mut self) {
         let Some(leased) = &mut self.leased else { return };
-        let Some(sql) = leased.actual.difference(self.parameters.current()) else { return };
+        let said = leased.actual.difference(self.parameters.current());
+        if said.is_empty() {
+            return;
+        }
         leased.lease.begin();
-        write::query(&mut leased.lease.outbox, &sql);
         leased.lease.unnamed = None;
         leased.actual = self.parameters.current().clone();
-        self.pipeline.push(Expect::Replay);
+        for sql in &said {
+            write::query(&mut leased.lease.outbox, sql);
+            self.pipeline.push(Expect::Replay);
+        }
     }
 
     /// An empty Query: with the answer to it, all that came before has been answered.

@@ -127,6 +127,7 @@ impl Session {
         self.say_again_in_block();
         self.failed = false;
         (self.request.kept, self.request.sent, self.request.end) = (Kept::No, 0, None);
+        self.server_rest = 0;
         None
     }
 }

@@ -502,7 +502,9 @@ impl Session {
             // The server skips everything up to a Sync, a rollback too (protocol documentation, "Extended Query").
             return self.drop_lease();
         }
-        let prepared = leased.prepared || self.pins.contains(Pin::Prepare) || self.mode == PoolMode::Session;
+        // What is unsure may have prepared something, too.
+        let prepares = leased.unsure || self.pins.contains(Pin::Prepare) || self.pins.contains(Pin::Set);
+        let prepared = leased.prepared || prepares || self.mode == PoolMode::Session;
         self.client.set_target(None);
         if let Some(leased) = self.leased.take() {
             let open = self.status != b'I';

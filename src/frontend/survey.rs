@@ -26,7 +26,8 @@ const QUESTION: &str = "\
     pg_catalog.current_setting('session_authorization'), pg_catalog.current_setting('role') \
     FROM pg_catalog.pg_my_temp_schema() AS temp; \
     SELECT name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session'::text \
-    AND NOT pg_catalog.starts_with(name, 'transaction_'); \
+    AND name OPERATOR(pg_catalog.<>) ALL (\
+    ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable']::text[]); \
     SELECT pg_catalog.pg_listening_channels()";
 
 /// The pins that the first row decides, in its order.

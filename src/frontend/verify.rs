@@ -274,10 +274,10 @@ impl Check {
 }
 
 async fn change_settings(lease: &mut Lease, to: &Settings) -> Result<(), BackendError> {
-    if let Some(sql) = lease.settings.difference(to) {
+    for sql in lease.settings.difference(to) {
         lease.query(&sql).await?;
-        lease.settings = to.clone();
     }
+    lease.settings = to.clone();
     Ok(())
 }
 

@@ -21,8 +21,10 @@ fn is_harmless(name: &str) -> bool {
 }
 
 /// One client's, kept in step with its settings.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Environment {
+    /// Whose schema `"$user"` is, and whose defaults count.
+    user: Arc<str>,
     key: Arc<str>,
     of: Settings,
     /// Settings have changed in a way that is not followed, or not yet, or definitions have: until the session is at rest
@@ -33,6 +35,12 @@ pub struct Environment {
 }
 
 impl Environment {
+    /// Of a session of this user without settings of its own.
+    pub fn new(user: &str) -> Environment {
+        let user: Arc<str> = format!("{user:?};").into();
+        Environment { key: user.clone(), user, of: Settings::default(), apart: false, moved: false }
+    }
+
     /// Equal keys: the same text means the same.
     pub fn key(&self) -> &Arc<str> {
         &self.key
@@ -49,7 +57,7 @@ impl Environment {
         }
         self.apart = false;
         self.of = settings.clone();
-        let mut key = String::new();
+        let mut key = String::from(&*self.user);
         for (name, value) in settings.iter().filter(|(name, _)| !is_harmless(name)) {
             // Writing to a String has no error.
             let _ = write!(key, "{name}={value:?};");
@@ -103,18 +111,19 @@ mod tests {
 
     #[test]
     fn texts_mean_the_same_under_settings_that_differ_in_nothing_that_matters() {
-        let (mut a, mut b) = (Environment::default(), Environment::default());
+        let (mut a, mut b) = (Environment::new("u"), Environment::new("u"));
         a.settle(&settings("work_mem", "'1MB'"), false);
         b.settle(&settings("my.tenant", "7"), false);
         assert_eq!(a.key(), b.key());
         b.settle(&settings("search_path", "other"), false);
         assert_ne!(a.key(), b.key());
+        assert_ne!(Environment::new("u").key(), Environment::new("other").key());
         assert!(HARMLESS.is_sorted());
     }
 
     #[test]
     fn nothing_is_shared_while_settings_are_in_the_air() {
-        let mut environment = Environment::default();
+        let mut environment = Environment::new("u");
         let mut n = 0;
         let mut note = |environment: &mut Environment, sql| {
             n += 1;
@@ -123,25 +132,27 @@ mod tests {
             environment.note(&facts, unseen, || n.to_string());
             environment.key().clone()
         };
-        assert_eq!(&*note(&mut environment, "SET LOCAL work_mem = 1"), "");
+        let rest = environment.key().clone();
+        assert_eq!(note(&mut environment, "SET LOCAL work_mem = 1"), rest);
         let apart = note(&mut environment, "SET LOCAL search_path = x");
         assert_eq!(note(&mut environment, "SELECT 1"), apart);
         assert_ne!(note(&mut environment, "ROLLBACK TO a"), apart);
         environment.settle(&Settings::default(), false);
-        assert_eq!(&**environment.key(), "");
-        assert_ne!(&*note(&mut environment, "ALTER TABLE t ADD n int"), "");
+        assert_eq!(*environment.key(), rest);
+        assert_ne!(note(&mut environment, "ALTER TABLE t ADD n int"), rest);
         environment.settle(&Settings::default(), false);
-        assert_eq!(&*note(&mut environment, "COMMIT"), "");
+        assert_eq!(note(&mut environment, "COMMIT"), rest);
     }
 
     #[test]
     fn temporary_objects_keep_it_apart() {
-        let mut environment = Environment::default();
+        let mut environment = Environment::new("u");
+        let rest = environment.key().clone();
         environment.note(&classify("CREATE TEMP TABLE t (n int)"), false, || "own".to_owned());
         environment.settle(&Settings::default(), true);
         environment.note(&classify("BEGIN"), false, || "begun".to_owned());
         assert_eq!(&**environment.key(), "own");
         environment.settle(&Settings::default(), false);
-        assert_eq!(&**environment.key(), "");
+        assert_eq!(*environment.key(), rest);
     }
 }

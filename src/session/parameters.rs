@@ -118,24 +118,47 @@ impl Settings {
         self.0.values.iter().map(|(n, v)| (n.as_str(), v))
     }
 
-    /// The SQL that brings a server in state `self` to `wanted`; `None` when it is there already.
+    /// The strings of SQL that bring a server in state `self` to `wanted`, in this order; none when it is there already.
     ///
-    /// Who the session is comes first when it falls back (privileges return) and last when it is taken up; setting
-    /// session_authorization resets role, so it stands before role.
-    pub fn difference(&self, wanted: &Settings) -> Option<String> {
+    /// A server reads the whole of a string before it runs any of it, so what decides how it reads one has a string of its
+    /// own: the encoding is `wanted`'s there, and plain strings are as the standard has them until all else is said.
+    /// Who the session is comes first when it falls back (privileges return, which the others may need) and last when it
+    /// is taken up; setting session_authorization resets role, so it stands before role.
+    pub fn difference(&self, wanted: &Settings) -> Vec<String> {
         if Arc::ptr_eq(&self.0, &wanted.0) || self.0 == wanted.0 {
-            return None;
+            return Vec::new();
         }
+        [self.syntax(wanted), self.others(wanted)].into_iter().filter(|sql| !sql.is_empty()).collect()
+    }
+
+    fn syntax(&self, wanted: &Settings) -> String {
         let mut sql = String::new();
+        match wanted.value(ENCODING) {
+            value if self.value(ENCODING) == value => {}
+            Some(value) => say(&mut sql, ENCODING, value),
+            None => sql.push_str("RESET client_encoding;"),
+        }
+        if self.value(STRINGS).is_some() {
+            sql.push_str("RESET standard_conforming_strings;");
+        }
+        sql
+    }
+
+    fn others(&self, wanted: &Settings) -> String {
+        let mut sql = String::new();
+        let is_other = |n: &str| !is_identity(n) && n != ENCODING && n != STRINGS;
         let identity_differs = IDENTITY.iter().any(|n| self.value(n) != wanted.value(n));
-        let identity_left = identity_differs && IDENTITY.iter().any(|n| self.value(n).is_some());
+        let some_differ =
+            |of: &Settings, other: &Settings| of.iter().any(|(n, value)| is_other(n) && other.value(n) != Some(value));
+        let others_differ = some_differ(self, wanted) || some_differ(wanted, self);
+        let identity_left = (identity_differs || others_differ) && IDENTITY.iter().any(|n| self.value(n).is_some());
         if identity_left {
             sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
         }
-        for (name, _) in self.iter().filter(|(n, _)| !is_identity(n) && wanted.value(n).is_none()) {
+        for (name, _) in self.iter().filter(|(n, _)| is_other(n) && wanted.value(n).is_none()) {
             let _ = write!(sql, "RESET {};", quoted(name));
         }
-        let differs = |(n, v): &(&str, &Value)| !is_identity(n) && self.value(n) != Some(v);
+        let differs = |(n, v): &(&str, &Value)| is_other(n) && self.value(n) != Some(v);
         // Others name what is found by it (default_text_search_config).
         let (path, others) = (wanted.0.values.get_key_value(PATH), wanted.iter().filter(|(n, _)| *n != PATH));
         let path = path.map(|(n, v)| (n.as_str(), v));
@@ -146,16 +169,21 @@ impl Settings {
             }
             say(&mut sql, name, value);
         }
-        for name in IDENTITY.iter().filter(|_| identity_differs) {
+        if let Some(value) = wanted.value(STRINGS) {
+            say(&mut sql, STRINGS, value);
+        }
+        for name in IDENTITY.iter().filter(|_| identity_differs || identity_left) {
             if let Some(value) = wanted.value(name) {
                 say(&mut sql, name, value);
             }
         }
-        Some(sql)
+        sql
     }
 }
 
 const PATH: &str = "search_path";
+const ENCODING: &str = "client_encoding";
+const STRINGS: &str = "standard_conforming_strings";
 const IDENTITY: [&str; 2] = ["session_authorization", "role"];
 
 fn is_identity(name: &str) -> bool {
@@ -323,9 +351,9 @@ mod tests {
     fn says_only_the_difference() {
         let a = settings(&[("work_mem", "'4MB'"), ("geqo", "off")]);
         let b = settings(&[("geqo", "off"), ("my.x", "1")]);
-        assert_eq!(a.difference(&a.clone()), None);
-        assert_eq!(a.difference(&settings(&[("geqo", "off"), ("work_mem", "'4MB'")])), None);
-        assert_eq!(a.difference(&b).as_deref(), Some("RESET \"work_mem\";SET \"my\".\"x\" = 1;"));
+        assert!(a.difference(&a.clone()).is_empty());
+        assert!(a.difference(&settings(&[("geqo", "off"), ("work_mem", "'4MB'")])).is_empty());
+        assert_eq!(a.difference(&b), ["RESET \"work_mem\";SET \"my\".\"x\" = 1;"]);
     }
 
     #[test]
@@ -334,7 +362,7 @@ mod tests {
         s.set("Search_Path", Value::Flat("a, \"B'\\\"".into()));
         let said = Settings::default().difference(&s);
         let want = "SELECT pg_catalog.set_config('search_path',  E'a, \"B''\\\\\"', false);";
-        assert_eq!(said.as_deref(), Some(want));
+        assert_eq!(said, [want]);
     }
 
     #[test]
@@ -343,7 +371,7 @@ mod tests {
         let b = settings(&[("search_path", "s"), ("default_text_search_config", "c"), ("datestyle", "iso")]);
         let want = "SET \"search_path\" = s;RESET datestyle;SET \"datestyle\" = iso;\
                     SET \"default_text_search_config\" = c;";
-        assert_eq!(a.difference(&b).as_deref(), Some(want));
+        assert_eq!(a.difference(&b), [want]);
     }
 
     #[test]
@@ -352,7 +380,27 @@ mod tests {
         let b = settings(&[("role", "r"), ("session_authorization", "s"), ("a", "1")]);
         let want = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET \"z\";SET \"a\" = 1;\
                     SET \"session_authorization\" = s;SET \"role\" = r;";
-        assert_eq!(a.difference(&b).as_deref(), Some(want));
+        assert_eq!(a.difference(&b), [want]);
+        // The role may not change what the session may.
+        let c = settings(&[("role", "low")]);
+        let want = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET \"z\";SET \"role\" = low;";
+        assert_eq!(a.difference(&c), [want]);
+    }
+
+    #[test]
+    fn what_decides_how_the_rest_is_read_is_said_first_and_apart() {
+        let sjis = settings(&[("client_encoding", "sjis"), ("standard_conforming_strings", "off")]);
+        let plain = settings(&[("a.b", "'\\'")]);
+        let apart = "RESET client_encoding;RESET standard_conforming_strings;";
+        assert_eq!(sjis.difference(&plain), [apart, "SET \"a\".\"b\" = '\\';"]);
+        assert_eq!(sjis.difference(&Settings::default()), [apart]);
+        let back = ["SET \"client_encoding\" = sjis;", "RESET \"a\".\"b\";SET \"standard_conforming_strings\" = off;"];
+        assert_eq!(plain.difference(&sjis), back);
+        let both = settings(&[("standard_conforming_strings", "off"), ("a.b", "'\\'")]);
+        let other = settings(&[("standard_conforming_strings", "off")]);
+        let want =
+            ["RESET standard_conforming_strings;", "SET \"a\".\"b\" = '\\';SET \"standard_conforming_strings\" = off;"];
+        assert_eq!(other.difference(&both), want);
     }
 
     #[test]

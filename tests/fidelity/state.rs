@@ -189,6 +189,67 @@ fn settings_are_said_again_in_an_order_that_works() {
     ]);
 }
 
+/// As many rows as were asked for: the server does not say that the statement is done.
+#[test]
+fn set_config_behind_a_row_limit_follows_its_client() {
+    let pgweir = Pgweir::builder().cluster(cluster(), &[]).set("pool.max", 1).start();
+    let (mut client, mut other) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    let set =
+        frames().parse("", "SELECT set_config('my.tenant', $1, false)").bind("", "", &["own"]).execute("", 1).sync();
+    client.ask(&set, "12DsZ");
+    assert_eq!(other.value("SELECT coalesce(current_setting('my.tenant', true), '')"), "");
+    assert_eq!(client.value("SELECT current_setting('my.tenant')"), "own");
+}
+
+/// A value is read as its client said it, whatever another client has left on the connection.
+#[test]
+fn values_are_said_again_under_their_own_encoding_and_syntax() {
+    let pgweir = Pgweir::builder().cluster(cluster(), &[]).set("pool.max", 1).start();
+    let (mut client, mut other) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    client.query("SET my.name = 'José'");
+    client.query(r"SET my.path = 'C:\t\'");
+    for left in ["client_encoding = latin1", "client_encoding = sjis", "standard_conforming_strings = off"] {
+        other.query(&format!("SET {left}"));
+        assert_eq!(client.value("SELECT current_setting('my.name')"), "José", "{left}");
+        assert_eq!(client.value("SELECT current_setting('my.path')"), r"C:\t\", "{left}");
+        assert_eq!(
+            other.value(&format!("SHOW {}", left.split(' ').next().unwrap())).to_lowercase(),
+            left.rsplit(' ').next().unwrap()
+        );
+        other.query("DISCARD ALL");
+    }
+    client.query("SET standard_conforming_strings = off");
+    other.query("SET standard_conforming_strings = off");
+    assert_eq!(client.value("SELECT current_setting('my.path')"), r"C:\t\");
+}
+
+#[test]
+fn a_copy_behind_a_reset_is_not_waited_for() {
+    let login = Login { parameters: &[("search_path", "public")], ..Login::default() };
+    for mode in ["transaction", "session"] {
+        let pgweir = Pgweir::builder().cluster(cluster(), &[]).set("pool.mode", mode).start();
+        let mut client = Wire::log_in(pgweir.port(), &login);
+        client.query("CREATE TEMP TABLE copied (n int)");
+        client.send(&frames().query("RESET search_path; COPY copied FROM STDIN; SELECT count(*) FROM copied"));
+        client.until(b'G');
+        client.ask(&frames().copy_data(b"1\n").copy_done(), "CTDCZ");
+    }
+}
+
+#[test]
+fn a_failed_transaction_is_chained_with_its_settings() {
+    Arena::new().same(&[
+        step(frames().query("BEGIN"), "CZ"),
+        step(frames().query("SELECT 1/0"), "EZ"),
+        step(frames().query("COMMIT AND CHAIN"), "CZ"),
+        step(frames().query("SET work_mem = '64MB'"), "CZ"),
+        step(frames().query("ROLLBACK"), "CZ"),
+        step(frames().query("SHOW work_mem"), "TDCZ"),
+        step(frames().query("SET work_mem = '64MB'"), "CZ"),
+        step(frames().query("SHOW work_mem"), "TDCZ"),
+    ]);
+}
+
 /// Made where no text says so.
 #[test]
 fn temporary_objects_made_out_of_sight_stay_with_their_client() {

@@ -109,19 +109,17 @@ impl Opening {
             lease.settings.remove("client_min_messages");
         }
         let told_before = self.outbox.len();
-        if let Some(sql) = to_be_said(&lease.settings, base) {
+        for (n, sql) in to_be_said(&lease.settings, base).iter().enumerate() {
             lease.begin();
-            match lease.query_noticed(&sql, &mut self.outbox).await {
-                Ok(_) => lease.settings = base.clone(),
-                Err(error) => {
-                    // What was refused has changed nothing: the connection is as it was.
-                    if matches!(&error, BackendError::Server(e) if !e.fatal) {
-                        lease.give_back(Instant::now(), Return::default());
-                    }
-                    return Err(fatal(error));
+            if let Err(error) = lease.query_noticed(sql, &mut self.outbox).await {
+                // What was refused has changed nothing: the connection is as it was, but for what came before.
+                if n == 0 && matches!(&error, BackendError::Server(e) if !e.fatal) {
+                    lease.give_back(Instant::now(), Return::default());
                 }
+                return Err(fatal(error));
             }
         }
+        lease.settings = base.clone();
         // Whichever node was asked, writes are taken.
         let told = |(name, value): &(Box<str>, Box<str>)| {
             let value = if **name == *"in_hot_standby" { "off".into() } else { value.clone() };
@@ -191,6 +189,7 @@ pub(super) struct Parts {
 impl Parts {
     pub(super) fn into_session(self, opening: Opening) -> Session {
         let Parts { client, database, login, pools, mode, refuses_pins, lease, base, statuses } = self;
+        let environment = Environment::new(&login.user);
         let leased = lease.map(|mut lease| {
             lease.begin();
             client.set_target(Some(lease.identity.clone()));
@@ -210,7 +209,7 @@ impl Parts {
             inbox: opening.inbox,
             names: Names::default(),
             sql_names: Vec::new(),
-            environment: Environment::default(),
+            environment,
             asks_sequences: false,
             sent_apart: 0,
             parameters: Parameters::new(base),
@@ -277,12 +276,13 @@ fn lease_refused(refused: &Refused, acquire_timeout: Duration) -> Failed {
 
 /// What a server must be told for a client that asks for `base`. Names that are cut there (`NAMEDATALEN`) are always
 /// said, for the notice that comes of it.
-fn to_be_said(actual: &Settings, base: &Settings) -> Option<String> {
+fn to_be_said(actual: &Settings, base: &Settings) -> Vec<String> {
     const LONGEST_NAME: usize = 63;
     let is_long = |value: &Value| matches!(value, Value::Flat(text) if text.len() > LONGEST_NAME);
-    let said = actual.difference(base);
-    let noticed = || base.iter().any(|(_, value)| is_long(value)).then(|| Settings::default().difference(base));
-    said.or_else(|| noticed().flatten())
+    match actual.difference(base) {
+        said if said.is_empty() && base.iter().any(|(_, value)| is_long(value)) => Settings::default().difference(base),
+        said => said,
+    }
 }
 
 /// Ready once a client that waits for this node had better wait for another one.
