@@ -54,6 +54,9 @@ struct Options {
     /// Another proxy, already running: name=host:port,pid. It must know user, password and database `bench`.
     #[arg(long, value_parser = Target::parse)]
     proxy: Vec<Target>,
+    /// The build of pgweir that is measured, in the place of the one made with this: `target/pgo/pgweir`.
+    #[arg(long)]
+    build: Option<PathBuf>,
     /// Another build of pgweir, to be measured beside this one as pgweir-other.
     #[arg(long)]
     other: Option<PathBuf>,
@@ -177,7 +180,7 @@ fn start(options: &Options, cluster: &Cluster, report: &mut Report) -> Result<Ve
         }
     }
     for name in targets::OWN.into_iter().filter(|name| wanted(name)) {
-        targets.push(targets::pgweir(cluster, name, options.workers, None)?);
+        targets.push(targets::pgweir(cluster, name, options.workers, options.build.as_deref())?);
     }
     if let Some(other) = &options.other {
         targets.push(targets::pgweir(cluster, targets::PGWEIR_OTHER, options.workers, Some(other))?);
