@@ -92,8 +92,9 @@ pub struct Read<'a> {
 }
 
 /// A count of none: what a Parse or Bind without parameters says where a Query says nothing.
-const NO_TYPES: &[u8] = &[0, 0];
-const NO_PARAMETERS: &[u8] = &[0, 0, 0, 0];
+pub const NO_TYPES: &[u8] = &[0, 0];
+/// The same of formats and values.
+pub const NO_PARAMETERS: &[u8] = &[0, 0, 0, 0];
 
 impl Read<'_> {
     /// The whole key, behind what [`environment`] has made.

@@ -84,21 +84,15 @@ impl Session {
     fn apply_control(&mut self, control: &Control, tag: &[u8]) {
         match control {
             Control::Begin { .. } => self.parameters.begin(),
-            // A COMMIT of a failed transaction says ROLLBACK.
-            Control::Commit { chain } if tag == b"ROLLBACK" => {
-                self.rolled_back();
-                if *chain {
-                    self.parameters.begin();
-                }
-            }
-            Control::Commit { chain } => {
+            // That of a failed transaction says ROLLBACK.
+            Control::Commit { chain } if tag != b"ROLLBACK" => {
                 self.parameters.commit();
                 self.channels.commit();
                 if *chain {
                     self.parameters.begin();
                 }
             }
-            Control::Rollback { chain } => {
+            Control::Commit { chain } | Control::Rollback { chain } => {
                 self.rolled_back();
                 if *chain {
                     self.parameters.begin();

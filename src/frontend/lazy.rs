@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::BufMut;
 
 use crate::cache::entry::Part;
+use crate::cache::key::{NO_PARAMETERS, NO_TYPES};
 use crate::cache::request::{Request as Asked, Source};
 use crate::cluster::Tried;
 use crate::config::PoolMode;
@@ -206,11 +207,6 @@ impl Session {
     }
 }
 
-/// The count of a Parse's parameter types, and what a ParameterDescription without any has.
-const NO_TYPES: &[u8] = &[0, 0];
-/// No formats and no values in a Bind.
-const NO_VALUES: &[u8] = &[0, 0, 0, 0];
-
 /// The batch is this and nothing else.
 fn boundary<'a>(session: &Session, batch: &'a [u8]) -> Option<(Asked<'a>, Sought, Boundary)> {
     let asked = Asked::read(batch)?;
@@ -219,7 +215,7 @@ fn boundary<'a>(session: &Session, batch: &'a [u8]) -> Option<(Asked<'a>, Sought
     let boundary = facts.boundary.filter(|_| sought.plan.whole && block::stands_alone(facts))?;
     let plain = match &sought.statement {
         None => true,
-        Some(statement) => *statement.types == *NO_TYPES && asked.parameters == NO_VALUES && names_no_portal(batch),
+        Some(statement) => *statement.types == *NO_TYPES && asked.parameters == NO_PARAMETERS && names_no_portal(batch),
     };
     (plain && session.sql_names.is_empty()).then_some((asked, sought, boundary))
 }
