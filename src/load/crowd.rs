@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::record::Totals;
 use super::script::Script;
 use super::target::Target;
-use super::user::{self, Crew};
+use super::user::{self, Crew, Present};
 
 /// All users. What they do is counted until it is taken.
 #[derive(Debug)]
@@ -65,6 +65,31 @@ impl Crowd {
         self.sum(Crew::add_to)
     }
 
+    /// Begins a window: from now on what begins now or later is counted, and nothing else.
+    pub fn open(&self) {
+        self.threads.iter().for_each(|thread| thread.crew.open());
+    }
+
+    /// Ends the window: what began in it is counted when it ends.
+    pub fn close(&self) {
+        self.threads.iter().for_each(|thread| thread.crew.close());
+    }
+
+    /// Turns of the window that have not ended.
+    pub fn under_way(&self) -> u64 {
+        self.threads.iter().map(|thread| thread.crew.under_way()).sum()
+    }
+
+    /// Counts those as failed.
+    pub fn give_up(&self, late: Duration) {
+        self.threads.iter().for_each(|thread| thread.crew.give_up(late));
+    }
+
+    /// Users that are there, also those who are only finishing their turn.
+    pub fn present(&self) -> usize {
+        self.threads.iter().map(|thread| thread.crew.present()).sum()
+    }
+
     fn sum(&self, add: impl Fn(&Crew, &mut Totals)) -> Totals {
         let mut sum = Totals::default();
         self.threads.iter().for_each(|thread| add(&thread.crew, &mut sum));
@@ -104,7 +129,8 @@ async fn tend(crew: Arc<Crew>, mut wanted: mpsc::UnboundedReceiver<usize>, seed:
             let (sender, stop) = oneshot::channel();
             users.push(sender);
             born += 1;
-            tokio::spawn(user::run(crew.clone(), stop, seed.wrapping_add(born), alive.clone()));
+            let present = Present::new(crew.clone(), alive.clone());
+            tokio::spawn(user::run(present, stop, seed.wrapping_add(born)));
         }
     }
     drop((users, alive));

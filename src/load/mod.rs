@@ -218,17 +218,24 @@ impl Run<'_> {
             let target = self.settings.target.name();
             self.text(&format!("search for the breaking point of {target}\n{}\n", report::head()));
         }
+        self.crowd.close();
         while let Some(users) = search.next().filter(|_| !self.interrupted) {
+            // Those who leave finish their turns first: this step is not to be measured with their queue.
+            self.crowd.set(users);
+            self.wait_until(step.max(GRACE), |crowd| crowd.present() <= users);
             let (began, warm_up) = (Instant::now(), step / WARM_UP);
             self.wait(began, warm_up, step, |_| users);
-            drop(self.crowd.take());
+            self.crowd.open();
             let measured_from = Instant::now();
             self.wait(began, step, step, |_| users);
+            self.crowd.close();
+            let (length, closed) = (measured_from.elapsed(), Instant::now());
+            self.wait_until(step.max(GRACE), |crowd| crowd.under_way() == 0);
             if self.interrupted {
                 break;
             }
-            let measured =
-                Measured { users: (users, users), length: measured_from.elapsed(), totals: self.crowd.take() };
+            self.crowd.give_up(closed.elapsed());
+            let measured = Measured { users: (users, users), length, totals: self.crowd.take() };
             search.tell(users, measured.throughput(), self.settings.breaks(&measured));
             self.row(&format!("step {}", steps.len() + 1), &measured);
             steps.push(measured);
@@ -246,6 +253,14 @@ impl Run<'_> {
             let crowd = &self.crowd;
             self.progress.show(Instant::now(), || progress::line(elapsed, length, wanted, &crowd.look()));
             self.interrupted = self.interrupt.wait(left.min(TICK));
+        }
+    }
+
+    /// So long at most, or to a signal; the users go on meanwhile.
+    fn wait_until(&mut self, most: Duration, reached: impl Fn(&Crowd) -> bool) {
+        let began = Instant::now();
+        while !self.interrupted && began.elapsed() < most && !reached(&self.crowd) {
+            self.interrupted = self.interrupt.wait(TICK);
         }
     }
 
