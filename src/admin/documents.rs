@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::Admin;
 use super::rows::{NodeRow, NodeStatus, PoolRow};
 use crate::cache::admit::REFUSALS;
 use crate::stats::latency::{BOUNDS, Latency};
 use crate::stats::millis;
-use crate::stats::slow::rfc3339;
+use crate::stats::slow::{SlowEntry, rfc3339};
 use crate::stats::statements::{Order, Snapshot};
 
 /// `/stats`. Times in milliseconds, memory in bytes, rates in percent.
@@ -130,7 +131,8 @@ pub struct StatementDocument {
     /// 16 hex digits, or "other".
     pub fingerprint: String,
     pub database: String,
-    pub text: String,
+    /// `None`: not for who asks.
+    pub text: Option<String>,
     pub calls: u64,
     pub errors: u64,
     pub rows: u64,
@@ -210,8 +212,15 @@ fn statement(snapshot: Snapshot, names: &BTreeMap<u16, String>) -> StatementDocu
         exec: LatencyDocument::new(&snapshot.execute),
         wait: LatencyDocument::new(&snapshot.wait),
         nodes: calls_by_name(&snapshot, names),
-        text: snapshot.text,
+        text: Some(snapshot.text),
     }
+}
+
+/// One of `/slow` without anything of the statement's text.
+pub(super) fn slow_without_sql(entry: &SlowEntry) -> Value {
+    let mut document = json!(entry.without_literals());
+    (document["statement"], document["plan"], document["advice"]) = (Value::Null, Value::Null, json!([]));
+    document
 }
 
 /// How often it went past the cache, or its result was not kept, by reason.

@@ -1,17 +1,18 @@
 //! The HTTP server: a bounded number of connections, each of bounded cost and age.
 //!
-//! Reading is free for whoever reaches the port, as statement texts come without literals; POST needs the token, and so
-//! does `/slow` where the slow-query log shows literals.
+//! Figures are free for whoever reaches the port; POST needs the token, and so does SQL text where there is one. Without a
+//! token in the configuration statements are shown without their literals, also where the slow-query log has them.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Body;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -49,8 +50,10 @@ const HISTORY_MINUTES: (usize, usize) = (60, 24 * 60);
 /// Bounds of the server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// One connection more is told 503 and closed.
+    /// One connection more is told 503 and closed. Above half of them none is kept open for a next request.
     pub connections: usize,
+    /// The last so many of these are for `/livez` and `/readyz`: no number of readers makes a container look dead.
+    pub probes: usize,
     /// For the head of a request, also the first byte of the next one on a kept connection.
     pub header_timeout: Duration,
     /// Then the connection is closed after its running request, however slowly its answer is read.
@@ -59,7 +62,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { connections: 32, header_timeout: Duration::from_secs(5), max_age: Duration::from_secs(60) }
+        Limits {
+            connections: 32,
+            probes: 4,
+            header_timeout: Duration::from_secs(5),
+            max_age: Duration::from_secs(60),
+        }
     }
 }
 
@@ -69,6 +77,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Serves until `shutdown` is ready, then lets running requests end within two seconds.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, limits: Limits, shutdown: impl Future<Output = ()>) {
     let mut connections = JoinSet::new();
+    let open = Arc::new(AtomicUsize::new(0));
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
@@ -77,7 +86,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, limits: Limits, shu
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() < limits.connections => {
-                    connections.spawn(connection(stream, admin.clone(), limits));
+                    let place = Place::take(&open, limits);
+                    connections.spawn(connection(stream, admin.clone(), limits, place));
                 }
                 Ok((stream, _)) => refuse(&stream),
                 Err(error) => {
@@ -97,10 +107,50 @@ fn refuse(stream: &TcpStream) {
     let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
 }
 
-async fn connection(stream: TcpStream, admin: Arc<Admin>, limits: Limits) {
-    let service = service_fn(move |request| {
+/// One of the connections, given up when this is dropped.
+struct Place {
+    open: Arc<AtomicUsize>,
+    limits: Limits,
+    /// It was among the last ones that were free.
+    for_probes: bool,
+}
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>, limits: Limits) -> Place {
+        let others = open.fetch_add(1, Ordering::Relaxed);
+        let for_probes = others >= limits.connections.saturating_sub(limits.probes);
+        Place { open: open.clone(), limits, for_probes }
+    }
+
+    fn refuses(&self, path: &str) -> bool {
+        self.for_probes && !matches!(path, "/livez" | "/readyz")
+    }
+
+    fn is_kept(&self) -> bool {
+        !self.for_probes && self.open.load(Ordering::Relaxed) <= self.limits.connections.div_ceil(2)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn connection(stream: TcpStream, admin: Arc<Admin>, limits: Limits, place: Place) {
+    let place = &place;
+    let service = service_fn(move |request: Request<Incoming>| {
         let admin = admin.clone();
-        async move { Ok::<_, Infallible>(respond(&admin, request).await) }
+        async move {
+            let mut reply = match place.refuses(request.uri().path()) {
+                true => error(StatusCode::SERVICE_UNAVAILABLE, "too many connections"),
+                false => respond(&admin, request).await,
+            };
+            if !place.is_kept() {
+                reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(reply)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -176,7 +226,7 @@ fn get<B>(admin: &Admin, path: &str, request: &Request<B>) -> Option<Reply> {
     Some(match path {
         "/" => typed("text/html; charset=utf-8", DASHBOARD),
         "/stats" => json_reply(StatusCode::OK, &StatsDocument::collect(admin, Instant::now())),
-        "/statements" => statements(admin, query).unwrap_or_else(Reply::from),
+        "/statements" => statements(admin, query, request).unwrap_or_else(Reply::from),
         "/slow" => slow(admin, query, request).unwrap_or_else(Reply::from),
         "/nodes" => json_reply(StatusCode::OK, &documents::nodes(admin)),
         "/pools" => json_reply(StatusCode::OK, &documents::pools(admin)),
@@ -199,21 +249,48 @@ fn get<B>(admin: &Admin, path: &str, request: &Request<B>) -> Option<Reply> {
     })
 }
 
-fn statements(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
+/// What of the SQL a request is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sql {
+    /// As it was recorded: it has the token.
+    Recorded,
+    /// Without its literals: there is no token that could be given.
+    Normalized,
+    /// Nothing: there is one, and it is not given.
+    Hidden,
+}
+
+/// # Errors
+/// A wrong token is said to be wrong.
+fn shown<B>(admin: &Admin, request: &Request<B>) -> Result<Sql, Refusal> {
+    match authorized(admin, request) {
+        Ok(()) => Ok(Sql::Recorded),
+        Err(_) if admin.settings.load().token.is_none() => Ok(Sql::Normalized),
+        Err(_) if bearer(request).is_none() => Ok(Sql::Hidden),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+fn statements<B>(admin: &Admin, query: Query<'_>, request: &Request<B>) -> Result<Reply, Refusal> {
     let order = Order::parse(query.value("order").unwrap_or("total_time"))
         .ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "order is one of total_time, calls, p95, mean, rows"))?;
     // all of them fit, and "other"
     let limit = query.number("limit", DEFAULT_LIMIT, admin.stats.statements.max().saturating_add(1))?;
-    Ok(json_reply(StatusCode::OK, &documents::statements(admin, order, limit)))
+    let mut statements = documents::statements(admin, order, limit);
+    if shown(admin, request)? == Sql::Hidden {
+        statements.iter_mut().for_each(|statement| statement.text = None);
+    }
+    Ok(json_reply(StatusCode::OK, &statements))
 }
 
 fn slow<B>(admin: &Admin, query: Query<'_>, request: &Request<B>) -> Result<Reply, Refusal> {
     let entries = admin.stats.slow.last(query.number("limit", DEFAULT_LIMIT, slow_log::KEPT)?);
-    if entries.iter().any(|entry| entry.literals) {
-        authorized(admin, request)?;
-    }
-    let entries: Vec<&SlowEntry> = entries.iter().map(|entry| &**entry).collect();
-    Ok(json_reply(StatusCode::OK, &entries))
+    let entries = entries.iter().map(|entry| &**entry);
+    Ok(match shown(admin, request)? {
+        Sql::Recorded => json_reply(StatusCode::OK, &entries.collect::<Vec<_>>()),
+        Sql::Normalized => json_reply(StatusCode::OK, &entries.map(SlowEntry::without_literals).collect::<Vec<_>>()),
+        Sql::Hidden => json_reply(StatusCode::OK, &entries.map(documents::slow_without_sql).collect::<Vec<_>>()),
+    })
 }
 
 fn history(admin: &Admin, query: Query<'_>) -> Result<Reply, Refusal> {
@@ -233,17 +310,19 @@ fn post_command(path: &str) -> Option<Command> {
 }
 
 /// RFC 6750: a bearer token in the Authorization header.
+fn bearer<B>(request: &Request<B>) -> Option<&[u8]> {
+    let (scheme, given) = request.headers().get(header::AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| given.trim_ascii())
+}
+
+/// The token is given.
 fn authorized<B>(admin: &Admin, request: &Request<B>) -> Result<(), Refusal> {
     let settings = admin.settings.load();
     let Some(token) = &settings.token else {
         let message = "admin.token is not configured, so this is not to be had over HTTP";
         return Err(Refusal::new(StatusCode::FORBIDDEN, message));
     };
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| {
-        let (scheme, given) = value.as_bytes().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| given.trim_ascii())
-    });
-    let (challenge, message) = match given {
+    let (challenge, message) = match bearer(request) {
         Some(given) if verify_slices_are_equal(given, token.0.as_bytes()).is_ok() => return Ok(()),
         Some(_) => ("Bearer error=\"invalid_token\"", "the token is wrong"),
         None => ("Bearer", "a token is needed: Authorization: Bearer …"),

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::admin::Sources;
 use crate::admin::fixture::{self, TOKEN};
+use crate::stats::slow::tests::entry as slow_entry;
 
 /// A running server; dropping it shuts it down.
 struct Server {
@@ -121,7 +122,7 @@ async fn stats_are_computed_from_what_happened() {
 #[tokio::test]
 async fn statements_have_text_times_and_nodes() {
     let server = server().await;
-    let all = server.get("/statements?order=p95&limit=5").await.json();
+    let all = server.request("GET", "/statements?order=p95&limit=5", &bearer(TOKEN)).await.json();
     let statement = &all[0];
     assert_eq!((&statement["fingerprint"], &statement["calls"]), (&"00000000000000ab".into(), &100.into()));
     assert_eq!(statement["text"], "select \"a\" from t where b = $1");
@@ -148,6 +149,50 @@ async fn pools_nodes_and_slow_statements() {
     assert_eq!((&nodes[0]["role"], &nodes[2]["status"]), (&"primary".into(), &"down".into()));
     let slow = server.get("/slow?limit=10").await.json();
     assert_eq!((&slow[0]["level"], &slow[0]["duration_ms"]), (&"slow".into(), &150.25.into()));
+}
+
+fn bearer(token: &str) -> String {
+    format!("authorization: Bearer {token}\r\n")
+}
+
+#[tokio::test]
+async fn sql_text_is_for_who_has_the_token() {
+    let show_literals = |admin: &Admin| {
+        let literal = SlowEntry {
+            normalized: Some("select $1".into()),
+            parameters: Some(vec![Some("s3cret value".into())]),
+            advice: vec!["about 'literal'".into()],
+            ..slow_entry("select 'literal'")
+        };
+        admin.stats.slow.record(literal);
+    };
+    let admin = fixture::admin(Instant::now());
+    show_literals(&admin);
+    let server = server_with(admin, Limits::default()).await;
+    for path in ["/slow", "/statements"] {
+        // Not so much as a part of a page fails for want of it: the figures are there.
+        let without = server.get(path).await;
+        assert!(without.status == 200 && !without.body.contains("select"), "{}", without.body);
+        assert!(!without.body.contains("literal") && !without.body.contains("s3cret"), "{}", without.body);
+        let (of, figure) = if path == "/slow" { ("statement", "duration_ms") } else { ("text", "calls") };
+        assert!(without.json()[0][of].is_null() && without.json()[0][figure].is_number(), "{}", without.body);
+        assert_eq!(server.request("GET", path, &bearer("wrong")).await.status, 401);
+        assert!(server.request("GET", path, &bearer(TOKEN)).await.body.contains("select"));
+        // What a proxy in between has asked for is not ours.
+        assert_eq!(server.request("GET", path, "authorization: Basic YTpi\r\n").await.status, 200);
+    }
+    let all = server.request("GET", "/slow", &bearer(TOKEN)).await.json();
+    assert_eq!((&all[0]["statement"], &all[0]["parameters"][0]), (&"select 'literal'".into(), &"s3cret value".into()));
+
+    let admin = fixture::admin(Instant::now());
+    admin.reconfigure(crate::config::Admin { http: None, users: Vec::new(), token: None });
+    show_literals(&admin);
+    let server = server_with(admin, Limits::default()).await;
+    let slow = server.get("/slow").await;
+    assert!(!slow.body.contains("literal") && !slow.body.contains("s3cret"), "{}", slow.body);
+    let texts = [&slow.json()[0]["statement"], &slow.json()[1]["statement"]].map(|text| text.as_str().unwrap().to_owned());
+    assert_eq!(texts, ["select $1", "select \"a\" from t where b = $1"]);
+    assert!(server.get("/statements").await.body.contains("select"));
 }
 
 #[tokio::test]
@@ -195,6 +240,7 @@ async fn the_dashboard_is_one_page_without_foreign_parts() {
     for path in ["/stats", "/nodes", "/pools", "/statements", "/slow"] {
         assert!(got.body.contains(path), "{path} is not polled");
     }
+    assert!(!got.body.contains("Promise.all"), "one part that fails takes the others with it");
 }
 
 #[tokio::test]
@@ -296,7 +342,7 @@ async fn connections_do_not_outlive_their_age() {
 
 #[tokio::test]
 async fn one_connection_too_many_is_told_so_and_a_freed_place_is_used_again() {
-    let limits = Limits { connections: 1, header_timeout: Duration::from_secs(60), ..Limits::default() };
+    let limits = Limits { connections: 1, probes: 0, header_timeout: Duration::from_secs(60), ..Limits::default() };
     let server = server_with(fixture::admin(Instant::now()), limits).await;
     let mut first = server.connect().await;
     first.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -316,6 +362,32 @@ async fn one_connection_too_many_is_told_so_and_a_freed_place_is_used_again() {
         }
         assert!(Instant::now() < deadline, "the place was never freed");
     }
+}
+
+/// A kept connection's answer, as far as it came at once.
+async fn ask(stream: &mut TcpStream, path: &str) -> String {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = Vec::new();
+    while !text.windows(4).any(|end| end == b"\r\n\r\n") {
+        assert!(timeout(Duration::from_secs(20), stream.read_buf(&mut text)).await.unwrap().unwrap() > 0);
+    }
+    String::from_utf8(text).unwrap().to_lowercase()
+}
+
+#[tokio::test]
+async fn readers_never_take_the_places_of_probes() {
+    let limits = Limits { connections: 4, probes: 1, header_timeout: Duration::from_secs(60), ..Limits::default() };
+    let server = server_with(fixture::admin(Instant::now()), limits).await;
+    let mut readers = [server.connect().await, server.connect().await];
+    for reader in &mut readers {
+        assert!(!ask(reader, "/stats").await.contains("connection: close"));
+    }
+    let _idle = server.connect().await;
+    assert_eq!(server.get("/livez").await.status, 200);
+    assert_eq!(server.get("/stats").await.status, 503);
+    // Three of four: who asks again comes anew, so that others have their turn.
+    assert!(ask(&mut readers[0], "/stats").await.contains("connection: close"));
+    assert!(closed(&mut readers[0]).await);
 }
 
 #[tokio::test]

@@ -31,7 +31,8 @@ impl Session {
             rows: std::mem::take(&mut request.rows),
             bytes: std::mem::take(&mut request.bytes),
             outcome,
-            cache: request.cache,
+            // Of this statement alone: what follows in the same write is not asked of the cache.
+            cache: std::mem::replace(&mut request.cache, CacheUse::NotAsked),
             node: leased.map(|l| l.lease.pool.node.index),
             is_write,
         };
@@ -104,7 +105,7 @@ impl Session {
             client: self.client.peer.to_string(),
             fingerprint: plan.fingerprint,
             statement: if shows { plan.text.to_string() } else { plan.normalized() },
-            literals: shows,
+            normalized: shows.then(|| plan.normalized()),
             parameters: values.filter(|_| shows).map(Arc::unwrap_or_clone),
             duration: sample.elapsed(),
             wait: sample.wait,

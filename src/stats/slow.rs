@@ -23,9 +23,9 @@ pub struct SlowEntry {
     pub fingerprint: Fingerprint,
     /// Literals folded out, unless `statements.slow_log_parameters` asks for them.
     pub statement: String,
-    /// It shows literals, so not to be seen by everyone.
+    /// The same without its literals, where it shows them: for those who may not see them.
     #[serde(skip)]
-    pub literals: bool,
+    pub normalized: Option<String>,
     /// The bound values; only where `statements.slow_log_parameters` asks for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Vec<Option<String>>>,
@@ -66,6 +66,18 @@ impl SlowEntry {
         size_of::<SlowEntry>() + self.to_json_line().len()
     }
 
+    /// The same for those who may not see literals; a plan and advice may have them as well.
+    pub fn without_literals(&self) -> SlowEntry {
+        let entry = self.clone();
+        match &self.normalized {
+            None => entry,
+            Some(text) => {
+                let (statement, advice) = (text.clone(), Vec::new());
+                SlowEntry { statement, normalized: None, parameters: None, plan: None, advice, ..entry }
+            }
+        }
+    }
+
     /// The line, without its newline.
     pub fn to_json_line(&self) -> String {
         // cannot fail: no maps with keys other than strings, and writing to memory
@@ -104,7 +116,7 @@ pub(crate) mod tests {
             client: "127.0.0.1:50000".into(),
             fingerprint: Fingerprint(0xab),
             statement: statement.into(),
-            literals: false,
+            normalized: None,
             parameters: None,
             duration: Duration::from_micros(150_250),
             wait: Duration::from_micros(250),

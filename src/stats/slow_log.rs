@@ -74,6 +74,7 @@ impl SlowLog {
     /// Keeps and logs one statement; never waits for the disk.
     pub fn record(&self, mut entry: SlowEntry) {
         entry.statement = bounded_text(entry.statement);
+        entry.normalized = entry.normalized.map(bounded_text);
         let entry = Arc::new(entry);
         self.counts.entries.fetch_add(1, Ordering::Relaxed);
         {

@@ -181,7 +181,8 @@ impl Pgweir {
 
     /// Status and body of an admin path.
     pub fn get(&self, path: &str) -> (u16, String) {
-        pgweir::demo::http::get(self.admin_address(), path, LIMIT).unwrap()
+        let reply = self.request("GET", path, &[("Authorization", &format!("Bearer {}", http::TOKEN))]);
+        (reply.status, reply.body)
     }
 
     /// The JSON of an admin path that must answer 200.
