@@ -508,8 +508,14 @@ fn it_is_shown_and_can_be_evicted() {
         client.query("SELECT n, now() FROM ev");
         client.query("SELECT n, 1 / n FROM ev");
     }
+    // In one write with a write, which has nothing to do with the cache.
+    client.send(&Frames::new().query("SELECT n, n FROM ev").query("UPDATE ev2 SET n = n"));
+    client.until(b'Z');
+    client.until(b'Z');
     let statements = pgweir.json("/statements");
     let of = |text: &str| statements.as_array().unwrap().iter().find(|s| s["text"] == text).unwrap().clone();
+    let (read, write) = (of("SELECT n, n FROM ev"), of("UPDATE ev2 SET n = n"));
+    assert_eq!((&read["cache_misses"], &write["cache_misses"]), (&json!(1), &json!(0)), "{write}");
     assert_eq!(of("SELECT n, now() FROM ev")["cache_refused"], json!({ "transient": 2 }));
     let failing = of("SELECT n, $1 / n FROM ev");
     assert_eq!((&failing["cache_misses"], &failing["cache_refused"]), (&json!(2), &json!({ "incomplete": 2 })));
