@@ -37,7 +37,7 @@ const OTHER_FILES: u64 = 64;
 enum Order {
     Reload,
     Drain,
-    /// Ends as soon as no client is left, without the grace's end.
+    /// Ends as soon as no client is left, and lets none log in; it gives them no grace to be over.
     DrainWithoutEnd,
     Stop,
 }
@@ -141,6 +141,7 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    user2: Signal,
 }
 
 impl Signals {
@@ -149,8 +150,14 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
+}
+
+/// Whatever else is asked for, an end that was set does not move away.
+fn earlier(end: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    end.into_iter().chain(other).min()
 }
 
 /// No client is left, or their grace is over.
@@ -177,6 +184,11 @@ impl Control {
                 _ = self.signals.hangup.recv() => Order::Reload,
                 _ = self.signals.terminate.recv() => Order::Drain,
                 _ = self.signals.interrupt.recv() => if self.proxy.is_draining() { Order::Stop } else { Order::Drain },
+                // Left to its default it would kill.
+                _ = self.signals.user2.recv() => {
+                    tracing::warn!("SIGUSR2: the hand-over to a new binary is not built yet; nothing is changed");
+                    continue;
+                }
                 Some(order) = self.given.recv() => order,
                 () = drained(&self.proxy, end), if self.proxy.is_draining() => Order::Stop,
             };
@@ -186,7 +198,11 @@ impl Control {
                     let grace = self.proxy.config.load().listen.shutdown_grace;
                     tracing::info!(clients = self.proxy.clients.len(), "draining");
                     self.proxy.draining.store(true, Ordering::Relaxed);
-                    end = (order == Order::Drain).then(|| Instant::now() + grace);
+                    match order {
+                        Order::Drain => end = earlier(end, Some(Instant::now() + grace)),
+                        // Whoever came anew would have it wait for ever.
+                        _ => self.proxy.closing.store(true, Ordering::Relaxed),
+                    }
                 }
                 Order::Stop => break,
             }
@@ -213,11 +229,15 @@ impl Control {
         match Config::load(&self.path) {
             Ok((config, found)) => {
                 say(&found);
-                let admin = config.admin.clone();
+                let (admin, before) = (config.admin.clone(), self.proxy.config.load_full());
                 match self.proxy.reload(config) {
                     Ok(()) => {
+                        if admin.http != before.admin.http {
+                            tracing::warn!("a change of admin.http takes effect with a restart");
+                        }
                         self.admin.reconfigure(admin);
                         tracing::info!("configuration reloaded");
+                        return;
                     }
                     Err(why) => tracing::error!(why, "the old configuration stays"),
                 }
@@ -227,5 +247,21 @@ impl Control {
                 tracing::error!("the old configuration stays");
             }
         }
+        // A log that was rotated is let go all the same.
+        self.proxy.stats.slow.reopen();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_only_ever_comes_earlier() {
+        let now = Instant::now();
+        let later = Some(now + Duration::from_secs(1));
+        assert_eq!(earlier(None, later), later);
+        assert_eq!(earlier(Some(now), later), Some(now));
+        assert_eq!(earlier(later, None), later);
     }
 }

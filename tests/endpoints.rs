@@ -245,8 +245,27 @@ fn quit_ends_with_success_once_clients_are_gone() {
     assert_eq!(pgweir.post("/quitquitquit").status, 200);
     not_ready(&pgweir, "draining");
     assert_eq!(pgweir.get("/livez").0, 200);
+    // Or it would never end; who operates it may still look.
+    let refused = wait(tokio_postgres::connect(&pgweir.url(), tokio_postgres::NoTls)).map(drop).unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "57P03");
+    assert_eq!(pgweir.console("SHOW CLIENTS").rows.len(), 1);
     wait(client.simple_query("COMMIT")).unwrap();
     drop(client);
+    assert_eq!(pgweir.wait_exit(LIMIT).code(), Some(0));
+}
+
+#[test]
+fn signals_end_it_when_they_should_and_not_before() {
+    let pgweir =
+        Pgweir::builder().cluster(support::cluster(), &[]).operator().set("listen.shutdown_grace", "1s").start();
+    let client = connect(&pgweir.url());
+    pgweir.signal(Signal::USR2);
+    wait_until(LIMIT, "a word", || pgweir.stderr().contains("SIGUSR2"));
+    wait(client.simple_query("BEGIN; SELECT 1")).unwrap();
+    // The grace that SIGTERM has given is over in its time, whatever is asked for then.
+    pgweir.signal(Signal::TERM);
+    not_ready(&pgweir, "draining");
+    assert_eq!(pgweir.post("/quitquitquit").status, 200);
     assert_eq!(pgweir.wait_exit(LIMIT).code(), Some(0));
 }
 

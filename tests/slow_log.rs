@@ -173,8 +173,11 @@ fn the_file_is_opened_anew_after_a_rotation() {
     wait(client.simple_query("SELECT 1 AS before")).unwrap();
     entry(&pgweir, "AS before");
     fs::rename(&log, &rotated).unwrap();
+    // However the configuration is by now.
+    fs::write(pgweir.config_path(), "[listen]\nadress = 1").unwrap();
     pgweir.signal(Signal::HUP);
     wait_until(LIMIT, "the new file", || log.exists());
+    assert!(pgweir.stderr().contains("the old configuration stays"), "{}", pgweir.stderr());
     wait(client.simple_query("SELECT 1 AS after")).unwrap();
     entry(&pgweir, "AS after");
     let both = fs::read_to_string(&rotated).unwrap() + &fs::read_to_string(&log).unwrap();

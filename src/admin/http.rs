@@ -62,12 +62,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits {
-            connections: 32,
-            probes: 4,
-            header_timeout: Duration::from_secs(5),
-            max_age: Duration::from_secs(60),
-        }
+        Limits { connections: 32, probes: 4, header_timeout: Duration::from_secs(5), max_age: Duration::from_secs(60) }
     }
 }
 

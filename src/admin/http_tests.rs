@@ -190,7 +190,8 @@ async fn sql_text_is_for_who_has_the_token() {
     let server = server_with(admin, Limits::default()).await;
     let slow = server.get("/slow").await;
     assert!(!slow.body.contains("literal") && !slow.body.contains("s3cret"), "{}", slow.body);
-    let texts = [&slow.json()[0]["statement"], &slow.json()[1]["statement"]].map(|text| text.as_str().unwrap().to_owned());
+    let texts =
+        [&slow.json()[0]["statement"], &slow.json()[1]["statement"]].map(|text| text.as_str().unwrap().to_owned());
     assert_eq!(texts, ["select $1", "select \"a\" from t where b = $1"]);
     assert!(server.get("/statements").await.body.contains("select"));
 }

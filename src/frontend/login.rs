@@ -169,6 +169,9 @@ impl Opening {
         if proxy.clients.connections.load(Ordering::Relaxed) > max {
             return Err(Fault::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already").into());
         }
+        if proxy.closing.load(Ordering::Relaxed) && !CONSOLE.contains(&&*startup.database) {
+            return Err(Fault::fatal(sqlstate::CANNOT_CONNECT_NOW, "pgweir is shutting down").into());
+        }
         if proxy.acceptor.load().refuses(&self.stream) {
             return Err(Fault::fatal(sqlstate::INVALID_AUTHORIZATION, "SSL connection is required").into());
         }

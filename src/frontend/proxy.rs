@@ -153,6 +153,8 @@ pub struct Proxy {
     pub control: tokio::runtime::Handle,
     pub admin: OnceLock<Arc<Admin>>,
     pub draining: AtomicBool,
+    /// It ends when the last client has left, and no more may log in.
+    pub closing: AtomicBool,
     /// For the salts that unknown users are shown.
     pub mock_nonce: [u8; 32],
     epoch: Instant,
@@ -186,6 +188,7 @@ impl Proxy {
             control,
             admin: OnceLock::new(),
             draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             mock_nonce,
             epoch,
             server_ids: Arc::default(),

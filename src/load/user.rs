@@ -80,7 +80,14 @@ impl From<BackendError> for Failure {
 impl Crew {
     pub fn new(target: Target, script: Arc<Script>, think: Duration) -> Crew {
         let tally = Tally { totals: Totals::default(), window: 0, open: true, under_way: 0 };
-        Crew { target, script, think, logins: Semaphore::new(LOGINS), present: AtomicUsize::new(0), tally: tally.into() }
+        Crew {
+            target,
+            script,
+            think,
+            logins: Semaphore::new(LOGINS),
+            present: AtomicUsize::new(0),
+            tally: tally.into(),
+        }
     }
 
     /// What was counted since the last call.

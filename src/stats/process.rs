@@ -72,7 +72,8 @@ impl Process {
     /// Reads a handful of small files.
     pub fn usage(&self, now: Instant) -> Usage {
         let group = Group::of(&self.proc, &self.cgroup);
-        let cpus = group.cpus().unwrap_or_else(machine_cpus).min(machine_cpus());
+        let allowed = allowed_cpus(&self.proc);
+        let cpus = group.cpus().map_or(allowed, |quota| quota.min(allowed));
         let (machine_total, machine_used) = machine_memory(&self.proc);
         let limit = group.memory_limit().filter(|limit| *limit < machine_total);
         let (memory_total, memory_used) = match limit {
@@ -123,8 +124,21 @@ fn load(proc: &Path) -> [f64; 3] {
     load
 }
 
-fn machine_cpus() -> f64 {
-    std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64)
+/// CPUs that the process may run on. `available_parallelism` would not do: it rounds the quota to whole CPUs.
+fn allowed_cpus(proc: &Path) -> f64 {
+    let status = fs::read_to_string(proc.join("self/status")).unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.and_then(cpus_in).unwrap_or_else(|| std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64))
+}
+
+/// How many a list such as `0-3,7` has; `None`: it is no such list.
+fn cpus_in(list: &str) -> Option<f64> {
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+        Some(f64::from(last.checked_sub(first)?) + 1.0)
+    };
+    list.trim().split(',').map(range).sum()
 }
 
 /// (total, used) bytes.
@@ -228,7 +242,7 @@ mod tests {
             let root = std::env::temp_dir().join(format!("pgweir-proc-{}-{name}", std::process::id()));
             let system = System(root);
             system.write("proc/self/stat", "42 (a b) c) S 1 1 1 0 -1 4194560 1 0 0 0 100 50 0 0 20 0 9");
-            system.write("proc/self/status", "Name:\tpgweir\nVmRSS:\t    2048 kB\n");
+            system.write("proc/self/status", "Name:\tpgweir\nVmRSS:\t    2048 kB\nCpus_allowed_list:\t0-2,7\n");
             system.write("proc/loadavg", "1.20 1.50 1.80 1/92 11963\n");
             system.write("proc/meminfo", "MemTotal: 4096 kB\nMemFree: 1 kB\nMemAvailable: 1024 kB\n");
             system
@@ -274,6 +288,23 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_is_taken_as_it_is_and_bound_by_affinity() {
+        let system = System::new("quota");
+        system.write("proc/self/cgroup", "0::/\n");
+        system.write("cgroup/cgroup.controllers", "cpu\n");
+        let start = Instant::now();
+        let cpus = |quota: &str| {
+            system.write("cgroup/cpu.max", quota);
+            system.process(start).usage(start).cpus
+        };
+        assert_eq!((cpus("150000 100000\n"), cpus("350000 100000\n")), (1.5, 3.5));
+        assert_eq!((cpus("800000 100000\n"), cpus("max 100000\n")), (4.0, 4.0));
+        for (list, count) in [("\t0\n", Some(1.0)), (" 0-1,4-7,9", Some(7.0)), ("", None), ("3-1", None)] {
+            assert_eq!(cpus_in(list), count, "{list:?}");
+        }
+    }
+
+    #[test]
     fn version_1_without_limits_shows_the_machine() {
         let system = System::new("v1");
         system.write("proc/self/cgroup", "4:memory:/docker/x\n2:cpu,cpuacct:/\n");
@@ -282,7 +313,7 @@ mod tests {
         system.write("cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
         let start = Instant::now();
         let usage = system.process(start).usage(start);
-        assert_eq!(usage.cpus, machine_cpus());
+        assert_eq!(usage.cpus, 4.0);
         assert_eq!((usage.memory_total, usage.memory_used), (4096 * 1024, 3072 * 1024));
     }
 

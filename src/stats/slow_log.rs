@@ -57,7 +57,31 @@ enum Message {
 
 enum Output {
     Stderr,
-    File { path: PathBuf, file: File },
+    File { path: PathBuf, lines: Lines<File> },
+}
+
+/// Whole lines.
+struct Lines<W> {
+    to: W,
+    /// The last one may lack its end.
+    torn: bool,
+}
+
+impl<W: Write> Lines<W> {
+    fn new(to: W) -> Lines<W> {
+        Lines { to, torn: false }
+    }
+
+    /// Behind one that a full disk has cut off a line begins anew, so that only that one cannot be read.
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.torn {
+            self.to.write_all(b"\n")?;
+        }
+        self.torn = true;
+        self.to.write_all(line)?;
+        self.torn = false;
+        Ok(())
+    }
 }
 
 impl SlowLog {
@@ -165,7 +189,7 @@ fn start(target: &config::SlowLog, counts: &Arc<LogCounts>) -> io::Result<Option
     let output = match target {
         config::SlowLog::Off => return Ok(None),
         config::SlowLog::Stderr => Output::Stderr,
-        config::SlowLog::File(path) => Output::File { path: path.clone(), file: append(path)? },
+        config::SlowLog::File(path) => Output::File { path: path.clone(), lines: Lines::new(append(path)?) },
     };
     let (queue, messages) = sync_channel(QUEUE);
     let reopen = Arc::new(AtomicBool::new(false));
@@ -217,14 +241,15 @@ impl Output {
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         match self {
             Output::Stderr => io::stderr().lock().write_all(line),
-            Output::File { file, .. } => file.write_all(line),
+            Output::File { lines, .. } => lines.write(line),
         }
     }
 
     fn reopen(&mut self) {
-        if let Output::File { path, file } = self {
+        if let Output::File { path, lines } = self {
             match append(path) {
-                Ok(opened) => *file = opened,
+                // One that is the same still is torn still.
+                Ok(opened) => lines.to = opened,
                 Err(error) => {
                     tracing::warn!(%error, "the slow-query log cannot be reopened; the old file stays in use");
                 }
@@ -315,6 +340,40 @@ mod tests {
         log.record(entry("lost"));
         assert!(log.flush(SOON));
         assert_eq!((log.written(), log.dropped()), (0, 1));
+    }
+
+    /// A disk with room for so many bytes.
+    struct Disk {
+        bytes: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let fits = bytes.len().min(self.room);
+            if fits == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= fits;
+            self.bytes.extend_from_slice(&bytes[..fits]);
+            Ok(fits)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_cuts_off_spoils_no_other() {
+        let mut lines = Lines::new(Disk { bytes: Vec::new(), room: 7 });
+        lines.write(b"{1}\n").unwrap();
+        assert!(lines.write(b"{two}\n").is_err());
+        assert!(lines.write(b"{lost}\n").is_err());
+        lines.to.room = 100;
+        lines.write(b"{3}\n").unwrap();
+        lines.write(b"{4}\n").unwrap();
+        assert_eq!(String::from_utf8_lossy(&lines.to.bytes), "{1}\n{tw\n{3}\n{4}\n");
     }
 
     #[test]
