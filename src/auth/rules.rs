@@ -18,8 +18,8 @@ pub struct Login<'a> {
 pub fn find<'r>(rules: &'r [AuthRule], login: &Login<'_>) -> Option<&'r AuthRule> {
     rules.iter().find(|rule| {
         fits(rule.connection, login)
-            && names(&rule.databases, login.database, login.user)
-            && names(&rule.users, login.user, login.user)
+            && rule.databases.iter().any(|entry| is_database(entry, login))
+            && rule.users.iter().any(|entry| entry == "all" || entry == login.user)
             && rule.network.is_none_or(|network| login.address.is_some_and(|address| contains(network, address)))
     })
 }
@@ -35,23 +35,31 @@ fn fits(connection: RuleConnection, login: &Login<'_>) -> bool {
 }
 
 /// `all`, `sameuser`, or the name itself.
-fn names(listed: &[String], name: &str, user: &str) -> bool {
-    listed.iter().any(|entry| match entry.as_str() {
+fn is_database(entry: &str, login: &Login<'_>) -> bool {
+    match entry {
         "all" => true,
-        "sameuser" => name == user,
-        entry => entry == name,
-    })
+        "sameuser" => login.database == login.user,
+        entry => entry == login.database,
+    }
 }
 
 fn contains(network: Network, address: IpAddr) -> bool {
+    let network = canonical(network);
+    let mask = |width: u32| u128::MAX.checked_shl(width - u32::from(network.prefix)).unwrap_or(0);
     // A client that came by IPv4 to an IPv6 socket is meant by its IPv4 address.
-    let bits = |address: IpAddr| match address.to_canonical() {
-        IpAddr::V4(v4) => (u128::from(u32::from(v4)) << 96, 32),
-        IpAddr::V6(v6) => (u128::from(v6), 128),
-    };
-    let ((of, width), (is, same)) = (bits(network.address), bits(address));
-    let mask = u128::MAX.checked_shl(128 - u32::from(network.prefix)).unwrap_or(0);
-    width == same && of & mask == is & mask
+    match (network.address, address.to_canonical()) {
+        (IpAddr::V4(of), IpAddr::V4(is)) => u128::from(u32::from(of) ^ u32::from(is)) & mask(32) == 0,
+        (IpAddr::V6(of), IpAddr::V6(is)) => (u128::from(of) ^ u128::from(is)) & mask(128) == 0,
+        _ => false,
+    }
+}
+
+/// Of IPv4 where all its addresses are mapped ones (`::ffff:0:0/96`).
+fn canonical(network: Network) -> Network {
+    match (network.address.to_canonical(), network.prefix.checked_sub(96)) {
+        (address @ IpAddr::V4(_), Some(prefix)) if network.address.is_ipv6() => Network { address, prefix },
+        _ => network,
+    }
 }
 
 #[cfg(test)]
@@ -108,5 +116,22 @@ mod tests {
         let rules = [of_own];
         assert_eq!(found(&rules, None, false, "app"), Some(0));
         assert_eq!(found(&rules, None, false, "other"), None);
+        // Among users it is a name like any other.
+        let rules = [rule(RuleConnection::Any, None, &["sameuser"])];
+        assert_eq!(found(&rules, None, false, "app"), None);
+        assert_eq!(found(&rules, None, false, "sameuser"), Some(0));
+    }
+
+    #[test]
+    fn a_network_of_mapped_addresses_is_one_of_ipv4() {
+        let of = |address, prefix| [rule(RuleConnection::Any, Some((address, prefix)), &["all"])];
+        let mapped = of("::ffff:10.0.0.0", 104);
+        assert_eq!(found(&mapped, Some("10.255.0.1"), false, "x"), Some(0));
+        assert_eq!(found(&mapped, Some("11.0.0.0"), false, "x"), None);
+        assert_eq!(found(&of("::ffff:0:0", 96), Some("203.0.113.9"), false, "x"), Some(0));
+        // A shorter prefix leaves the mapped ones: it is of IPv6.
+        let wide = of("::ffff:0:0", 80);
+        assert_eq!(found(&wide, Some("203.0.113.9"), false, "x"), None);
+        assert_eq!(found(&wide, Some("::1"), false, "x"), Some(0));
     }
 }
