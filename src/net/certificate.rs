@@ -90,6 +90,7 @@ pub(super) struct Certificate<'a> {
     pub(super) key_info: &'a [u8],
     pub(super) key: PublicKey<'a>,
     extensions: Option<&'a [u8]>,
+    is_version_1: bool,
 }
 
 impl<'a> Certificate<'a> {
@@ -102,7 +103,7 @@ impl<'a> Certificate<'a> {
         let signature = outer.bits()?;
 
         let mut fields = Der(content);
-        fields.optional(CONTEXT_0); // version; version 1 has none
+        let version = fields.optional(CONTEXT_0);
         fields.take(INTEGER)?;
         fields.take(SEQUENCE)?; // the signature's algorithm once more
         let issuer = fields.take(SEQUENCE)?;
@@ -131,7 +132,13 @@ impl<'a> Certificate<'a> {
             key_info,
             key,
             extensions,
+            is_version_1: version.is_none() && extensions.is_none(),
         })
+    }
+
+    /// It names no version and has no extensions, which came later.
+    pub(super) fn is_version_1(&self) -> bool {
+        self.is_version_1
     }
 
     /// The first common name of the subject, which libpq compares where there is no alternative name.

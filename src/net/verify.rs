@@ -66,6 +66,7 @@ impl ServerVerifier {
                 now,
                 self.algorithms.all,
             ),
+            Err(error) if !certificate.is_version_1() => Err(error),
             Err(_) => {
                 check_dates(&certificate, now)?;
                 self.check_signed_by_root(&certificate, &trusted.roots)

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pgweir::demo::cluster::Scratch;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SigningKey};
+use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, SigningKey};
 
 /// A directory of its own for each test; removed with it, or with the process where a static holds it.
 pub struct Directory(Scratch);
@@ -52,6 +52,15 @@ impl Authority {
         let mut params = params("expired", alternatives);
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
         params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        self.sign(&params)
+    }
+
+    /// With an extension that nobody knows, and that nobody may pass over (RFC 5280 section 4.2).
+    pub fn issue_with_critical_extension(&self, alternatives: &[&str]) -> Pair {
+        let mut params = params("critical", alternatives);
+        let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+        extension.set_criticality(true);
+        params.custom_extensions.push(extension);
         self.sign(&params)
     }
 

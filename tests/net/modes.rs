@@ -79,6 +79,10 @@ async fn verify_ca_wants_the_chain_alone() {
     let port = serve_pair(&authority.issue_expired(&["localhost"])).await;
     let why = tls_error(reach("localhost", port, VerifyCa, Some(&ca)).await);
     assert!(why.contains("expired"), "{why}");
+    // What is not understood is no certificate of version 1.
+    let port = serve_pair(&authority.issue_with_critical_extension(&["localhost"])).await;
+    let why = tls_error(reach("localhost", port, VerifyCa, Some(&ca)).await);
+    assert!(why.contains("CriticalExtension"), "{why}");
 }
 
 #[tokio::test]
