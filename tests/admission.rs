@@ -2,6 +2,7 @@
 
 mod support;
 
+use pgweir::auth::Verifier;
 use pgweir::demo::sample;
 
 use support::{Builder, Pgweir, cluster};
@@ -98,6 +99,22 @@ fn trust_asks_nothing_and_md5_asks_for_md5() {
     assert_eq!(log_in(&pgweir, "postgres", cluster().primary().password()), Ok("postgres".into()));
     refused(&pgweir, "postgres", "wrong", "password authentication failed");
     refused(&pgweir, "nobody", "x", "no rule allows");
+}
+
+/// A hash tells who has the password, and logs in to no server that keeps another hash of it: the password does.
+#[test]
+fn a_password_that_is_shown_in_clear_serves_at_the_servers() {
+    on_primary("CREATE ROLE salted LOGIN PASSWORD 'salted'");
+    let verifier = Verifier::build(b"salted", vec![7; 16], std::num::NonZeroU32::new(4096).unwrap());
+    let rules = "[[auth.rules]]\nusers = [\"salted\", \"app\"]\nmethod = \"password\"\n";
+    let hash =
+        cluster().primary().psql(&format!("SELECT 'md5' || md5('{}{}')", sample::PASSWORD, sample::USER)).unwrap();
+    let pgweir = Builder::without_users().cluster(cluster(), &[]).user("salted", &verifier.to_string());
+    let pgweir = pgweir.user(sample::USER, &hash).more(rules).start();
+    for (user, password) in [("salted", "salted"), (sample::USER, sample::PASSWORD)] {
+        refused(&pgweir, user, "wrong", "password authentication failed");
+        assert_eq!(log_in(&pgweir, user, password), Ok(user.into()));
+    }
 }
 
 #[test]

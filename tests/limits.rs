@@ -221,16 +221,17 @@ fn a_failed_login_frees_its_place() {
 #[test]
 fn the_unix_socket_serves_and_goes_with_the_process() {
     let folder = Scratch::create(None).unwrap();
-    let pgweir =
-        builder().set("listen.unix_socket_dir", folder.path().to_str().unwrap()).passthrough("through").start();
+    let pgweir = builder().set("listen.unix_socket_dir", folder.path().to_str().unwrap()).passthrough("through");
+    let pgweir = pgweir.set("admin.users", vec!["through"]).start();
     support::cluster().primary().psql("CREATE ROLE through LOGIN PASSWORD 'through-word'").unwrap();
     let path = folder.path().join(format!(".s.PGSQL.{}", pgweir.port()));
-    let at_socket = |user: &str, password: &str| {
+    let enter = |user: &str, password: &str, database: &str| {
         let mut client = Newcomer { stream: UnixStream::connect(&path).unwrap(), end_point: None };
         assert_eq!(client.ssl_request(), b'N', "no TLS on unix sockets");
-        client.startup(0, &[("user", user), ("database", sample::DATABASE)]);
+        client.startup(0, &[("user", user), ("database", database)]);
         client.authenticate(user, password).map(|_| client)
     };
+    let at_socket = |user: &str, password: &str| enter(user, password, sample::DATABASE);
     let mut client = at_socket(sample::USER, sample::PASSWORD).unwrap();
     assert_eq!(client.value("SELECT current_user"), sample::USER);
 
@@ -249,6 +250,11 @@ fn the_unix_socket_serves_and_goes_with_the_process() {
     assert_eq!(fields(&late.query("BEGIN; SELECT 1")[0].1)[&'C'], "28P01");
     assert_eq!(at_socket("through", "through-word").map(|_| ()).unwrap_err()[&'C'], "28P01");
     assert_eq!(at_socket("through", "another-word").unwrap().value("SELECT current_user"), "through");
+
+    // No server stands behind the console, that could check it.
+    for (console, password) in [("pgweir", "wrong"), ("pgbouncer", "another-word")] {
+        assert_eq!(enter("through", password, console).map(|_| ()).unwrap_err()[&'C'], "28000");
+    }
 
     let over_tcp =
         Newcomer::login(pgweir.port(), &[("user", "through"), ("database", sample::DATABASE)], "through-word");

@@ -27,7 +27,7 @@ fn cluster() -> &'static Cluster {
         sample::install(cluster.primary()).unwrap();
         let roles = "CREATE ROLE clear LOGIN PASSWORD 'clear-word'; CREATE ROLE trusted LOGIN; \
                      CREATE ROLE barred LOGIN; CREATE ROLE sleeper NOLOGIN PASSWORD 'sleeper-word'; \
-                     CREATE ROLE scram LOGIN PASSWORD 'scram-word'; \
+                     CREATE ROLE scram LOGIN PASSWORD 'scram-word'; CREATE ROLE returner LOGIN PASSWORD 'returner-word'; \
                      CREATE ROLE through LOGIN PASSWORD 'through-word'; \
                      SET password_encryption = 'md5'; CREATE ROLE hashed LOGIN PASSWORD 'hashed-word'";
         cluster.primary().psql(roles).unwrap();
@@ -366,8 +366,10 @@ fn a_verifier_serves_only_servers_that_store_the_same() {
 
 #[test]
 fn a_reload_changes_passwords_and_removes_users() {
-    let with = |password: &str| builder().user("trusted", password);
-    let pgweir = with("first").user("clear", "clear-word").start();
+    let pool = |builder: Builder| builder.set("pool.idle_timeout", "100ms").set("pool.reap_interval", "50ms");
+    let with = |password: &str| pool(builder().set("pool.min", 1)).user("trusted", password);
+    let pgweir = with("first").user("clear", "clear-word").user("returner", "not the server's").start();
+    refusal(login_as(pgweir.port(), "returner", "not the server's", &[]));
     let (mut client, _) = login_as(pgweir.port(), "clear", "clear-word", &[]).unwrap();
     pgweir.reload(&with("second"));
     wait_until(LIMIT, "the new password", || login_as(pgweir.port(), "trusted", "second", &[]).is_ok());
@@ -375,6 +377,18 @@ fn a_reload_changes_passwords_and_removes_users() {
         assert_eq!(refusal(login_as(pgweir.port(), user, password, &[]))[&'C'], "28P01", "{user}");
     }
     assert_eq!(client.value("SELECT current_user"), "clear", "who is in stays in");
+    // Its connections go once nobody uses them, whatever pool.min says.
+    drop(client);
+    wait_until(LIMIT, "no connection of a user that is none", || connections("clear") == "0");
+
+    // One that comes back with another password is logged in to servers with that.
+    pgweir.reload(&with("second").user("returner", "returner-word"));
+    wait_until(LIMIT, "the right password", || login_as(pgweir.port(), "returner", "returner-word", &[]).is_ok());
+}
+
+fn connections(user: &str) -> String {
+    let count = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{user}'");
+    cluster().primary().psql(&count).unwrap()
 }
 
 #[test]

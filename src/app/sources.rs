@@ -416,7 +416,7 @@ fn node_row(database: &Database, node: &Node) -> NodeRow {
 fn users(proxy: &Proxy) -> Vec<UserRow> {
     let clients = proxy.clients.all();
     let pools: Vec<_> = all(proxy).iter().flat_map(|d| d.pools.all()).collect();
-    let row = |user: Arc<crate::frontend::proxy::User>| {
+    let row = |user: Arc<crate::frontend::users::User>| {
         let own = pools.iter().filter(|p| p.login.user == user.name);
         UserRow {
             name: user.name.to_string(),

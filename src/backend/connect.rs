@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -28,6 +29,8 @@ pub struct ServerCredentials {
     keys: Mutex<Option<ScramKeys>>,
     /// When a server last took a password that only servers can check, and none has refused it since.
     proven: Mutex<Option<Instant>>,
+    /// A server has refused them since they came.
+    doubted: AtomicBool,
 }
 
 /// How long a password is taken without asking a server again: after that it may have been changed there.
@@ -39,21 +42,33 @@ impl ServerCredentials {
             current: Mutex::new(credentials),
             keys: Mutex::new(None),
             proven: Mutex::new(None),
+            doubted: AtomicBool::new(false),
         })
     }
 
-    /// What a client's login has shown.
-    pub fn learn(&self, credentials: Credentials) {
+    /// What the configuration says now.
+    pub fn replace(&self, credentials: Credentials) {
         *self.current.lock() = credentials;
         *self.keys.lock() = None;
+        self.doubted.store(false, Ordering::Relaxed);
+    }
+
+    /// What a client's login has shown. A password serves where its SCRAM keys do not: it stays until a server refuses it.
+    pub fn learn(&self, shown: Credentials) {
+        let is_better = match (&*self.current.lock(), &shown) {
+            (Credentials::Plain(known), Credentials::Plain(shown)) => !known.matches(shown.as_bytes()),
+            (Credentials::Plain(_), _) => self.doubted.load(Ordering::Relaxed),
+            _ => true,
+        };
+        if is_better {
+            self.replace(shown);
+        }
     }
 
     /// A server has taken this password.
     pub fn prove(&self, password: Password, now: Instant) {
-        let known = matches!(&*self.current.lock(), Credentials::Plain(known) if known.matches(password.as_bytes()));
-        if !known {
-            self.learn(Credentials::Plain(password));
-        }
+        self.learn(Credentials::Plain(password));
+        self.doubted.store(false, Ordering::Relaxed);
         *self.proven.lock() = Some(now);
     }
 
@@ -66,6 +81,7 @@ impl ServerCredentials {
     /// A server has refused what is known.
     fn doubt(&self) {
         *self.proven.lock() = None;
+        self.doubted.store(true, Ordering::Relaxed);
     }
 
     pub fn current(&self) -> Credentials {
@@ -252,6 +268,25 @@ pub fn jitter() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_outlasts_keys_of_it_until_it_is_refused() {
+        let keys = ScramKeys::derive(b"word", vec![7; 16], crate::auth::secret::DEFAULT_ITERATIONS);
+        let credentials = ServerCredentials::new(Credentials::None);
+        let is_plain = || matches!(credentials.current(), Credentials::Plain(_));
+        credentials.learn(Credentials::Scram(keys.clone()));
+        credentials.learn(Credentials::Plain(Password::new("word")));
+        credentials.learn(Credentials::Scram(keys.clone()));
+        assert!(is_plain());
+        credentials.doubt();
+        credentials.learn(Credentials::Scram(keys.clone()));
+        assert!(!is_plain());
+        credentials.learn(Credentials::Plain(Password::new("word")));
+        credentials.learn(Credentials::Scram(keys));
+        assert!(is_plain(), "what was refused was another");
+        credentials.replace(Credentials::None);
+        assert!(!is_plain());
+    }
 
     #[test]
     fn a_proof_lasts_for_a_while_and_for_its_password_alone() {

@@ -65,6 +65,15 @@ fn config(root: &Section<'_, '_>, container: &Container) -> Config {
         let complaint = format_args!("names {name:?}, who is not among [[users]]");
         admin_section.warning("users", complaint, "without a password there, nobody can log in so");
     }
+    let is_asked = |name: &str| users.iter().any(|user| user.name == name && user.password.is_none());
+    for name in admin.users.iter().filter(|name| auth.rules.is_empty() && is_asked(name)) {
+        let complaint = format_args!("names {name:?}, who has no password among [[users]]");
+        admin_section.warning(
+            "users",
+            complaint,
+            "no server stands behind the admin console to check one: refused there",
+        );
+    }
     Config {
         auth,
         listen,

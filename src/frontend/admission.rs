@@ -3,7 +3,7 @@
 use crate::auth::{Method, rules};
 use crate::config::{AuthMethod, AuthRule};
 use crate::error::{Fault, sqlstate};
-use crate::frontend::proxy::User;
+use crate::frontend::users::User;
 use crate::net::{Peer, Stream};
 use crate::wire::startup::Startup;
 

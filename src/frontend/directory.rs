@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::connect::Login;
-use crate::config::{self, AuthQuery};
+use crate::config::AuthQuery;
 use crate::error::{Fault, sqlstate};
-use crate::frontend::proxy::{Proxy, User};
+use crate::frontend::proxy::Proxy;
+use crate::frontend::users::User;
 use crate::pool::lease::Return;
 use crate::session::parameters::literal;
 
@@ -54,16 +55,10 @@ impl Proxy {
         Ok(rows.into_iter().next().and_then(|row| row.into_iter().next_back()).flatten())
     }
 
-    /// One user for all its logins, so that its pools last from one to the next.
     fn learn_user(&self, name: &str, secret: String) -> Result<Arc<User>, Fault> {
-        let config = config::User { password: Some(config::Secret(secret)), ..config::User::named(name) };
-        let before = self.queried.get(name).map(|user| user.clone());
-        let user = User::new(&config, before.as_deref()).map_err(|why| {
+        self.users.learn(name, secret).map_err(|why| {
             tracing::error!(user = name, why, "auth.query gave no password that can be used");
             Fault::fatal(sqlstate::INVALID_PASSWORD, format!("password authentication failed for user \"{name}\""))
-        })?;
-        let user = Arc::new(user);
-        self.queried.insert(user.name.clone(), user.clone());
-        Ok(user)
+        })
     }
 }

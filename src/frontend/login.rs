@@ -18,9 +18,10 @@ use crate::frontend::admission;
 use crate::frontend::database::Database;
 use crate::frontend::io;
 use crate::frontend::peers;
-use crate::frontend::proxy::{Proxy, User};
+use crate::frontend::proxy::Proxy;
 use crate::frontend::replication::{self, Relay};
 use crate::frontend::session::{Session, Worker};
+use crate::frontend::users::User;
 use crate::net::Stream;
 use crate::wire::startup::{self, Packet, Startup};
 use crate::wire::{scan, tag, write};
@@ -199,7 +200,9 @@ impl Opening {
             Credentials::Plain(_) if matches!(user.method(), Method::Passthrough) => {
                 self.prove(&database, &login, credentials).await?;
             }
-            Credentials::Scram(_) if !user.is_known() => user.credentials.learn(credentials),
+            Credentials::None => {}
+            // Who has shown the password itself, to be checked by a hash of it, can be logged in anywhere.
+            shown if !user.has_password() => user.credentials.learn(shown),
             _ => {}
         }
         write::authentication(&mut self.outbox, &AUTHENTICATION_OK);
@@ -213,6 +216,15 @@ impl Opening {
     /// Who the client is. A user that is not known is asked all the same, and refused as for a wrong password.
     async fn authenticate(&mut self, startup: &Startup, user: Option<&User>) -> Result<Credentials, Failed> {
         let method = admission::method(&self.proxy.config.load().auth.rules, &self.stream, startup, user)?;
+        if matches!(method, Method::Passthrough) && CONSOLE.contains(&&*startup.database) {
+            let fault = Fault::fatal(
+                sqlstate::INVALID_AUTHORIZATION,
+                "no server stands behind the admin console to check a password",
+            );
+            return Err(fault
+                .with_hint("Set a password or a SCRAM verifier for this user in pgweir's configuration.")
+                .into());
+        }
         if matches!(method, Method::Passthrough) && !self.stream.is_tls() && !self.stream.is_unix() {
             let fault = Fault::fatal(sqlstate::INVALID_AUTHORIZATION, "a password in clear needs TLS or a unix socket")
                 .with_hint("Set a password or a SCRAM verifier for this user in pgweir's configuration, or use TLS.");

@@ -35,5 +35,6 @@ pub mod statements;
 pub mod settle;
 pub mod survey;
 pub mod tables;
+pub mod users;
 pub mod vacancy;
 pub mod verify;

@@ -1,6 +1,5 @@
 //! What all clients share: configuration, databases, users, statistics.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -10,129 +9,20 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use crate::admin::Admin;
-use crate::auth::{Credentials, Method, Secret, Verifier};
-use crate::backend::connect::{Login, ServerCredentials};
+use crate::backend::connect::Login;
 use crate::cache::{Limits, Results};
 use crate::cluster::catalog;
 use crate::cluster::changes::{self, Follow};
 use crate::cluster::probe::{self, Prober};
-use crate::config::{self, Config, PinPolicy, PoolMode};
+use crate::config::{self, Config};
 use crate::frontend::client::Clients;
 use crate::frontend::database::Database;
 use crate::frontend::failover;
 use crate::frontend::invalidation::{Cached, Keeper};
+use crate::frontend::users::{User, Users};
 use crate::net::tls::{Acceptor, TlsError};
 use crate::shared::Shared;
 use crate::stats::Stats;
-
-/// A user of `[[users]]`.
-#[derive(Debug)]
-pub struct User {
-    pub name: Arc<str>,
-    /// `None`: the client's own password is passed through.
-    secret: Option<Arc<Secret>>,
-    /// Made of a plain password at the first login, and kept: it costs PBKDF2.
-    verifier: OnceLock<Option<Arc<Verifier>>>,
-    pub credentials: Arc<ServerCredentials>,
-    /// `None`: the database's.
-    pub mode: Option<PoolMode>,
-    /// `None`: the database's.
-    pin: Option<PinPolicy>,
-    /// May have replication connections passed through.
-    pub replication: bool,
-}
-
-impl User {
-    /// `before`: the same user of the configuration that this one replaces, whose pools go on with the new password.
-    pub(super) fn new(config: &config::User, before: Option<&User>) -> Result<User, String> {
-        let secret = config.password.as_ref().map(|p| Secret::parse(&p.0)).transpose();
-        let secret = secret.map_err(|e| format!("the password of user \"{}\": {e}", config.name))?.map(Arc::new);
-        let credentials = match secret.as_deref() {
-            Some(Secret::Plain(password)) => Credentials::Plain(password.clone()),
-            Some(Secret::Md5(hash)) => Credentials::Md5(hash.clone()),
-            Some(Secret::Scram(_)) | None => Credentials::None,
-        };
-        let credentials = match before {
-            Some(before) => {
-                // What a login has taught of an unchanged secret stays.
-                if before.secret != secret {
-                    before.credentials.learn(credentials);
-                }
-                before.credentials.clone()
-            }
-            None => ServerCredentials::new(credentials),
-        };
-        Ok(User {
-            name: config.name.as_str().into(),
-            secret,
-            verifier: OnceLock::new(),
-            credentials,
-            mode: config.pool_mode,
-            pin: config.pool_pin,
-            replication: config.replication,
-        })
-    }
-
-    /// How its clients have their connections in a database.
-    pub fn mode_in(&self, database: &Database) -> PoolMode {
-        self.mode.unwrap_or(database.pools.config().mode)
-    }
-
-    /// Whether its clients there get an error for what would pin them. In session mode nothing does.
-    pub fn refuses_pins_in(&self, database: &Database) -> bool {
-        let policy = self.pin.unwrap_or(database.pools.config().pin);
-        policy == PinPolicy::Refuse && self.mode_in(database) != PoolMode::Session
-    }
-
-    /// How a client that says it is this user is asked for proof.
-    pub fn method(&self) -> Method {
-        match self.secret.as_ref() {
-            None => Method::Passthrough,
-            Some(secret) if matches!(**secret, Secret::Md5(_)) => Method::Md5(Some(secret.clone())),
-            Some(secret) => Method::Scram(self.verifier(secret)),
-        }
-    }
-
-    /// By SCRAM and nothing else; an md5 hash does not serve it.
-    pub fn scram(&self) -> Method {
-        match self.method() {
-            method @ Method::Scram(_) => method,
-            _ => Method::Scram(None),
-        }
-    }
-
-    /// By md5, or by SCRAM for a verifier, as Postgres takes its `md5`.
-    pub fn md5(&self) -> Method {
-        match self.secret.as_ref() {
-            Some(secret) if !matches!(**secret, Secret::Scram(_)) => Method::Md5(Some(secret.clone())),
-            _ => self.scram(),
-        }
-    }
-
-    /// By the password in clear, checked here where there is a secret, else by a server.
-    pub fn cleartext(&self) -> Method {
-        match self.secret.as_ref() {
-            Some(secret) => Method::Cleartext(Some(secret.clone())),
-            None => Method::Passthrough,
-        }
-    }
-
-    fn verifier(&self, secret: &Secret) -> Option<Arc<Verifier>> {
-        let make = || {
-            let mut salt = [0; 16];
-            aws_lc_rs::rand::fill(&mut salt).ok()?;
-            secret.verifier(salt).map(Arc::new)
-        };
-        self.verifier.get_or_init(make).clone()
-    }
-
-    /// Can be logged in to servers before any client has come.
-    pub fn is_known(&self) -> bool {
-        matches!(self.secret.as_deref(), Some(Secret::Plain(_) | Secret::Md5(_)))
-    }
-}
-
-type Users = HashMap<Arc<str>, Arc<User>>;
 
 /// Databases that clients may make pgweir set up, where the configuration says `*`.
 const MAX_DATABASES: usize = 1000;
@@ -146,9 +36,7 @@ pub struct Proxy {
     shared: Option<Arc<Shared>>,
     pub clients: Arc<Clients>,
     pub databases: DashMap<Arc<str>, Arc<Database>>,
-    users: ArcSwap<Users>,
-    /// Those that `auth.query` has found.
-    pub(super) queried: DashMap<Arc<str>, Arc<User>>,
+    pub(super) users: Users,
     pub acceptor: ArcSwap<Acceptor>,
     pub control: tokio::runtime::Handle,
     pub admin: OnceLock<Arc<Admin>>,
@@ -177,8 +65,7 @@ impl Proxy {
         let _ = aws_lc_rs::rand::fill(&mut mock_nonce);
         let proxy = Arc::new(Proxy {
             acceptor: ArcSwap::from_pointee(Acceptor::new(&config.listen.tls).map_err(|e| e.to_string())?),
-            queried: DashMap::new(),
-            users: ArcSwap::from_pointee(users(&config, &Users::new())?),
+            users: Users::new(&config.users)?,
             config: ArcSwap::new(config.clone()),
             stats,
             results: Arc::new(Results::new(limits(&config.cache))),
@@ -201,13 +88,11 @@ impl Proxy {
     }
 
     pub fn user(&self, name: &str) -> Option<Arc<User>> {
-        self.users.load().get(name).cloned()
+        self.users.configured(name)
     }
 
     pub fn users(&self) -> Vec<Arc<User>> {
-        let mut users: Vec<_> = self.users.load().values().cloned().collect();
-        users.sort_by(|a, b| a.name.cmp(&b.name));
-        users
+        self.users.all()
     }
 
     /// The database of this name; one that only `*` stands for is made when first asked for.
@@ -320,7 +205,7 @@ impl Proxy {
     /// Certificates or keys cannot be read, or the slow-query log not be opened: the old ones stay.
     pub fn reload(&self, config: Config) -> Result<(), String> {
         let acceptor = Acceptor::new(&config.listen.tls).map_err(|e| e.to_string())?;
-        let users = users(&config, &self.users.load())?;
+        let users = self.users.read(&config.users)?;
         self.stats.reconfigure(&config.statements).map_err(|e| e.to_string())?;
         self.stats.slow.reopen();
         let fixed = |c: &Config| {
@@ -334,12 +219,12 @@ impl Proxy {
             );
         }
         self.acceptor.store(Arc::new(acceptor));
-        self.users.store(Arc::new(users));
+        self.users.take(users);
         for entry in &self.databases {
             let name = &**entry.key();
             let found = config.databases.iter().find(|d| d.name == name);
             if let Some(database) = found.or_else(|| config.databases.iter().find(|d| d.name == "*")) {
-                entry.value().pools.reconfigure(database.pool.clone());
+                entry.value().pools.reconfigure(database.pool.clone(), |user| self.users.has(user));
             }
             if let Some(cached) = &entry.value().cached {
                 cached.verifying.set_share(config.cache.verify);
@@ -403,12 +288,4 @@ fn lasting(cache: &config::Cache) -> config::Cache {
 fn shape(database: &config::Database) -> config::Database {
     let pool = Arc::new(config::Pool { mode: database.pool.mode, ..config::Pool::default() });
     config::Database { pool, ..database.clone() }
-}
-
-fn users(config: &Config, before: &Users) -> Result<Users, String> {
-    let user = |config: &config::User| {
-        let before = before.get(&*config.name).map(|user| &**user);
-        User::new(config, before).map(|user| (user.name.clone(), Arc::new(user)))
-    };
-    config.users.iter().map(user).collect()
 }

@@ -96,10 +96,15 @@ impl Pools {
         self.all().iter().for_each(|pool| pool.occupy(CONTROL));
     }
 
-    pub fn reconfigure(&self, config: Arc<config::Pool>) {
+    /// Takes reloaded settings. Of a user that is none any more, no connection is kept but those in use.
+    pub fn reconfigure(&self, config: Arc<config::Pool>, is_user: impl Fn(&str) -> bool) {
         self.config.store(config.clone());
+        let deserted = Arc::new(config::Pool { min: 0, ..(*config).clone() });
         let _entered = self.control.enter();
-        self.all().iter().for_each(|pool| pool.reconfigure(config.clone(), CONTROL));
+        for pool in self.all() {
+            let config = if is_user(&pool.login.user) { &config } else { &deserted };
+            pool.reconfigure(config.clone(), CONTROL);
+        }
     }
 
     pub fn shut(&self) {

@@ -162,6 +162,16 @@ fn nodes_that_take_no_reads_are_warned_of() {
 }
 
 #[test]
+fn admins_whom_nobody_can_ask_are_warned_of() {
+    let about = |text: String| accepted(&text).1.into_iter().filter(|d| d.contains("admin console")).count();
+    let lacking = MINIMAL.lines().filter(|line| !line.starts_with("password")).collect::<Vec<_>>().join("\n");
+    let admin = "admin.users = ['app']\n";
+    assert_eq!(about(format!("{admin}{MINIMAL}")), 0);
+    assert_eq!(about(format!("{admin}{lacking}")), 1);
+    assert_eq!(about(format!("auth.rules = [{{ method = 'cert' }}]\n{admin}{lacking}")), 0);
+}
+
+#[test]
 fn names_are_given_once() {
     let again = MINIMAL.replace("db-primary", "other");
     let faults = refused(&format!("{MINIMAL}{again}"));
