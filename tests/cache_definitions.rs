@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pgweir::demo::cluster::{Cluster, SUPERUSER};
 use pgweir::demo::sample;
+use support::client::{connect, wait};
 use support::wire::{Login, Wire};
 use support::{LIMIT, Pgweir, wait_until};
 
@@ -110,6 +111,33 @@ fn what_others_define_is_seen_within_a_second_or_so() {
         around(&cluster, change);
         wait_until(LIMIT, change, || said(&mut client, sql) == after);
     }
+    // What a role may is no row of a catalog that everybody reads, but of a view.
+    let sql = "SELECT count(*) FROM def_p2";
+    around(&cluster, "ALTER ROLE app SUPERUSER");
+    wait_until(LIMIT, "the right to read it", || said(&mut client, sql) == "1");
+    pgweir.warm(&mut client, sql);
+    around(&cluster, "ALTER ROLE app NOSUPERUSER");
+    wait_until(LIMIT, "the end of that right", || said(&mut client, sql) == "error");
+}
+
+/// The stream goes on, but what it tells may mean something else.
+#[test]
+fn definitions_that_cannot_be_looked_at_are_not_relied_on() {
+    let cluster = cluster();
+    around(&cluster, "CREATE TABLE unseen (n int); INSERT INTO unseen VALUES (1); GRANT SELECT ON unseen TO app");
+    let pgweir = pgweir(&cluster, "50ms");
+    let (mut client, sql) = (Wire::connect(pgweir.port()), "SELECT n FROM unseen");
+    assert_eq!(pgweir.warm(&mut client, sql), "1");
+    let locker = connect(&cluster.primary().url(sample::DATABASE));
+    wait(locker.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_ts_dict IN ACCESS EXCLUSIVE MODE")).unwrap();
+    around(&cluster, "REVOKE SELECT ON unseen FROM app");
+    wait_until(LIMIT, "the end of the right to read it", || said(&mut client, sql) == "error");
+    let closed = pgweir.cache()["refused"]["closed"].as_u64();
+    assert!(closed > Some(0), "{closed:?}");
+    wait(locker.batch_execute("ROLLBACK")).unwrap();
+    around(&cluster, "GRANT SELECT ON unseen TO app");
+    wait_until(LIMIT, "the right to read it", || said(&mut client, sql) == "1");
+    pgweir.warm(&mut client, sql);
 }
 
 /// The definitions are looked at by themselves every minute only.

@@ -3,10 +3,15 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
 use pgweir::demo::cluster::Cluster;
 use pgweir::demo::sample;
-use support::wire::{Frames, Login, Wire};
-use support::{LIMIT, Pgweir, lone_primary, wait_until};
+use support::client::{connect, wait};
+use support::wire::{self, Frames, Login, Wire};
+use support::{Gate, LIMIT, Pgweir, lone_primary, wait_until};
 
 fn start(cluster: &Cluster) -> Pgweir {
     Pgweir::builder().cluster(cluster, &[]).set("cache.enabled", true).set("cache.invalidation", "writes").start()
@@ -164,4 +169,103 @@ fn a_write_of_which_more_may_come_ends_all() {
         writer.query("INSERT INTO wide_late VALUES (1)");
         client.value(sql) == (before + 1).to_string()
     });
+}
+
+/// The server hears late that nobody waits for it any more, and commits.
+#[test]
+fn a_write_whose_end_nobody_saw_ends_what_was_read_before_it() {
+    let cluster = lone_primary();
+    around(&cluster, "CREATE TABLE broken (n int); INSERT INTO broken VALUES (0); GRANT ALL ON broken TO app");
+    let locker = connect(&cluster.primary().url(sample::DATABASE));
+    for invalidation in ["writes", "ttl"] {
+        let gate = Gate::new(cluster.primary().port());
+        let builder = Pgweir::builder().node(gate.port, "primary", None).set("cache.enabled", true);
+        let pgweir = builder.set("cache.invalidation", invalidation).start();
+        let mut client = Wire::connect(pgweir.port());
+        let sql = "/* pgweir: cache ttl=60s */ SELECT n FROM broken";
+        let now = || cluster.primary().psql_in(sample::DATABASE, "SELECT n FROM broken").unwrap().trim().to_owned();
+        // As often as it takes on a busy machine: what comes later than a second, nobody waits for.
+        let in_time = (0..10).any(|_| {
+            let next = (now().parse::<u32>().unwrap() + 1).to_string();
+            pgweir.warm(&mut client, sql);
+            wait(locker.batch_execute("BEGIN; LOCK TABLE broken IN SHARE ROW EXCLUSIVE MODE")).unwrap();
+            let mut writer = Wire::connect(pgweir.port());
+            writer.send(&Frames::new().query(&format!("UPDATE broken SET n = {next}")));
+            let waiting =
+                "SELECT count(*) FROM pg_stat_activity WHERE query ~ '^UPDATE broken' AND wait_event_type = 'Lock'";
+            wait_until(LIMIT, "the write", || cluster.primary().psql(waiting).unwrap().trim() == "1");
+            let cut = Instant::now();
+            gate.cut();
+            writer.rest();
+            wait_until(LIMIT, "the row of before", || client.query(sql).iter().any(|frame| frame.tag == b'D'));
+            wait(locker.batch_execute("COMMIT")).unwrap();
+            wait_until(LIMIT, "the commit", || now() == next);
+            let in_time = cut.elapsed() < Duration::from_millis(900);
+            wait_until(LIMIT, "the row to be seen", || !in_time || client.value(sql) == next);
+            in_time
+        });
+        assert!(in_time, "{invalidation}");
+    }
+}
+
+/// Sends cancel requests while `asked` runs: one that comes before anything is waited for is lost, as in Postgres.
+fn cancelled<T>(pgweir: &Pgweir, (pid, secret): (i32, &[u8]), asked: impl FnOnce() -> T) -> T {
+    let (port, done) = (pgweir.port(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                wire::cancel(port, pid, secret);
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let answer = asked();
+        done.store(true, Ordering::Relaxed);
+        answer
+    })
+}
+
+#[test]
+fn who_waits_for_anothers_run_or_for_a_connection_can_be_cancelled() {
+    let cluster = lone_primary();
+    around(&cluster, "CREATE TABLE held (n int); INSERT INTO held VALUES (7); GRANT ALL ON held TO app");
+    let builder =
+        Pgweir::builder().cluster(&cluster, &[]).set("cache.enabled", true).set("cache.invalidation", "writes");
+    let pgweir = builder.set("pool.max", 2).set("pool.acquire_timeout", "1s").start();
+    let misses = || pgweir.cache()["misses"].as_u64().unwrap();
+    let errors = |frames: &[wire::Frame]| frames.iter().find(|frame| frame.tag == b'E').map(wire::Frame::sqlstate);
+    let (mut first, mut other) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    let sql = "SELECT n FROM held";
+    pgweir.warm(&mut first, "SELECT n + 1 FROM held");
+    let locker = connect(&cluster.primary().url(sample::DATABASE));
+    wait(locker.batch_execute("BEGIN; LOCK TABLE held")).unwrap();
+    let before = misses();
+    first.send(&Frames::new().query(sql));
+    wait_until(LIMIT, "the first to run", || misses() == before + 1);
+    let key = (other.pid, other.secret.clone());
+    // What it asks in vain would be a miss, and run for itself.
+    let came = cancelled(&pgweir, (key.0, &key.1), || other.query(sql));
+    assert_eq!((errors(&came).as_deref(), misses()), (Some("57014"), before + 1));
+    other.query("SET statement_timeout = '100ms'");
+    let came = other.query(sql);
+    assert_eq!((errors(&came).as_deref(), misses()), (Some("57014"), before + 1));
+    other.query("RESET statement_timeout");
+    wait(locker.batch_execute("COMMIT")).unwrap();
+    assert_eq!(first.until(b'Z').iter().find(|frame| frame.tag == b'D').unwrap().value(), "7");
+    assert_eq!(other.value(sql), "7");
+
+    // One that is refused a connection has nothing to wait for.
+    let mut holders = [Wire::connect(pgweir.port()), Wire::connect(pgweir.port())];
+    holders.iter_mut().for_each(|holder| drop(holder.query("BEGIN; SELECT 1")));
+    let (sql, before) = ("SELECT n + 2 FROM held", misses());
+    assert_eq!(errors(&first.query(sql)).as_deref(), Some("53300"));
+    holders.iter_mut().for_each(|holder| drop(holder.query("COMMIT")));
+    other.send(&Frames::new().query(sql));
+    wait_until(Duration::from_secs(3), "a run of its own", || misses() == before + 2);
+    assert!(other.until(b'Z').iter().any(|frame| frame.tag == b'D' && frame.value() == "9"));
+    // Nobody is left in the queue who has been cancelled.
+    holders.iter_mut().for_each(|holder| drop(holder.query("BEGIN; SELECT 1")));
+    let came = cancelled(&pgweir, (key.0, &key.1), || other.query("SELECT n + 3 FROM held"));
+    assert_eq!(errors(&came).as_deref(), Some("57014"));
+    holders.iter_mut().for_each(|holder| drop(holder.query("COMMIT")));
+    assert_eq!(other.value("SELECT n + 3 FROM held"), "10");
 }

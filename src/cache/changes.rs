@@ -41,9 +41,9 @@ impl Mark {
         Mark { number: self.number.max(other.number), at: self.at.max(other.at), end: self.end.max(other.end) }
     }
 
-    /// Whether a read has them that began behind change `number`, and misses nothing that ends at `visible` or before.
-    pub fn is_in(&self, number: u64, visible: Lsn) -> bool {
-        self.number <= number && self.end <= visible
+    /// Whether a read has them that began at `at`, behind change `number`, and misses nothing that ends at `visible` or before.
+    pub fn is_in(&self, at: Instant, number: u64, visible: Lsn) -> bool {
+        self.number <= number && self.end <= visible && self.at <= at
     }
 
     /// Whether a replica has replayed them, by its last sample.

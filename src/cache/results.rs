@@ -343,11 +343,11 @@ impl Results {
             // Who asks is sure to see what is visible by now; the one under way must be as sure.
             let seen = Mark { end: last.end.min(visible), ..last };
             let flight = inner.flights.get(wanted.key).filter(|flight| {
-                let Began { number, visible, as_of, .. } = flight.began;
-                let allowed = || standing.changes.all().is_in(number, visible) && wanted.may_lack_since(as_of, now);
+                let Began { at, number, visible, as_of } = flight.began;
+                let allowed = || standing.changes.all().is_in(at, number, visible) && wanted.may_lack_since(as_of, now);
                 // One that has stood still for so long is waited for in vain, perhaps by everybody.
                 let young = now.saturating_duration_since(flight.began.at) < LONGEST_WAIT;
-                young && (seen.is_in(number, visible) || allowed())
+                young && (seen.is_in(at, number, visible) || allowed())
             });
             if let Some(flight) = flight.filter(|flight| flight.will_have(wanted.needs)) {
                 return Asked::Wait(flight.clone());
@@ -434,12 +434,17 @@ impl Results {
 
     /// Something has changed. To be called once the change is committed, and before anyone is told of it.
     pub fn change(&self, database: DatabaseId, change: Change<'_>, by: Invalidation, now: Instant) {
+        self.change_by(database, change, by, now, now);
+    }
+
+    /// The same where nobody sees when it is committed: `until` then, if at all. What begins before that is not kept.
+    pub fn change_by(&self, database: DatabaseId, change: Change<'_>, by: Invalidation, now: Instant, until: Instant) {
         let mut inner = self.inner.lock();
         let number = inner.next();
         let Some(standing) = inner.databases.get_mut(database.0 as usize) else { return };
         // Definitions are as new as what has been told so far, at least.
         let end = if change == Change::All { standing.changes.any().end } else { Lsn(0) };
-        standing.changes.note(change, Mark { number, at: now, end });
+        standing.changes.note(change, Mark { number, at: until, end });
         self.purge(&mut inner, database, change, by, now);
     }
 

@@ -18,6 +18,7 @@ use crate::cache::sealed::{Carried, Epoch};
 use crate::cache::{Asked, Fill, LONGEST_WAIT, Reads, Results, Wanted};
 use crate::catalog::sources::Targets;
 use crate::cluster::Tried;
+use crate::error::{Fault, sqlstate};
 use crate::frontend::batch::Batch;
 use crate::frontend::client::Stop;
 use crate::frontend::invalidation::Cached;
@@ -141,9 +142,15 @@ impl Session {
         }
     }
 
-    /// Waits for the run of another that asks the same; true where that has answered the batch.
+    /// Waits for the run of another that asks the same; true where the batch has its answer, if only that it was cancelled.
     pub(super) async fn share(&mut self, batch: &Batch, sought: Sought, flight: Arc<Flight>) -> Result<bool, End> {
-        let landed = self.wait_for_flight(&flight).await?;
+        let landed = match self.wait_for_flight(&flight).await? {
+            Ok(landed) => landed,
+            Err(fault) => {
+                self.refuse(*batch, &fault);
+                return Ok(true);
+            }
+        };
         let given = landed.is_some_and(|entry| self.give(batch.end, &sought, &entry, Instant::now()));
         if let Some(cached) = &self.database.cached {
             match given {
@@ -317,20 +324,39 @@ impl Session {
         }
     }
 
-    /// Waits for another's run, within bounds.
-    async fn wait_for_flight(&mut self, flight: &Flight) -> Result<Option<Arc<Entry>>, End> {
-        let landed = tokio::time::timeout(LONGEST_WAIT, poll_fn(|cx| flight.poll(cx)));
-        Ok(self.meanwhile(landed).await?.ok().flatten())
+    /// Waits for another's run, within bounds. A fault is what Postgres would say of a statement of this session's own.
+    async fn wait_for_flight(&mut self, flight: &Flight) -> Result<Result<Option<Arc<Entry>>, Fault>, End> {
+        let own = self.parameters.current().statement_timeout().filter(|own| *own < LONGEST_WAIT);
+        let client = self.client.clone();
+        let landed = tokio::time::timeout(
+            own.unwrap_or(LONGEST_WAIT),
+            poll_fn(|cx| match client.is_cancelled() {
+                true => Poll::Ready(Err("canceling statement due to user request")),
+                false => flight.poll(cx).map(Ok),
+            }),
+        );
+        client.begin_wait();
+        let waited = self.meanwhile(landed).await;
+        client.end_wait();
+        let landed = match waited? {
+            Ok(landed) => landed,
+            Err(_) if own.is_some() => Err("canceling statement due to statement timeout"),
+            Err(_) => Ok(None),
+        };
+        Ok(landed.map_err(|why| Fault::error(sqlstate::QUERY_CANCELED, why)))
     }
 
     /// Waits, and watches the client meanwhile.
     async fn meanwhile<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T, End> {
         let mut awaited = pin!(awaited);
         poll_fn(|cx| {
-            if let Poll::Ready(done) = awaited.as_mut().poll(cx) {
-                return Poll::Ready(Ok(done));
-            }
-            while self.client.nudged.poll(cx).is_ready() {
+            loop {
+                if let Poll::Ready(done) = awaited.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(done));
+                }
+                if self.client.nudged.poll(cx).is_pending() {
+                    break;
+                }
                 if self.client.stop_reason() != Stop::None {
                     return Poll::Ready(Err(End::Fault(stop_fault(self.client.stop_reason()))));
                 }
@@ -457,8 +483,13 @@ impl Session {
 
     /// Something that this session wrote is committed, perhaps: it is given no answer from before it any more.
     pub(super) fn invalidate(&mut self) {
+        self.invalidate_by(Instant::now());
+    }
+
+    /// The same where it is committed by then, or not at all.
+    pub(super) fn invalidate_by(&mut self, by: Instant) {
         if let Some(cached) = &self.database.cached {
-            cached.note_write(&self.written);
+            cached.note_write(&self.written, by);
             self.wrote.at = Some(Instant::now());
             if self.written.hides_definitions() {
                 self.wrote.hidden = self.wrote.at;

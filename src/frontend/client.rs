@@ -58,6 +58,11 @@ pub enum Stop {
     IdleInTransaction = 3,
 }
 
+/// What a client waits for where no server runs anything for it, in `waits`: nothing that could be cancelled; something; in vain.
+const NOTHING: u8 = 0;
+const WAITS: u8 = 1;
+const CANCELLED: u8 = 2;
+
 /// No time at which an activity begins.
 const NEVER: u64 = u64::MAX;
 
@@ -87,6 +92,7 @@ pub struct Client {
     pub pins: AtomicU16,
     pub prepared: AtomicUsize,
     target: Mutex<Option<Arc<Identity>>>,
+    waits: AtomicU8,
     stop: AtomicU8,
     /// Raised where it is to stop, or to look again at what it waits for.
     pub nudged: Nudge,
@@ -119,11 +125,31 @@ impl Client {
         self.target.lock().clone()
     }
 
-    /// Cancels the statement that runs for this client, if one does. The connection is not handed on to anyone while
+    /// Its statement waits, for a connection or another's run: a cancel request reaches that.
+    pub fn begin_wait(&self) {
+        self.waits.store(WAITS, Ordering::Relaxed);
+    }
+
+    /// Whether it was cancelled while it waited.
+    pub fn is_cancelled(&self) -> bool {
+        self.waits.load(Ordering::Relaxed) == CANCELLED
+    }
+
+    pub fn end_wait(&self) {
+        self.waits.store(NOTHING, Ordering::Relaxed);
+    }
+
+    /// Cancels the statement that runs for this client, if one does, or its wait. The connection is not handed on to anyone while
     /// the request is under way, which goes on even if nobody waits for its end.
     pub fn cancel(&self) -> Option<JoinHandle<()>> {
         // Counted under the lock: the connection cannot be given back in between.
-        let request = self.target.lock().as_ref().map(|key| key.begin())?;
+        let request = self.target.lock().as_ref().map(|key| key.begin());
+        let Some(request) = request else {
+            // The nudge's lock orders what its hearer then looks at.
+            let waits = self.waits.compare_exchange(WAITS, CANCELLED, Ordering::Relaxed, Ordering::Relaxed);
+            waits.iter().for_each(|_| self.nudge());
+            return None;
+        };
         Some(tokio::spawn(async move {
             if let Err(failure) = request.send().await {
                 tracing::warn!(%failure, "cannot cancel");
@@ -273,6 +299,7 @@ impl Clients {
                 pins: AtomicU16::new(0),
                 prepared: AtomicUsize::new(0),
                 target: Mutex::new(None),
+                waits: AtomicU8::new(NOTHING),
                 stop: AtomicU8::new(0),
                 nudged: Nudge::default(),
             });

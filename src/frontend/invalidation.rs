@@ -212,14 +212,16 @@ impl Cached {
 
     /// Something that a session wrote is committed, perhaps. Where triggers, rules and cascades lead, the change stream tells;
     /// until it has, the session reads past the cache.
-    pub fn note_write(&self, written: &Written) {
-        self.apply_write(written);
-        self.twins().for_each(|twin| twin.apply_write(written));
+    /// `by`: when it is, at the latest. Where no stream tells, what begins before that is not kept.
+    pub fn note_write(&self, written: &Written, by: Instant) {
+        self.apply_write(written, by);
+        self.twins().for_each(|twin| twin.apply_write(written, by));
     }
 
-    fn apply_write(&self, written: &Written) {
+    fn apply_write(&self, written: &Written, by: Instant) {
         let now = Instant::now();
-        let change = |change| self.results.change(self.id, change, Invalidation::Write, now);
+        let by = if self.mode() == Mode::Wal { now } else { by.max(now) };
+        let change = |change| self.results.change_by(self.id, change, Invalidation::Write, now, by);
         let by_table = match self.mode() {
             Mode::Wal => true,
             Mode::Writes => !written.beyond,
@@ -263,6 +265,8 @@ pub struct Keeper {
     database: Arc<str>,
     cached: Arc<Cached>,
     definitions: Arc<Definitions>,
+    /// For how long they are relied on since they were last known to hold.
+    unverified: Duration,
     state: Mutex<State>,
 }
 
@@ -285,8 +289,9 @@ struct State {
 }
 
 impl Keeper {
-    pub fn new(database: Arc<str>, cached: Arc<Cached>, definitions: Arc<Definitions>) -> Keeper {
-        Keeper { database, cached, definitions, state: Mutex::default() }
+    pub fn new(database: Arc<str>, cached: Arc<Cached>, definitions: Arc<Definitions>, unverified: Duration) -> Keeper {
+        definitions.rely();
+        Keeper { database, cached, definitions, unverified, state: Mutex::default() }
     }
 
     /// The database's definitions cannot be read, nor its changes followed, for nobody can log in.
@@ -346,6 +351,10 @@ impl Keeper {
     fn commit(&self, state: &mut State, commit: &Commit) {
         state.told = commit.end;
         let (results, id) = (&self.cached.results, self.cached.id);
+        // It may have defined something. Of rows that are nobody's it tells nothing, either.
+        if matches!(&commit.changed, Changed::These(relations) if relations.is_empty()) {
+            self.definitions.urge();
+        }
         // What a snapshot lacks, the next one makes good: then all that is kept goes.
         let Some(tables) = tables(&commit.changed, self.definitions.latest().as_deref()) else {
             return results.commit(id, Change::All, commit.end);
@@ -353,7 +362,10 @@ impl Keeper {
         results.commit(id, Change::Tables(&tables), commit.end);
     }
 
+    /// Where the definitions cannot be looked at, or not often enough, nothing is known of what they have become: as if the stream
+    /// itself were behind.
     fn told(&self, state: &State, by: Instant) {
+        let by = self.definitions.verified().map_or(by, |verified| by.min(verified + self.unverified));
         let Cached { results, id, .. } = &*self.cached;
         if self.cached.mode() == Mode::Wal {
             return results.note_told(*id, by);
@@ -412,7 +424,7 @@ mod tests {
         let results = Arc::new(Results::new(limits));
         let config = config::Cache { invalidation: config::Invalidation::Wal, ..config::Cache::default() };
         let cached = Arc::new(Cached::new("d".into(), results, &config, None));
-        let keeper = Keeper::new("d".into(), cached.clone(), Arc::default());
+        let keeper = Keeper::new("d".into(), cached.clone(), Arc::default(), Duration::ZERO);
         keeper.take(Event::Whole { from: Lsn(10) });
         keeper.take(Event::Told(Instant::now()));
         assert_eq!(cached.mode(), Mode::Wal);

@@ -51,6 +51,8 @@ pub enum Wait {
     /// It can be had elsewhere, or not at all.
     InVain,
     ClientGone,
+    /// By a cancel request.
+    Cancelled,
     Stopped,
 }
 
@@ -67,6 +69,9 @@ impl Session {
             while self.client.nudged.poll(cx).is_ready() {
                 if self.client.stop_reason() != Stop::None {
                     return Poll::Ready(Wait::Stopped);
+                }
+                if self.client.is_cancelled() {
+                    return Poll::Ready(Wait::Cancelled);
                 }
                 nudged = true;
             }

@@ -168,7 +168,7 @@ impl Session {
             }
             Wait::ClientGone => return Err(End::Client),
             Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),
-            Wait::Answer(_) | Wait::InVain => {}
+            Wait::Answer(_) | Wait::InVain | Wait::Cancelled => {}
         }
         self.undeal(&chosen);
         if !self.inbox.is_empty() {

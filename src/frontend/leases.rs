@@ -94,7 +94,10 @@ impl Session {
     async fn lease(&mut self, pool: &Arc<Pool>) -> Result<Result<Lease, Refused>, End> {
         let began = self.request.mark;
         self.client.set_activity(Activity::Waiting, began);
-        let answer = match self.wait_for_lease(pool, false).await {
+        self.client.begin_wait();
+        let waited = self.wait_for_lease(pool, false).await;
+        self.client.end_wait();
+        let answer = match waited {
             Wait::Answer(answer) => answer,
             Wait::ClientGone => {
                 self.waited(began.elapsed(), false);
@@ -107,6 +110,7 @@ impl Session {
                 }
                 Err(Refused::Unavailable(pool.node.fault().unwrap_or_default()))
             }
+            Wait::Cancelled => Err(Refused::Cancelled),
             Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),
         };
         let now = Instant::now();

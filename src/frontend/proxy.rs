@@ -140,7 +140,9 @@ impl Proxy {
     fn follow_changes(&self, database: &Arc<Database>, logins: Vec<Login>, timeout: Duration) {
         let cached = database.cached.as_ref().filter(|cached| cached.wants_stream());
         let definitions = &database.cluster.definitions;
-        let keeper = cached.map(|cached| Keeper::new(database.name.clone(), cached.clone(), definitions.clone()));
+        let unverified = catalog::longest_unverified(database.cluster.routing.probe_interval);
+        let keeper =
+            cached.map(|cached| Keeper::new(database.name.clone(), cached.clone(), definitions.clone(), unverified));
         if logins.is_empty() {
             return keeper.iter().for_each(Keeper::give_up);
         }

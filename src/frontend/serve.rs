@@ -336,6 +336,8 @@ impl Session {
     /// The error is said: the batch has failed with it, and what is left of its block.
     pub(super) fn end_refused(&mut self, batch: Batch, code: &str) {
         (self.tried, self.died) = (Tried::default(), false);
+        // Who waits for its result is to wait no longer.
+        self.filling = None;
         if self.is_in_block() {
             self.fail_block();
             self.client.set_activity(Activity::IdleInTransaction, self.request.mark);
@@ -454,9 +456,10 @@ impl Session {
         self.leased = None;
         self.filling = None;
         if self.writing {
-            self.invalidate();
             // Its end has not been seen: it may be committed a moment from now.
-            self.cluster().last_write.note(Instant::now() + UNSEEN_COMMIT);
+            let by = Instant::now() + UNSEEN_COMMIT;
+            self.invalidate_by(by);
+            self.cluster().last_write.note(by);
         }
     }
 
@@ -468,6 +471,7 @@ impl Session {
     }
 
     pub(super) async fn finish(&mut self, end: End) {
+        self.filling = None;
         match end {
             // It has said Terminate behind a request, and may still read what came of that.
             End::Client if self.terminating && !self.outbox.is_empty() => self.farewell().await,

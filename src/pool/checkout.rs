@@ -35,6 +35,8 @@ pub enum Refused {
     Login(Fault),
     /// The pool is closed.
     Closed,
+    /// The client has asked for it.
+    Cancelled,
 }
 
 impl Refused {
@@ -53,6 +55,7 @@ impl Refused {
                 Fault::error(sqlstate::CANNOT_CONNECT, "no server can be reached").with_detail(why.clone())
             }
             Refused::Login(fault) => Fault { severity: Severity::Error, ..fault.clone() },
+            Refused::Cancelled => Fault::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request"),
             Refused::Closed => Fault::error(sqlstate::ADMIN_SHUTDOWN, "pgweir is shutting down"),
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Freshness;
 use crate::freshness::Lsn;
@@ -112,6 +113,23 @@ impl Settings {
 
     pub fn value(&self, name: &str) -> Option<&Value> {
         self.0.values.get(name)
+    }
+
+    /// What the session has said; a role's own is not known. `None`: nothing that can be read, or no bound.
+    pub fn statement_timeout(&self) -> Option<Duration> {
+        let said = self.value("statement_timeout")?.keyword();
+        let digits = said.find(|c: char| !c.is_ascii_digit()).unwrap_or(said.len());
+        let (number, unit) = said.split_at(digits);
+        let number = number.parse::<u32>().ok().filter(|number| *number > 0)?;
+        let unit = match unit.trim() {
+            "" | "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "min" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            "d" => Duration::from_secs(86400),
+            _ => return None,
+        };
+        Some(unit * number)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {

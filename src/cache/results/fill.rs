@@ -100,7 +100,7 @@ impl Fill {
         let began = self.flight.began;
         let standing = inner.databases.get(self.database.0 as usize).filter(|standing| standing.open);
         // Whoever waits asked before that change was known.
-        let is_in = |mark: Mark| mark.is_in(began.number, began.visible);
+        let is_in = |mark: Mark| mark.is_in(began.at, began.number, began.visible);
         let whole = standing.filter(|standing| is_in(standing.changes.last(&self.reads)));
         // What has been told since is in it: nothing of its tables.
         let as_of = whole.map(|standing| standing.stream.map_or(Lsn(0), |told| told.reached.max(told.visible)));

@@ -22,8 +22,12 @@ use crate::cluster::node::Node;
 use crate::cluster::probe::Prober;
 use crate::cluster::{Cluster, stay_away};
 
-/// Of the time between two checks, the checks themselves take this part at most.
+/// Of the time between two checks, the checks themselves take this part at most, however many wait for the next.
 const CHECK_SHARE: u32 = 50;
+/// The same where results are kept that rely on them, for a check that nobody waits for.
+const RELIED_SHARE: u32 = 10;
+/// Between two checks a change of definitions goes unseen for so long at least.
+const INTERVAL: Duration = Duration::from_secs(1);
 /// For reading everything.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -53,6 +57,8 @@ pub struct Definitions {
     /// Moves whenever [`Definitions::snapshot`] may answer otherwise.
     version: AtomicU64,
     attempted: AtomicBool,
+    /// Results are kept by them.
+    relied: AtomicBool,
     wake: Notify,
     urged: Notify,
     figures: Mutex<Figures>,
@@ -89,7 +95,17 @@ impl Definitions {
 
     /// The snapshot holds all that was defined by then. Whoever has read [`Definitions::version`] before may have an older one.
     pub fn have_all_by(&self, by: Instant) -> bool {
-        self.figures.lock().verified.is_some_and(|verified| verified > by)
+        self.verified().is_some_and(|verified| verified > by)
+    }
+
+    /// Results are kept by them from now on.
+    pub fn rely(&self) {
+        self.relied.store(true, Ordering::Relaxed);
+    }
+
+    /// When the snapshot was last known to hold; `None`: there is none.
+    pub fn verified(&self) -> Option<Instant> {
+        self.figures.lock().verified
     }
 
     /// They have been read once, or could not be.
@@ -141,6 +157,11 @@ impl Definitions {
     }
 }
 
+/// How long a snapshot may be relied on that has not been verified since: two checks, where they come in time.
+pub fn longest_unverified(probe_interval: Duration) -> Duration {
+    probe_interval.max(INTERVAL) * 2
+}
+
 /// Reads the definitions of a cluster's database once.
 ///
 /// # Errors
@@ -160,7 +181,9 @@ pub async fn follow(cluster: Weak<Cluster>, prober: Prober) {
         }
         found.definitions.note_outcome(&found.database, outcome);
         let share = reader.check * CHECK_SHARE;
-        let (pause, soonest) = (found.routing.probe_interval.max(share), tokio::time::Instant::now() + share);
+        let unasked = if found.definitions.relied.load(Ordering::Relaxed) { RELIED_SHARE } else { CHECK_SHARE };
+        let pause = found.routing.probe_interval.max(reader.check * unasked);
+        let soonest = tokio::time::Instant::now() + share;
         let urged = async |definitions: &Definitions| {
             definitions.urged.notified().await;
             tokio::time::sleep_until(soonest).await;

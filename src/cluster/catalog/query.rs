@@ -25,7 +25,8 @@ pub(super) fn loaded(moment: Option<&Row>) -> Option<&str> {
 
 /// A sum over what identifies the rows of the catalogs: it changes with every row made, changed or dropped, and with
 /// nothing else. Names of columns, labels of enums, collations, text search and rights are of no concern to a node, but to
-/// results that are kept; the server's own text search can be altered too. Temporary tables are left out.
+/// results that are kept; the server's own text search can be altered too. What a role may by itself stands in a catalog that
+/// only superusers read, and so without its rows' `xmin`. Temporary tables are left out.
 pub(super) const DIGEST: &str = "\
     SELECT sum(hashtextextended(kind || id || '.' || xmin::text, 0)), count(*) FROM (\
     SELECT 'f' AS kind, oid::text AS id, xmin FROM pg_proc WHERE oid >= 16384 \
@@ -59,6 +60,7 @@ pub(super) const DIGEST: &str = "\
     UNION ALL SELECT 'n', oid::text, xmin FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_' \
     UNION ALL SELECT 'h', n.oid::text || '.' || r.oid, n.xmin FROM pg_namespace AS n \
         JOIN pg_roles AS r ON rolname = nspname \
+    UNION ALL SELECT 'a', concat_ws('.', oid, rolname, rolsuper, rolinherit, rolbypassrls), '0'::xid FROM pg_roles \
     UNION ALL SELECT 's', setdatabase::text || '.' || setrole, xmin FROM pg_db_role_setting) AS rows";
 
 /// The keys of node trees behind which an OID stands that matters, and flags. System columns that show locks are counted
