@@ -93,6 +93,7 @@ impl Admin {
         tracing::info!(command = command.name(), "admin command");
         match command {
             Command::ResetStatements => {
+                (self.sources.command)(command).await?;
                 self.stats.statements.reset();
                 Ok("RESET STATEMENTS".into())
             }

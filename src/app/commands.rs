@@ -68,6 +68,8 @@ fn act(proxy: &Arc<Proxy>, orders: &mpsc::UnboundedSender<Order>, command: &Comm
                 database.evict(table.as_deref()).map_err(unknown)?;
             }
         }
+        // Plans let go of their records first, which are then set back.
+        Command::ResetStatements => all(proxy).iter().for_each(|database| database.plans.release_records()),
         Command::Reload => order(Order::Reload)?,
         Command::Drain => order(Order::Drain)?,
         Command::Quit | Command::Shutdown(Shutdown::WaitForClients) => order(Order::DrainWithoutEnd)?,

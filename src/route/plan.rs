@@ -197,6 +197,11 @@ impl Plan {
 }
 
 impl Learned {
+    /// Servers have taught it something.
+    fn knows_more(&self) -> bool {
+        self.refuted.load(Ordering::Relaxed) != 0 || self.blocked.load(Ordering::Relaxed) != 0
+    }
+
     fn verdict(&self, scope: &Scope, facts: &Facts) -> Verdict {
         if scope.id == 0 {
             return judge::judge(&scope.catalog, &scope.path, facts);
@@ -300,6 +305,20 @@ impl Plans {
     /// Texts whose plan is kept.
     pub fn kept(&self) -> usize {
         self.by_text.len()
+    }
+
+    /// Lets go of the records, so that those of statements that come no more can be given up; who comes again finds its own
+    /// or takes a new one. What was found out of statements stays.
+    pub fn release_records(&self) {
+        let shared = self.stats.statements.other();
+        let released = |known: Known| Known { record: shared.clone(), ..known };
+        self.by_text.retain(|_, plan| plan.learned.knows_more());
+        for (fingerprint, known) in self.by_fingerprint.iter() {
+            self.by_fingerprint.insert(fingerprint, released(known));
+        }
+        for (template, known) in self.by_template.iter() {
+            self.by_template.insert(template, released(known));
+        }
     }
 
     /// The plan of what is not looked at: too large to hold, or in an encoding that lexes otherwise.
@@ -419,6 +438,24 @@ mod tests {
         (0..100).for_each(|n| drop(plans.plan(format!("select {n} from t").as_bytes())));
         assert!(Arc::ptr_eq(&third, &plans.plan(b"select 1")));
         assert_eq!(plans.by_text.len(), 1);
+    }
+
+    #[test]
+    fn a_registry_that_is_full_has_room_for_others_after_a_reset() {
+        let plans = plans();
+        let statements = &plans.stats.statements;
+        statements.set_max(2);
+        let named = |text: &str| plans.plan(text.as_bytes()).record.fingerprint.is_some();
+        let refused = "select n from v where t > 'now'";
+        plans.plan(b"select 1");
+        plans.note_refusal(&plans.plan(refused.as_bytes()), None);
+        (0..2).for_each(|_| drop(plans.plan(b"select 1, 2")));
+        assert!(named("select 1") && !named("select 1, 2"));
+        plans.release_records();
+        statements.reset();
+        assert_eq!(statements.len(), 1, "what servers have said of a statement is not forgotten");
+        assert!(plans.plan(refused.as_bytes()).verdict(None).primary == Some(Reason::SideEffect));
+        assert!(named("select 1, 2") && !named("select 1"));
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! One record for each fingerprint and database: how often, how long, with what result, where.
+//!
+//! A record is kept by the registry and by the plans of its statement. One that no plan holds makes room for a new statement
+//! when all places are taken: the one with the fewest calls first, which are counted on under "other".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -125,7 +128,7 @@ impl Statements {
         if let Some(found) = self.records.get(&key) {
             return found.clone();
         }
-        if !self.take_place() {
+        if !self.take_place() && !(self.evict() && self.take_place()) {
             return self.other.clone();
         }
         // outside of the map's lock: folding a long text takes its time
@@ -142,11 +145,32 @@ impl Statements {
         }
     }
 
+    /// The record that all statements beyond the bound share.
+    pub fn other(&self) -> Arc<Statement> {
+        self.other.clone()
+    }
+
     fn take_place(&self) -> bool {
         let max = self.max.load(Ordering::Relaxed);
         self.taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < max).then_some(taken + 1))
             .is_ok()
+    }
+
+    /// Gives up the place of the record with the fewest calls among those that no plan holds; false: there is none. A look
+    /// at all, once for each statement that is new while all places are taken.
+    fn evict(&self) -> bool {
+        let unheld = self.records.iter().filter(|entry| is_unheld(entry.value()));
+        let fewest =
+            unheld.map(|entry| (entry.value().counts.lock().calls, entry.key().clone())).min_by_key(|(n, _)| *n);
+        // Under the lock of its place nobody can take hold of it.
+        let Some((_, gone)) = fewest.and_then(|(_, key)| self.records.remove_if(&key, |_, record| is_unheld(record)))
+        else {
+            return false;
+        };
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+        self.other.add(&gone.counts.lock());
+        true
     }
 
     /// Changes the bound; what is beyond a smaller one stays.
@@ -187,13 +211,23 @@ impl Statements {
         keyed.into_iter().map(|(_, statement)| statement.snapshot()).collect()
     }
 
-    /// Sets all counts back to zero. Records stay, because plans hold them.
+    /// Sets all counts back to zero, and gives up the places of records that no plan holds.
     pub fn reset(&self) {
-        for entry in &self.records {
-            entry.value().reset();
-        }
+        self.records.retain(|_, record| {
+            let stays = !is_unheld(record);
+            match stays {
+                true => record.reset(),
+                false => drop(self.taken.fetch_sub(1, Ordering::Relaxed)),
+            }
+            stays
+        });
         self.other.reset();
     }
+}
+
+/// The registry alone has it.
+fn is_unheld(record: &Arc<Statement>) -> bool {
+    Arc::strong_count(record) == 1
 }
 
 impl Statement {
@@ -278,6 +312,23 @@ impl Statement {
         })
     }
 
+    /// Takes over the counts of one that is given up.
+    fn add(&self, gone: &Counts) {
+        let mut counts = self.counts.lock();
+        counts.calls += gone.calls;
+        counts.errors += gone.errors;
+        counts.rows += gone.rows;
+        counts.bytes += gone.bytes;
+        counts.cache_hits += gone.cache_hits;
+        counts.cache_misses += gone.cache_misses;
+        counts.writes += gone.writes;
+        counts.slow += gone.slow;
+        counts.execute.add(&gone.execute);
+        counts.wait.add(&gone.wait);
+        sum_up(&mut counts.cache_refused, &gone.cache_refused);
+        sum_up(&mut counts.nodes, &gone.nodes);
+    }
+
     fn reset(&self) {
         *self.counts.lock() = Counts::default();
     }
@@ -288,6 +339,11 @@ fn add_at(counts: &mut Vec<u64>, place: usize) {
         counts.resize(place + 1, 0);
     }
     counts[place] += 1;
+}
+
+fn sum_up(counts: &mut Vec<u64>, others: &[u64]) {
+    counts.resize(counts.len().max(others.len()), 0);
+    counts.iter_mut().zip(others).for_each(|(count, other)| *count += other);
 }
 
 #[cfg(test)]
@@ -313,9 +369,9 @@ mod tests {
     fn beyond_the_bound_all_share_other() {
         let statements = Statements::new(2);
         let db: Arc<str> = "app".into();
-        for n in 0..5 {
-            statements.record(Fingerprint(n), || format!("q{n}"), &db).observe(&sample(1), false);
-        }
+        let hold = |n| statements.record(Fingerprint(n), || format!("q{n}"), &db);
+        let held: Vec<_> = (0..5).map(hold).collect();
+        held.iter().for_each(|record| record.observe(&sample(1), false));
         assert_eq!(statements.len(), 2);
         let top = statements.top(Order::Calls, 10);
         assert_eq!(top.len(), 3);
@@ -334,13 +390,16 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    for n in 0..100 {
-                        statements.record(Fingerprint(n), String::new, &db).observe(&sample(1), false);
-                    }
+                    let hold = |n| statements.record(Fingerprint(n), String::new, &db);
+                    let held: Vec<_> = (0..100).map(hold).collect();
+                    held.iter().for_each(|record| record.observe(&sample(1), false));
+                    drop(held);
+                    // And with places that are given up as well as taken.
+                    (100..400).for_each(|n| drop(hold(n)));
                 });
             }
         });
-        assert_eq!(statements.len(), 50);
+        assert_eq!((statements.len(), statements.taken.load(Ordering::Relaxed)), (50, 50));
         let calls: u64 = statements.top(Order::Calls, 100).iter().map(|s| s.calls).sum();
         assert_eq!(calls, 400);
     }
@@ -396,6 +455,32 @@ mod tests {
         assert_eq!(first(Order::Rows), Some(4));
         assert_eq!(Order::parse("p95"), Some(Order::P95));
         assert_eq!(Order::parse("nonsense"), None);
+    }
+
+    #[test]
+    fn places_are_given_up_for_what_runs_now() {
+        let statements = Statements::new(2);
+        let db: Arc<str> = "app".into();
+        let record = |n| statements.record(Fingerprint(n), || format!("q{n}"), &db);
+        let (first, second) = (record(1), record(2));
+        for (record, calls) in [(&first, 3), (&second, 2)] {
+            (0..calls).for_each(|_| record.observe(&Sample { cache: CacheUse::Refused(2), ..sample(5) }, true));
+        }
+        assert_eq!(record(3).fingerprint, None, "both places are held");
+        drop((first, second));
+        // The one with the fewest calls goes, and its calls are counted still.
+        let third = record(3);
+        assert_eq!(third.fingerprint, Some(Fingerprint(3)));
+        let texts: Vec<_> = statements.top(Order::Calls, 9).iter().map(|s| (s.text.clone(), s.calls)).collect();
+        assert_eq!(texts, [("q1".to_owned(), 3), ("other".to_owned(), 2)]);
+        let other = statements.other.snapshot();
+        assert_eq!((other.rows, other.bytes, other.slow, other.execute.count()), (2, 20, 2, 2));
+        assert_eq!((other.nodes, other.cache_refused), (vec![(0, 2)], vec![(2, 2)]));
+        // Who began anew has its places for what is there now.
+        statements.reset();
+        assert_eq!(statements.len(), 1, "the one that is held");
+        let fourth = record(4);
+        assert!(fourth.fingerprint.is_some() && record(5).fingerprint.is_none());
     }
 
     #[test]
