@@ -218,6 +218,8 @@ fn servers_are_those_that_postgres_knows() {
         assert_eq!(primary.psql(&sql).unwrap(), expected, "{row:?}");
         assert_eq!(row["port"], primary.port().to_string());
     }
+    // What its client runs began behind its own beginning; so did the rest of one that has served.
+    assert!(servers.rows.iter().all(|row| row["request_time"] >= row["connect_time"]), "{servers:#?}");
     let active: Vec<_> = servers.rows.iter().filter(|row| row["state"] == "active").collect();
     assert_eq!(active.len(), 2);
     // Clients and servers name each other.
@@ -230,7 +232,7 @@ fn servers_are_those_that_postgres_knows() {
     assert_eq!(pools.number("user", USER, "sv_active"), 2);
     assert_eq!(pools.number("user", USER, "sv_idle") as usize, servers.rows.len() - 2);
     assert_eq!(pools.number("user", USER, "cl_active"), 3);
-    assert_eq!(pgweir.console("SHOW LISTS").number("list", "used_servers", "items"), 2);
+    assert_eq!(pgweir.console("SHOW LISTS").number("list", "used_servers", "items") as usize, servers.rows.len());
     assert_eq!(pgweir.console("SHOW LISTS").number("list", "used_clients", "items"), 3);
     assert_eq!(pgweir.console("SHOW DATABASES").number("name", DATABASE, "current_client_connections"), 3);
     drop(clients);
@@ -245,12 +247,20 @@ fn clients_show_what_they_hold_and_what_pins_them() {
     assert_eq!((&*row()["application_name"], &*row()["prepared_statements"]), ("shop", "0"));
     let statements: Vec<_> = (0..3).map(|n| wait(client.prepare(&format!("SELECT {n}"))).unwrap()).collect();
     assert_eq!(row()["prepared_statements"], "3");
+    // On their servers, too, under names that all clients share.
+    let held = || {
+        let servers = pgweir.console("SHOW SERVERS").rows;
+        servers.iter().map(|row| row["prepared_statements"].parse::<u64>().unwrap()).sum::<u64>()
+    };
+    assert_eq!(held(), 3);
     drop(statements);
     // tokio-postgres closes them with its next message.
     wait(client.batch_execute("SET application_name = 'shop 2'; SELECT pg_advisory_lock(4711)")).unwrap();
     wait_until(LIMIT, "no statement left", || row()["prepared_statements"] == "0");
     assert_eq!((&*row()["application_name"], &*row()["pinned_by"]), ("shop 2", "advisory lock"));
     assert_ne!(row()["link"], "");
+    let server = pgweir.console("SHOW SERVERS").row("ptr", &row()["link"]).clone();
+    assert_eq!((&*server["application_name"], &*server["state"]), ("shop 2", "active"));
     wait(client.batch_execute("SELECT pg_advisory_unlock_all()")).unwrap();
     wait_until(LIMIT, "no pin left", || row()["pinned_by"].is_empty() && row()["link"].is_empty());
 }

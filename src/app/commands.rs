@@ -1,6 +1,7 @@
 //! The console's commands, done on the running parts.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -9,13 +10,16 @@ use super::Order;
 use super::sources::all;
 use crate::admin::CommandResult;
 use crate::admin::command::{Command, CommandError, Shutdown};
-use crate::frontend::client::{Client, Stop};
+use crate::frontend::client::{Activity, Client, Stop};
 use crate::frontend::database::Database;
 use crate::frontend::proxy::Proxy;
 use crate::pool::registry::CONTROL;
 
-/// How often a PAUSE looks whether it is complete.
-const PAUSE_POLL: Duration = Duration::from_millis(20);
+/// How often a command that waits looks whether it is complete.
+const POLL: Duration = Duration::from_millis(20);
+
+/// KILL tells its operator after so long at most.
+const KILL_WAIT: Duration = Duration::from_secs(5);
 
 type Commands = Box<dyn Fn(Command) -> CommandResult + Send + Sync>;
 
@@ -27,37 +31,71 @@ pub(super) fn commands(proxy: &Arc<Proxy>, orders: mpsc::UnboundedSender<Order>)
             let _entered = proxy.control.enter();
             act(&proxy, &orders, &command)
         };
-        let paused = match &command {
-            Command::Pause(name) => chosen(&proxy, name.as_deref()).unwrap_or_default(),
-            _ => Vec::new(),
-        };
+        let proxy = proxy.clone();
         Box::pin(async move {
             done?;
-            for database in paused {
-                wait_paused(&database).await;
-            }
+            completed(&proxy, &command).await;
             Ok(command.name().to_owned())
         })
     })
 }
 
-/// PAUSE returns when no server connection is left, as PgBouncer's does, so that the operator may go on with the server.
-async fn wait_paused(database: &Database) {
-    while !database.pools.all().iter().all(|pool| pool.has_paused()) {
-        tokio::time::sleep(PAUSE_POLL).await;
+/// When the command has done what its operator waits for.
+async fn completed(proxy: &Proxy, command: &Command) {
+    match command {
+        // As with PgBouncer: no server connection is left, so that the operator may go on with the server.
+        Command::Pause(name) => wait(proxy, name, |database| database.pools.all().iter().all(|p| p.has_paused())).await,
+        Command::WaitClose(name) => {
+            let renewed = |database: &Database| database.pools.all().iter().all(|p| p.snapshot().stale == 0);
+            wait(proxy, name, renewed).await;
+        }
+        Command::Kill(name) => {
+            let gone = |database: &Database| {
+                let client = |c: &Arc<Client>| c.database == database.name && c.stop_reason() == Stop::Killed;
+                !proxy.clients.all().iter().any(client) && database.pools.all().iter().all(|p| p.has_paused())
+            };
+            // One that does not take its end is dropped later, by the time it has for that.
+            let _ = tokio::time::timeout(KILL_WAIT, wait(proxy, name, gone)).await;
+        }
+        _ => {}
+    }
+}
+
+async fn wait(proxy: &Proxy, name: &Option<String>, done: impl Fn(&Database) -> bool) {
+    let databases = chosen(proxy, name.as_deref()).unwrap_or_default();
+    while !databases.iter().all(|database| done(database)) {
+        tokio::time::sleep(POLL).await;
     }
 }
 
 fn act(proxy: &Arc<Proxy>, orders: &mpsc::UnboundedSender<Order>, command: &Command) -> Result<(), CommandError> {
     let order = |order| orders.send(order).map_err(|_| unknown("the control loop has ended".to_owned()));
     match command {
-        Command::Pause(name) => chosen(proxy, name.as_deref())?.iter().for_each(|database| database.pools.pause()),
-        Command::Resume(name) => chosen(proxy, name.as_deref())?.iter().for_each(|database| database.pools.resume()),
+        Command::Pause(name) => drop(pause(proxy, name.as_deref())?),
+        Command::Resume(_) if proxy.closing.load(Ordering::Relaxed) => {
+            return Err(CommandError { sqlstate: "55000", message: "pgweir is shutting down".to_owned() });
+        }
+        Command::Resume(name) => {
+            if name.is_none() {
+                proxy.paused.store(false, Ordering::SeqCst);
+            }
+            chosen(proxy, name.as_deref())?.iter().for_each(|database| database.pools.resume());
+        }
         Command::Reconnect(name) => {
             for database in chosen(proxy, name.as_deref())? {
                 database.pools.all().iter().for_each(|pool| pool.reconnect(CONTROL));
             }
         }
+        Command::Disable(name) => chosen(proxy, Some(name))?.iter().for_each(|database| database.disable(true)),
+        Command::Enable(name) => chosen(proxy, Some(name))?.iter().for_each(|database| database.disable(false)),
+        // Who comes anew waits for RESUME, as with PgBouncer.
+        Command::Kill(name) => {
+            for database in pause(proxy, name.as_deref())? {
+                proxy.clients.all().iter().filter(|client| client.database == database.name).for_each(kill);
+            }
+        }
+        // All of it is in the waiting.
+        Command::WaitClose(name) => drop(chosen(proxy, name.as_deref())?),
         Command::KillClient(id) => {
             let all = proxy.clients.all();
             let found = all.iter().find(|c| c.id == *id);
@@ -74,9 +112,36 @@ fn act(proxy: &Arc<Proxy>, orders: &mpsc::UnboundedSender<Order>, command: &Comm
         Command::Drain => order(Order::Drain)?,
         Command::Quit | Command::Shutdown(Shutdown::WaitForClients) => order(Order::DrainWithoutEnd)?,
         Command::Shutdown(Shutdown::Immediate) => order(Order::Stop)?,
+        Command::Shutdown(Shutdown::WaitForServers) => {
+            order(Order::DrainWithoutEnd)?;
+            pause(proxy, None)?;
+            proxy.control.spawn(stop_without_servers(proxy.clone(), orders.clone()));
+        }
         other => return Err(CommandError::not_built(other.name())),
     }
     Ok(())
+}
+
+/// The databases that are paused by that.
+fn pause(proxy: &Proxy, name: Option<&str>) -> Result<Vec<Arc<Database>>, CommandError> {
+    if name.is_none() {
+        proxy.paused.store(true, Ordering::SeqCst);
+    }
+    let databases = chosen(proxy, name)?;
+    databases.iter().for_each(|database| database.pools.pause());
+    Ok(databases)
+}
+
+/// SHUTDOWN WAIT_FOR_SERVERS: transactions end, and nobody waits for another.
+async fn stop_without_servers(proxy: Arc<Proxy>, orders: mpsc::UnboundedSender<Order>) {
+    let lent = || all(&proxy).iter().any(|database| database.pools.all().iter().any(|pool| !pool.has_paused()));
+    while lent() {
+        let waiting = |client: &&Arc<Client>| client.activity().0 == Activity::Waiting;
+        proxy.clients.all().iter().filter(waiting).for_each(|client| client.stop(Stop::Shutdown));
+        tokio::time::sleep(POLL).await;
+    }
+    // The loop that would take it may have ended.
+    let _ = orders.send(Order::Stop);
 }
 
 fn kill(client: &Arc<Client>) {

@@ -1,6 +1,6 @@
 //! The rows behind SHOW, the endpoints and the metrics, read off the running parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,18 +14,20 @@ use crate::admin::rows::{
     SocketRow, State, UserRow,
 };
 use crate::admin::{ExplainRoute, Sources};
+use crate::backend::cancel::Identity;
 use crate::cache::admit::{self, InForce, Kept, REFUSALS};
 use crate::cache::{INVALIDATIONS, UNFIT};
 use crate::catalog::path::Setting;
 use crate::cluster::changes::Part;
 use crate::cluster::node::{Node, Role};
+use crate::config::settings::SETTINGS;
 use crate::config::{NodeRole, PoolMode};
 use crate::frontend::client::{Activity, Client};
 use crate::frontend::database::Database;
 use crate::frontend::invalidation::Cached;
 use crate::frontend::proxy::Proxy;
 use crate::net::{Peer, names};
-use crate::pool::checkout::Pool;
+use crate::pool::checkout::{IdleServer, Pool};
 use crate::route::explain;
 use crate::session::pins::Pins;
 use crate::shared::Figures;
@@ -41,7 +43,7 @@ pub(super) fn sources(proxy: &Arc<Proxy>, orders: mpsc::UnboundedSender<Order>) 
         users: of(proxy, users),
         lists: of(proxy, lists),
         config: of(proxy, config),
-        state: of(proxy, |_| State::Active),
+        state: of(proxy, state),
         ready: of(proxy, Proxy::ready),
         command: commands::commands(proxy, orders),
         explain_route: explain_route(proxy),
@@ -197,15 +199,16 @@ fn count(n: usize) -> u32 {
 /// One row for each pool, and one for each database and user with its clients.
 fn pools(proxy: &Proxy) -> Vec<PoolRow> {
     let mut rows = Vec::new();
-    for database in all(proxy) {
-        let mut by_user = BTreeMap::<Arc<str>, (u32, u32)>::new();
-        for client in proxy.clients.all().iter().filter(|c| c.database == database.name) {
-            let counts = by_user.entry(client.user.clone()).or_default();
-            match client.activity().0 {
-                Activity::Waiting => counts.1 += 1,
-                _ => counts.0 += 1,
-            }
+    let mut by_database = HashMap::<Arc<str>, BTreeMap<Arc<str>, (u32, u32)>>::new();
+    for client in proxy.clients.all() {
+        let of_user = by_database.entry(client.database.clone()).or_default().entry(client.user.clone()).or_default();
+        match client.activity().0 {
+            Activity::Waiting => of_user.1 += 1,
+            _ => of_user.0 += 1,
         }
+    }
+    for database in all(proxy) {
+        let mut by_user = by_database.remove(&database.name).unwrap_or_default();
         for pool in database.pools.all() {
             by_user.entry(pool.login.user.clone()).or_default();
             rows.push(PoolRow { pool_mode: mode_of(proxy, &database, &pool.login.user), ..pool_row(&pool) });
@@ -308,46 +311,67 @@ fn client_row(client: &Client) -> SocketRow {
 }
 
 fn servers(proxy: &Proxy) -> Vec<SocketRow> {
+    let clients: HashMap<u64, Arc<Client>> = proxy.clients.all().into_iter().map(|c| (c.id, c)).collect();
     let mut rows = Vec::new();
     for pool in all(proxy).iter().flat_map(|d| d.pools.all()) {
+        let idle: HashMap<u64, IdleServer> = pool.idle_servers().into_iter().map(|idle| (idle.id, idle)).collect();
         for server in pool.servers() {
-            let serves = server.serves.load(Ordering::Relaxed);
-            let (addr, port) = address(&server.peer);
-            let (local_addr, local_port) = address(&server.local);
-            rows.push(SocketRow {
-                side: Side::Server,
-                user: Some(pool.login.user.to_string()),
-                database: Some(pool.database.to_string()),
-                replication: "none",
-                state: match (server.is_settled(), serves) {
-                    (false, _) => "being_canceled",
-                    (true, 0) => "idle",
-                    (true, _) => "active",
-                },
-                addr,
-                port,
-                local_addr,
-                local_port,
-                connect_time: time_of(server.created),
-                request_time: time_of(server.created),
-                wait: Duration::ZERO,
-                close_needed: false,
-                id: server.id.load(Ordering::Relaxed),
-                link: Some(serves).filter(|&id| id != 0),
-                remote_pid: server.pid,
-                tls: server.tls_version.to_owned(),
-                application_name: String::new(),
-                prepared_statements: 0,
-                pinned_by: None,
-                node: Some(pool.node.name.to_string()),
-            });
+            let client = clients.get(&server.serves.load(Ordering::Relaxed));
+            let idle = idle.get(&server.id.load(Ordering::Relaxed));
+            rows.push(server_row(&pool, &server, client.map(|client| &**client), idle));
         }
     }
     rows
 }
 
+/// What is said on the connection is its client's doing; of an idle one, what the last left.
+fn server_row(pool: &Pool, server: &Identity, client: Option<&Client>, idle: Option<&IdleServer>) -> SocketRow {
+    let serves = server.serves.load(Ordering::Relaxed);
+    let (addr, port) = address(&server.peer);
+    let (local_addr, local_port) = address(&server.local);
+    let (asked, application_name) = match (client, idle) {
+        (Some(client), _) => (client.activity().1, client.application_name.lock().clone()),
+        (None, Some(idle)) => (idle.since, idle.application_name.clone()),
+        (None, None) => (server.created, String::new()),
+    };
+    SocketRow {
+        side: Side::Server,
+        user: Some(pool.login.user.to_string()),
+        database: Some(pool.database.to_string()),
+        replication: "none",
+        state: match (server.is_settled(), serves) {
+            (false, _) => "being_canceled",
+            (true, 0) => "idle",
+            (true, _) => "active",
+        },
+        addr,
+        port,
+        local_addr,
+        local_port,
+        connect_time: time_of(server.created),
+        request_time: time_of(asked.max(server.created)),
+        wait: Duration::ZERO,
+        close_needed: false,
+        id: server.id.load(Ordering::Relaxed),
+        link: Some(serves).filter(|&id| id != 0),
+        remote_pid: server.pid,
+        tls: server.tls_version.to_owned(),
+        application_name,
+        prepared_statements: count(server.prepared.load(Ordering::Relaxed)),
+        pinned_by: None,
+        node: Some(pool.node.name.to_string()),
+    }
+}
+
+/// Clients by one of their names.
+fn counted(proxy: &Proxy, by: fn(&Client) -> &Arc<str>) -> HashMap<Arc<str>, u32> {
+    let mut counts = HashMap::new();
+    proxy.clients.all().iter().for_each(|client| *counts.entry(by(client).clone()).or_default() += 1);
+    counts
+}
+
 fn databases(proxy: &Proxy) -> Vec<DatabaseRow> {
-    let clients = proxy.clients.all();
+    let clients = counted(proxy, |client| &client.database);
     let row = |database: Arc<Database>| {
         let config = database.pools.config();
         let primary = database.cluster.primary();
@@ -365,9 +389,9 @@ fn databases(proxy: &Proxy) -> Vec<DatabaseRow> {
             max_connections: 0,
             current_connections: count(connections),
             max_client_connections: 0,
-            current_client_connections: count(clients.iter().filter(|c| c.database == database.name).count()),
-            paused: database.pools.all().iter().any(|p| p.snapshot().paused),
-            disabled: false,
+            current_client_connections: clients.get(&database.name).copied().unwrap_or_default(),
+            paused: database.pools.is_paused(),
+            disabled: database.is_disabled(),
         }
     };
     all(proxy).into_iter().map(row).collect()
@@ -414,7 +438,7 @@ fn node_row(database: &Database, node: &Node) -> NodeRow {
 }
 
 fn users(proxy: &Proxy) -> Vec<UserRow> {
-    let clients = proxy.clients.all();
+    let clients = counted(proxy, |client| &client.user);
     let pools: Vec<_> = all(proxy).iter().flat_map(|d| d.pools.all()).collect();
     let row = |user: Arc<crate::frontend::users::User>| {
         let own = pools.iter().filter(|p| p.login.user == user.name);
@@ -425,7 +449,7 @@ fn users(proxy: &Proxy) -> Vec<UserRow> {
             max_user_connections: 0,
             current_connections: count(own.map(|p| p.snapshot()).map(|s| s.active + s.idle).sum()),
             max_user_client_connections: 0,
-            current_client_connections: count(clients.iter().filter(|c| c.user == user.name).count()),
+            current_client_connections: clients.get(&user.name).copied().unwrap_or_default(),
         }
     };
     proxy.users().into_iter().map(row).collect()
@@ -435,7 +459,8 @@ fn lists(proxy: &Proxy) -> Lists {
     let databases = all(proxy);
     let pools: Vec<_> = databases.iter().flat_map(|d| d.pools.all()).collect();
     let snapshots: Vec<_> = pools.iter().map(|p| p.snapshot()).collect();
-    let used: usize = snapshots.iter().map(|s| s.active).sum();
+    // As PgBouncer counts them: those that there are, lent or not.
+    let used: usize = snapshots.iter().map(|s| s.active + s.idle + s.creating).sum();
     let max: usize = pools.iter().map(|p| p.config.load().max).sum();
     let open = proxy.clients.connections.load(Ordering::Relaxed);
     let logged_in = proxy.clients.len();
@@ -454,19 +479,22 @@ fn lists(proxy: &Proxy) -> Lists {
 
 /// PgBouncer's names where its exporter asks for them, then pgweir's own.
 fn config(proxy: &Proxy) -> Vec<ConfigRow> {
-    let config = proxy.config.load();
-    let row = |key: &str, value: String, default: &str, changeable| ConfigRow {
+    let (config, empty) = (proxy.config.load(), crate::config::empty());
+    let row = |key: &str, value: String, default: String, changeable| ConfigRow {
         key: key.to_owned(),
         value,
-        default: default.to_owned(),
+        default,
         changeable,
     };
-    vec![
-        row("max_client_conn", config.listen.max_clients.to_string(), "10000", false),
-        row("max_user_connections", "0".to_owned(), "0", false),
-        row("listen.address", config.listen.address.clone(), "127.0.0.1:6432", false),
-        row("listen.workers", config.listen.workers.to_string(), "auto", false),
-        row("statements.max", config.statements.max.to_string(), "1000", true),
-        row("statements.slow_threshold", format!("{:?}", config.statements.slow_threshold), "100ms", true),
-    ]
+    let of_pgbouncer = [
+        row("max_client_conn", config.listen.max_clients.to_string(), empty.listen.max_clients.to_string(), true),
+        row("max_user_connections", "0".to_owned(), "0".to_owned(), false),
+    ];
+    let own = SETTINGS.iter().map(|s| row(s.key, s.value(&config), s.default(&empty), s.changeable));
+    of_pgbouncer.into_iter().chain(own).collect()
+}
+
+/// PAUSE without a name, which holds databases that are made later, too.
+fn state(proxy: &Proxy) -> State {
+    if proxy.paused.load(Ordering::Relaxed) { State::Paused } else { State::Active }
 }

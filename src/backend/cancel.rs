@@ -33,6 +33,8 @@ pub struct Identity {
     pub created: Instant,
     /// The id of the client that has it; 0: none.
     pub serves: AtomicU64,
+    /// Statements prepared on it: the count of its [`crate::session::prepared::Held`].
+    pub prepared: Arc<AtomicUsize>,
     /// BackendKeyData.
     pub pid: i32,
     pub secret: Box<[u8]>,
@@ -58,6 +60,7 @@ impl Identity {
             local: stream.local(),
             created: Instant::now(),
             serves: AtomicU64::new(0),
+            prepared: Arc::default(),
             pid: key.0,
             secret: key.1,
             under_way: AtomicUsize::new(0),

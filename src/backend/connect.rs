@@ -197,6 +197,7 @@ pub async fn connect_with(
     authenticate(&mut connection, login, end_point).await?;
     let key = greet(&mut connection).await?;
     connection.identity = Arc::new(Identity::new(endpoint(), &connection.stream, timeout, key));
+    connection.held = Held::counted(connection.identity.prepared.clone());
     Ok(connection)
 }
 

@@ -18,6 +18,7 @@ mod pool;
 mod resolve;
 mod rules;
 mod section;
+pub mod settings;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ pub use container::Container;
 pub use diagnostic::{Diagnostic, Severity};
 pub use effect::NOT_IN_EFFECT;
 pub use load::admin_address;
-pub use resolve::known_keys;
+pub use resolve::{empty, known_keys};
 pub use units::parse_duration;
 
 use std::net::SocketAddr;
@@ -46,6 +47,8 @@ pub struct Config {
     pub memory: Memory,
     pub alerts: Alerts,
     pub scaling: Vec<ScalingRule>,
+    /// Where a database has none of its own.
+    pub pool: Arc<Pool>,
     pub databases: Vec<Database>,
     pub users: Vec<User>,
     pub auth: Auth,

@@ -43,6 +43,13 @@ pub fn known_keys() -> BTreeSet<String> {
     walk.finish().known
 }
 
+/// What a file with nothing in it would mean, if it were allowed.
+#[must_use]
+pub fn empty() -> Config {
+    let (table, walk) = Walk::parse("", "", &|_| None);
+    config(&walk.root(table.get_ref()), &Container::SMALLEST)
+}
+
 fn config(root: &Section<'_, '_>, container: &Container) -> Config {
     let base = Arc::new(pool::pool(&root.section("pool"), &Pool::default()));
     let listen_section = root.section("listen");
@@ -84,6 +91,7 @@ fn config(root: &Section<'_, '_>, container: &Container) -> Config {
         memory: memory(&root.section("memory"), container),
         alerts: alerts(&root.section("alerts")),
         scaling: scaling(&root.section("scaling")),
+        pool: base,
         databases,
         users,
     }

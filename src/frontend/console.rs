@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
 
 use crate::admin::console::Answer;
 use crate::error::{Fault, sqlstate};
@@ -70,9 +71,21 @@ async fn answer(opening: &mut Opening) -> Result<bool, Fault> {
 
 async fn run(opening: &mut Opening, text: &str) {
     let out = &mut opening.outbox;
-    match opening.proxy.admin.get() {
-        Some(admin) => admin.answer(text, Instant::now()).await.iter().for_each(|a| encode(out, a)),
-        None => write::error(out, &Fault::error(sqlstate::CANNOT_CONNECT_NOW, "pgweir is starting")),
+    let Some(admin) = opening.proxy.admin.get().cloned() else {
+        write::error(out, &Fault::error(sqlstate::CANNOT_CONNECT_NOW, "pgweir is starting"));
+        return write::ready(out, b'I');
+    };
+    // Not here: the worker's other clients would wait for it. Given up where this client is.
+    let (text, mut answers) = (text.to_owned(), JoinSet::new());
+    let answer = async move {
+        let mut frames = BytesMut::new();
+        admin.answer(&text, Instant::now()).await.iter().for_each(|answer| encode(&mut frames, answer));
+        frames
+    };
+    answers.spawn_on(answer, &opening.proxy.control);
+    match answers.join_next().await {
+        Some(Ok(frames)) => out.unsplit(frames),
+        _ => write::error(out, &Fault::error(sqlstate::INTERNAL_ERROR, "the command has failed")),
     }
     write::ready(out, b'I');
 }

@@ -1,7 +1,7 @@
 //! One database as clients know it: its nodes, pools, plans and counters.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -52,6 +52,7 @@ pub struct Database {
     pub cached: Option<Arc<Cached>>,
     /// By user, since roles may have settings of their own, and by what the startup packet sets; with the time.
     statuses: Cache<(Arc<str>, Settings), (Instant, Settings, Statuses)>,
+    disabled: AtomicBool,
     /// Those that have left it to a statement and are not back.
     pub(super) leavings: Mutex<usize>,
 }
@@ -93,10 +94,20 @@ impl Database {
             tables: Arc::new(tables),
             cached: None,
             statuses: Cache::new(STATUSES_KEPT),
+            disabled: AtomicBool::new(false),
             leavings: Mutex::new(0),
             name,
             tls,
         })
+    }
+
+    /// DISABLE and ENABLE: whether more clients may log in.
+    pub fn disable(&self, disabled: bool) {
+        self.disabled.store(disabled, Ordering::Relaxed);
+    }
+
+    pub fn is_disabled(&self) -> bool {
+        self.disabled.load(Ordering::Relaxed)
     }
 
     /// By another name: of the same name on a server of both.

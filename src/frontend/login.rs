@@ -194,6 +194,10 @@ impl Opening {
         let database = database.ok_or_else(|| {
             Fault::fatal(sqlstate::INVALID_CATALOG_NAME, format!("database \"{}\" does not exist", startup.database))
         })?;
+        if database.is_disabled() {
+            let message = format!("database \"{}\" is not currently accepting connections", startup.database);
+            return Err(Fault::fatal(sqlstate::NOT_IN_PREREQUISITE_STATE, message).into());
+        }
         let login =
             Login { user: user.name.clone(), database: database.dbname.clone(), credentials: user.credentials.clone() };
         match credentials {

@@ -43,6 +43,8 @@ pub struct Proxy {
     pub draining: AtomicBool,
     /// It ends when the last client has left, and no more may log in.
     pub closing: AtomicBool,
+    /// PAUSE without a name: databases that are made later begin with a pause.
+    pub paused: AtomicBool,
     /// For the salts that unknown users are shown.
     pub mock_nonce: [u8; 32],
     epoch: Instant,
@@ -76,6 +78,7 @@ impl Proxy {
             admin: OnceLock::new(),
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             mock_nonce,
             epoch,
             server_ids: Arc::default(),
@@ -126,6 +129,10 @@ impl Proxy {
         }
         let database = Arc::new(database);
         self.databases.insert(name, database.clone());
+        // Behind the insert: whoever pauses all now finds it there, or has said so before.
+        if self.paused.load(Ordering::SeqCst) {
+            database.pools.pause();
+        }
         self.watch(&database);
         Ok(database)
     }

@@ -78,6 +78,16 @@ pub struct Pool {
     pub(super) reconfigured: Arc<Notify>,
 }
 
+/// A connection at rest.
+#[derive(Debug)]
+pub struct IdleServer {
+    pub id: u64,
+    /// Its last client gave it back, or it was made.
+    pub since: Instant,
+    /// As the server reported it last.
+    pub application_name: String,
+}
+
 impl Pool {
     /// `ids` numbers connections, for the whole process.
     pub fn new(
@@ -291,6 +301,21 @@ impl Pool {
 
     pub fn servers(&self) -> Vec<Arc<Identity>> {
         self.servers.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Those that nobody has, for SHOW SERVERS.
+    pub fn idle_servers(&self) -> Vec<IdleServer> {
+        let books = self.ledger.lock();
+        let reported = |held: &Pooled, wanted: &str| {
+            let status = held.statuses.iter().find(|(name, _)| **name == *wanted);
+            status.map(|(_, value)| value.to_string()).unwrap_or_default()
+        };
+        let idle = books.idle().map(|(held, since)| IdleServer {
+            id: held.identity.id.load(Ordering::Relaxed),
+            since,
+            application_name: reported(held, "application_name"),
+        });
+        idle.collect()
     }
 
     pub fn snapshot(&self) -> Snapshot {

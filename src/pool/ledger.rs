@@ -302,6 +302,11 @@ impl<C, W> Ledger<C, W> {
         }
     }
 
+    /// The idle connections and since when they are, coldest first.
+    pub fn idle(&self) -> impl Iterator<Item = (&Held<C>, Instant)> {
+        self.idle.iter().map(|idle| (&idle.held, idle.since))
+    }
+
     /// The hottest idle connection of the worker, else the hottest of all.
     fn take_idle(&mut self, worker: usize) -> Option<Held<C>> {
         let own = self.idle.iter().rposition(|idle| idle.held.home == worker);

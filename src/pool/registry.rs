@@ -80,6 +80,10 @@ impl Pools {
         self.all().iter().for_each(Pool::pause);
     }
 
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
     pub fn resume(&self) {
         self.paused.store(false, Ordering::Release);
         self.all().iter().for_each(|pool| pool.resume(CONTROL));

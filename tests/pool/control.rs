@@ -3,6 +3,7 @@
 use pgweir::demo::cluster::SUPERUSER;
 use rustix::process::Signal;
 
+use crate::support::client::{spawn, wait};
 use crate::support::{Builder, LIMIT, Pgweir, Raw, Role, cluster, wait_until};
 use crate::wait_for_waiting;
 
@@ -72,6 +73,86 @@ fn reconnect_replaces_connections_as_they_come_free() {
         let now = role.pids();
         now.len() == 2 && before.iter().all(|pid| !now.contains(pid))
     });
+}
+
+/// The SQLSTATE of a login that is refused.
+fn refused(pgweir: &Pgweir, role: &Role<'_>) -> String {
+    let url = pgweir.url_of(role.name, role.name, "app");
+    let error = wait(tokio_postgres::connect(&url, tokio_postgres::NoTls)).map(drop).unwrap_err();
+    error.code().unwrap().code().to_owned()
+}
+
+/// While `done` has not happened `command` does not return; then it does.
+fn returns_behind(pgweir: &Pgweir, command: &str, done: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| pgweir.console(command));
+        wait_until(LIMIT, command, || pgweir.stderr().contains(&format!("\"command\":\"{command}\"")));
+        // Long enough for one that does not wait.
+        pgweir.console("SHOW STATE");
+        assert!(!waiting.is_finished(), "{command} came too early");
+        done();
+    });
+}
+
+#[test]
+fn databases_are_taken_out_and_back() {
+    let role = Role::create(cluster().primary(), "control_out");
+    let port = cluster().primary().port();
+    let others = format!(
+        "[[databases]]\nname = \"*\"\ndbname = \"app\"\ntls = \"disable\"\n\
+         nodes = [{{ host = \"127.0.0.1\", port = {port}, role = \"primary\" }}]\n"
+    );
+    let pgweir = builder(&role).operator().more(&others).start();
+    let flag = |database: &str, flag: &str| {
+        let rows = pgweir.console("SHOW DATABASES").rows;
+        rows.iter().any(|row| row["name"] == database && row[flag] == "1")
+    };
+    // Nobody else comes in; who is there stays.
+    let mut client = Raw::connect(pgweir.port(), role.name);
+    pgweir.console("DISABLE app");
+    assert_eq!(refused(&pgweir, &role), "55000");
+    assert!(flag("app", "disabled") && client.run("BEGIN; SELECT 1") == b'T');
+    pgweir.console("ENABLE app");
+    assert!(!flag("app", "disabled"));
+    // What was open before RECONNECT is gone.
+    pgweir.console("RECONNECT app");
+    returns_behind(&pgweir, "WAIT_CLOSE", || drop(client.run("COMMIT")));
+    // Everybody goes at once, and who comes waits.
+    client.run("BEGIN; SELECT 1");
+    pgweir.console("KILL app");
+    assert_eq!(client.until_closed().as_deref(), Some("57P01"));
+    role.wait_for(0);
+    let mut client = Raw::connect(pgweir.port(), role.name);
+    client.query("SELECT 1").flush();
+    wait_for_waiting(&pgweir, &role, 1);
+    pgweir.console("RESUME app");
+    client.until_ready();
+    // Databases that are made only now as well.
+    let state = |state: &str| pgweir.console("SHOW STATE").row("key", state)["value"] == "yes";
+    pgweir.console("PAUSE");
+    let url = pgweir.url_of(role.name, role.name, "later");
+    let later = spawn(async move { tokio_postgres::connect(&url, tokio_postgres::NoTls).await.map(drop) });
+    wait_until(LIMIT, "the new database", || flag("later", "paused"));
+    assert!(state("paused") && !state("active") && role.pids().is_empty());
+    pgweir.console("RESUME");
+    wait(later).unwrap().unwrap();
+    assert!(state("active") && !flag("later", "paused"));
+}
+
+#[test]
+fn shutdown_waits_for_servers_and_nobody_waits_for_one() {
+    let role = Role::create(cluster().primary(), "control_servers");
+    let pgweir = builder(&role).operator().set("pool.max", 1).start();
+    let [mut busy, mut waiting] = [(); 2].map(|()| Raw::connect(pgweir.port(), role.name));
+    busy.run("BEGIN; SELECT 1");
+    waiting.query("SELECT 1").flush();
+    wait_for_waiting(&pgweir, &role, 1);
+    pgweir.console("SHUTDOWN WAIT_FOR_SERVERS");
+    assert_eq!(waiting.until_closed().as_deref(), Some("57P01"));
+    assert_eq!(refused(&pgweir, &role), "57P03");
+    busy.run("COMMIT");
+    assert_eq!(pgweir.wait_exit(LIMIT).code(), Some(0));
+    role.wait_for(0);
 }
 
 #[test]

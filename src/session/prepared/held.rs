@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quick_cache::DefaultHashBuilder;
 
@@ -12,6 +13,8 @@ use super::Statement;
 pub struct Held {
     entries: HashMap<u64, Entry, DefaultHashBuilder>,
     clock: u64,
+    /// How many they are, for others to see.
+    count: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -23,6 +26,11 @@ struct Entry {
 }
 
 impl Held {
+    /// Nothing yet; `count` shows how many.
+    pub fn counted(count: Arc<AtomicUsize>) -> Held {
+        Held { count, ..Held::default() }
+    }
+
     /// The connection has it, or may have it.
     pub fn has(&self, id: u64) -> bool {
         self.entries.contains_key(&id)
@@ -51,18 +59,22 @@ impl Held {
             return None;
         }
         let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.last_use).map(|(id, _)| *id)?;
-        self.entries.remove(&oldest).map(|entry| entry.statement)
+        let gone = self.entries.remove(&oldest).map(|entry| entry.statement);
+        self.tell();
+        gone
     }
 
     /// Notes a statement as prepared.
     pub fn insert(&mut self, statement: Arc<Statement>) {
         self.clock += 1;
         self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: false });
+        self.tell();
     }
 
     /// Notes that the server may or may not have it.
     pub fn doubt(&mut self, statement: Arc<Statement>) {
         self.entries.insert(statement.id, Entry { last_use: self.clock, statement, doubtful: true });
+        self.tell();
     }
 
     /// Notes that the server may or may not have any of them.
@@ -72,10 +84,16 @@ impl Held {
 
     pub fn remove(&mut self, id: u64) {
         self.entries.remove(&id);
+        self.tell();
     }
 
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.count.store(self.entries.len(), Ordering::Relaxed);
     }
 
     pub fn len(&self) -> usize {
