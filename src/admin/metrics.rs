@@ -82,7 +82,7 @@ impl Exposition {
     fn histogram<C: hdrhistogram::Counter>(&mut self, labels: Labels<'_>, latency: &Latency<C>) {
         let seconds = |micros: u64| micros as f64 / 1e6;
         for (bound, count) in BOUNDS.iter().zip(latency.cumulative()) {
-            self.line("_bucket", labels, Some(&seconds(*bound).to_string()), count);
+            self.line("_bucket", labels, Some(&bound_name(seconds(*bound))), count);
         }
         self.line("_bucket", labels, Some("+Inf"), latency.count());
         self.line("_sum", labels, None, seconds(latency.sum()));
@@ -105,6 +105,12 @@ impl Exposition {
         // writing to a String cannot fail
         let _ = self.out.write_fmt(text);
     }
+}
+
+/// A float by OpenMetrics' canonical form, with a point; Prometheus reads it in either format.
+fn bound_name(bound: f64) -> String {
+    let text = bound.to_string();
+    if text.contains('.') { text } else { text + ".0" }
 }
 
 fn escaped(label: &str) -> String {
@@ -305,10 +311,15 @@ fn nodes(page: &mut Exposition, nodes: &[NodeRow]) {
         page.family(*kind, name, help);
         for node in nodes {
             if let Some(value) = value(node) {
-                let labels = [("database", &*node.database), ("node", &*node.name), ("role", role_name(node.role))];
-                page.sample(&labels, value);
+                page.sample(&[("database", &*node.database), ("node", &*node.name)], value);
             }
         }
+    }
+    // Apart, so that a promotion ends none of the series above.
+    page.family(Kind::Gauge, "pgweir_node_info", "1, with what the node is now.");
+    for node in nodes {
+        let labels = [("database", &*node.database), ("node", &*node.name), ("role", role_name(node.role))];
+        page.sample(&labels, 1);
     }
 }
 

@@ -84,6 +84,9 @@ fn values_are_in_base_units() {
     assert_eq!(value(&samples, "pgweir_query_errors_total", &[("fault", "server")]), 1.0);
     assert_eq!(value(&samples, "pgweir_slow_statements_total", &[]), 1.0);
     assert_eq!(value(&samples, "pgweir_node_up", &[("node", "gone:5432")]), 0.0);
+    // A promotion ends no other series than this one.
+    let roles: Vec<_> = samples.iter().filter(|s| s.1.contains_key("role")).map(|s| (&*s.0, &*s.1["role"])).collect();
+    assert_eq!(roles, ["primary", "replica", "replica"].map(|role| ("pgweir_node_info", role)));
     assert_eq!(value(&samples, "pgweir_node_lag_seconds", &[("node", "replica:5432")]), 0.012);
     let idle = [("node", "replica:5432"), ("state", "idle"), ("user", "alice")];
     assert_eq!(value(&samples, "pgweir_pool_servers", &idle), 4.0);
@@ -116,6 +119,7 @@ fn open_metrics_names_families_without_total_and_ends() {
     assert!(page.ends_with("# EOF\n"));
     assert!(page.contains("# TYPE pgweir_queries counter\n"));
     assert!(page.contains("\npgweir_queries_total{database=\"app\"} 100\n"));
+    assert!(page.contains("le=\"1.0\"") && page.contains("le=\"0.0005\"") && !page.contains("le=\"1\""));
     assert!(!page.lines().any(|line| line.starts_with("# TYPE") && line.contains("_total")));
     assert_eq!(
         Format::accepted(Some("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")),

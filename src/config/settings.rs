@@ -133,13 +133,14 @@ fn word(variant: &impl Debug) -> String {
 fn duration(duration: Duration) -> String {
     let micros = duration.as_micros();
     let units = [("h", 3_600_000_000), ("s", 1_000_000), ("ms", 1_000)];
-    let (unit, per_unit) = units.into_iter().find(|(_, per_unit)| micros % per_unit == 0).unwrap_or(("us", 1));
+    let (unit, per_unit) =
+        units.into_iter().find(|(_, per_unit)| micros.is_multiple_of(*per_unit)).unwrap_or(("us", 1));
     if micros == 0 { "0s".to_owned() } else { format!("{}{unit}", micros / per_unit) }
 }
 
 fn size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match units.into_iter().find(|(_, per_unit)| bytes > 0 && bytes % per_unit == 0) {
+    match units.into_iter().find(|(_, per_unit)| bytes > 0 && bytes.is_multiple_of(*per_unit)) {
         Some((unit, per_unit)) => format!("{}{unit}", bytes / per_unit),
         None => bytes.to_string(),
     }

@@ -128,7 +128,7 @@ impl Statements {
         if let Some(found) = self.records.get(&key) {
             return found.clone();
         }
-        if !self.take_place() && !(self.evict() && self.take_place()) {
+        if !(self.take_place() || self.evict() && self.take_place()) {
             return self.other.clone();
         }
         // outside of the map's lock: folding a long text takes its time

@@ -116,7 +116,7 @@ fn databases_are_taken_out_and_back() {
     assert!(!flag("app", "disabled"));
     // What was open before RECONNECT is gone.
     pgweir.console("RECONNECT app");
-    returns_behind(&pgweir, "WAIT_CLOSE", || drop(client.run("COMMIT")));
+    returns_behind(&pgweir, "WAIT_CLOSE", || assert_eq!(client.run("COMMIT"), b'I'));
     // Everybody goes at once, and who comes waits.
     client.run("BEGIN; SELECT 1");
     pgweir.console("KILL app");
