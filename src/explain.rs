@@ -1,5 +1,6 @@
 //! `pgweir explain`: where a statement would run, and why, by the configuration's databases.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::time::Instant;
 
@@ -89,7 +90,7 @@ pub async fn scope(config: &Config, database: &Database) -> Result<Scope, String
     let login = check::login(config, database)?;
     let user = login.user.clone();
     let tls = Connector::new(database.tls, database.ca.as_deref()).map_err(|e| e.to_string())?;
-    let prober = Prober { login, tls, timeout: database.pool.connection_timeout };
+    let prober = Prober { login, others: VecDeque::new(), tls, timeout: database.pool.connection_timeout };
     catalog::read_once(&cluster, prober).await?;
     let catalog = cluster.definitions.snapshot().ok_or("there is no snapshot")?;
     Ok(catalog.scope(&Setting::Inherited, &user, &user))

@@ -90,9 +90,9 @@ async fn beat() {
 /// One client, from its socket to its end. A panic in it ends this client alone.
 async fn client(counted: Counted, login: Pin<Box<impl Future<Output = Opened>>>) {
     match login.await {
-        Opened::Session(session) => rest::serve(session).await,
+        Opened::Session(session, _place) => rest::serve(session).await,
         Opened::Console(opening) => Box::pin(console::serve(*opening)).await,
-        Opened::Replication(relay) => Box::pin(relay.run()).await,
+        Opened::Replication(relay, _place) => Box::pin(relay.run()).await,
         Opened::Nothing => {}
     }
     drop(counted);

@@ -5,7 +5,8 @@ mod support;
 use pgweir::auth::Verifier;
 use pgweir::demo::sample;
 
-use support::{Builder, Pgweir, cluster};
+use support::newcomer::Newcomer;
+use support::{Builder, LIMIT, Pgweir, cluster, wait_until};
 
 fn builder() -> Builder {
     Pgweir::builder().cluster(cluster(), &[])
@@ -121,4 +122,44 @@ fn a_password_that_is_shown_in_clear_serves_at_the_servers() {
 fn a_certificate_needs_tls() {
     let pgweir = builder().more("[[auth.rules]]\nmethod = \"cert\"\n").start();
     refused(&pgweir, sample::USER, sample::PASSWORD, "certificate authentication failed");
+}
+
+/// Who has proven nothing sets nothing up; what no server knows is not kept.
+#[test]
+fn names_of_databases_that_are_none_come_to_nothing() {
+    on_primary("CREATE ROLE wanderer LOGIN PASSWORD 'wanderer'");
+    cluster().primary().psql("CREATE DATABASE fleeting").unwrap();
+    let pgweir = querying().set("database.name", "*").operator().start_unready();
+    let names = || pgweir.console("SHOW DATABASES").column("name").iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    let log_in = |user: &str, database: &str, name: &str| {
+        let parameters = [("user", user), ("database", database), ("application_name", name)];
+        Newcomer::login(pgweir.port(), &parameters, user).map(|_| ())
+    };
+    let before = names();
+    for n in 0..20 {
+        log_in(["nobody", "postgres", "wanderer"][n % 3], &format!("junk{n}"), "").unwrap_err();
+    }
+    assert_eq!(names(), before);
+    for user in ["wanderer", sample::USER] {
+        let refused = log_in(user, "no such database", "").unwrap_err();
+        assert_eq!(refused[&'C'], if user == "wanderer" { "08006" } else { "3D000" }, "{refused:?}");
+    }
+    assert_eq!(names(), before);
+    log_in("wanderer", "fleeting", "").unwrap();
+    assert_eq!(names().len(), before.len() + 1);
+    // One that is dropped later goes with the next login that learns of it.
+    cluster().primary().psql("DROP DATABASE fleeting WITH (FORCE)").unwrap();
+    wait_until(LIMIT, "3D000", || log_in(sample::USER, "fleeting", "anew").is_err_and(|e| e[&'C'] == "3D000"));
+    wait_until(LIMIT, "its end", || names() == before);
+}
+
+/// What an earlier client has set on the connection is not in force for the question.
+#[test]
+fn users_are_asked_for_as_in_a_fresh_session() {
+    on_primary("CREATE ROLE late LOGIN PASSWORD 'late'");
+    let pgweir = querying().set("pool.max", 1).start();
+    let url = pgweir.url_of("postgres", cluster().primary().password(), sample::DATABASE);
+    let output = pgweir.psql_output(&["-c", "SET ROLE app", "-c", "SELECT current_user", &url]);
+    assert_eq!(output.stdout, b"app\n");
+    assert_eq!(log_in(&pgweir, "late", "late"), Ok("late".into()));
 }

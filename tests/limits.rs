@@ -5,13 +5,14 @@ mod support;
 
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::Duration;
 
 use pgweir::demo::cluster::{Cluster, Scratch, Shutdown, end, free_port};
 use pgweir::demo::sample;
 use pgweir::wire::startup::{GSSENC_REQUEST, SSL_REQUEST};
 use rustix::process::Signal;
 use support::newcomer::{Fields, Greeting, Newcomer, fields, opening};
-use support::{Builder, LIMIT, Pgweir, wait_until};
+use support::{Builder, Gate, LIMIT, Mode, Pgweir, wait_until};
 
 const APP: [(&str, &str); 2] = [("user", sample::USER), ("database", sample::DATABASE)];
 
@@ -163,6 +164,22 @@ fn clients_that_never_log_in_are_sent_away() {
     login(pgweir.port()).expect("their places are free again");
 }
 
+/// The time to log in is the client's: a connection is waited for as long as one is otherwise.
+#[test]
+fn a_login_that_waits_for_a_connection_is_not_sent_away() {
+    let pgweir = builder().set("listen.login_timeout", "1s").set("pool.max", 1).start();
+    let mut holder = login(pgweir.port()).unwrap().0;
+    holder.query("BEGIN; SELECT 1");
+    let mut waiting = Newcomer::connect(pgweir.port());
+    waiting.startup(0, &[&APP[..], &[("application_name", "waits")]].concat());
+    let waiting = std::thread::spawn(move || waiting.authenticate(sample::USER, sample::PASSWORD).map(|_| ()));
+    // It came before the one that never says who it is.
+    let mut silent = Newcomer::connect(pgweir.port());
+    assert_eq!(silent.frame().map(|(tag, _)| tag), Some(b'E'));
+    holder.query("COMMIT");
+    waiting.join().unwrap().unwrap();
+}
+
 #[test]
 fn clients_that_never_log_in_cost_little() {
     let pgweir = builder().start();
@@ -186,14 +203,21 @@ fn clients_that_never_log_in_cost_little() {
 
 #[test]
 fn one_client_too_many_is_told_and_a_place_that_is_freed_is_taken_again() {
-    let pgweir = builder().set("listen.max_clients", 2).start();
+    let pgweir = builder().set("listen.max_clients", 2).operator().start();
     let mut stay = login(pgweir.port()).unwrap().0;
     let leave = login(pgweir.port()).unwrap().0;
     let told = login(pgweir.port()).map(|_| ()).unwrap_err();
     assert_eq!((told[&'S'].as_str(), told[&'C'].as_str()), ("FATAL", "53300"));
     assert_eq!(told[&'M'], "sorry, too many clients already");
+    // The operator can look who they are; others cannot.
+    assert_eq!(pgweir.console("SHOW CLIENTS").rows.len(), 2);
+    let other = [("user", sample::USER), ("database", "pgweir")];
+    assert_eq!(Newcomer::login(pgweir.port(), &other, sample::PASSWORD).map(|_| ()).unwrap_err()[&'C'], "28000");
     drop(leave);
+    // Whoever has no place takes none, however long it stays.
+    let lingering: Vec<Newcomer> = (0..5).map(|_| Newcomer::connect(pgweir.port())).collect();
     wait_until(LIMIT, "the place is free", || login(pgweir.port()).is_ok());
+    drop(lingering);
     assert_eq!(stay.value("SELECT 'still here'"), "still here");
 }
 
@@ -265,6 +289,29 @@ fn the_unix_socket_serves_and_goes_with_the_process() {
     assert!(!path.exists());
 }
 
+/// Whoever waits for a proof that another one gets needs none.
+#[test]
+fn first_logins_of_a_crowd_are_no_storm() {
+    let folder = Scratch::create(None).unwrap();
+    let gate = Gate::new(support::cluster().primary().port());
+    gate.set(Mode::Slow(Duration::from_millis(2)));
+    let pgweir = Builder::without_users().passthrough("crowd").node(gate.port, "primary", None);
+    let pgweir = pgweir.set("listen.unix_socket_dir", folder.path().to_str().unwrap()).start();
+    support::cluster().primary().psql("CREATE ROLE crowd LOGIN PASSWORD 'crowd-word'").unwrap();
+    let path = folder.path().join(format!(".s.PGSQL.{}", pgweir.port()));
+    std::thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| {
+                let mut client = Newcomer { stream: UnixStream::connect(&path).unwrap(), end_point: None };
+                client.startup(0, &[("user", "crowd"), ("database", sample::DATABASE)]);
+                client.authenticate("crowd", "crowd-word").map(|_| client).unwrap();
+            });
+        }
+    });
+    // One proof, the pool, the probe, and who reads the definitions.
+    assert!(gate.most_logins() <= 12, "{}", gate.most_logins());
+}
+
 #[test]
 fn clients_log_in_and_read_while_only_a_replica_is_up() {
     let cluster = Cluster::builder().replicas(1).start().unwrap();
@@ -301,6 +348,14 @@ fn roles_left_open_are_waited_for() {
     let pgweir =
         Builder::without_users().node(cluster.primary().port(), "auto", None).user(sample::USER, &verifier).start();
     assert_eq!(pgweir.psql("SELECT 1"), "1");
+    drop(pgweir);
+    // The first user that it might be asked as is one that the server does not know.
+    let builder = Builder::without_users().node(cluster.primary().port(), "auto", None).user("absent", &verifier);
+    let builder = builder.user(sample::USER, &verifier).set("pool.acquire_timeout", "1h").set("database.name", "*");
+    let pgweir = builder.start();
+    let absent = [("user", sample::USER), ("database", "no such database")];
+    assert_eq!(Newcomer::login(pgweir.port(), &absent, sample::PASSWORD).map(|_| ()).unwrap_err()[&'C'], "3D000");
+    assert_eq!(login(pgweir.port()).unwrap().0.value("SELECT 1"), "1");
 }
 
 /// The low limit that shells give is raised as far as it goes; what does not fit then is said.

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -68,7 +69,7 @@ impl Setup {
         let pool = pools.pool(&login, &cluster.nodes[0]);
         let setup = Setup { first, second, names, cluster, pool, _pools: pools };
         setup.lead_to(addresses);
-        let prober = Prober { login, tls, timeout: Duration::from_secs(5) };
+        let prober = Prober { login, others: VecDeque::new(), tls, timeout: Duration::from_secs(5) };
         tokio::spawn(probe::watch(Arc::downgrade(&setup.cluster), setup.cluster.nodes[0].clone(), prober));
         setup
     }

@@ -116,6 +116,14 @@ impl ConnectFailure {
         }
     }
 
+    /// What the server said to this login, for good or for now (no place is left, for one). `None`: it does not serve.
+    pub fn answer(&self) -> Option<Fault> {
+        match self {
+            ConnectFailure::Backend(BackendError::Server(e)) if !self.is_node_fault() => Some(e.clone().into_fatal()),
+            _ => self.refusal(),
+        }
+    }
+
     /// The node cannot be reached or does not serve now; it is no fault of this login, nor of too many connections.
     pub fn is_node_fault(&self) -> bool {
         match self {

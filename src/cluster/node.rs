@@ -180,6 +180,11 @@ impl Node {
         self.refuses_probe.store(refused, Ordering::Relaxed);
     }
 
+    /// No probe can tell its role, but a client's own login may.
+    pub fn is_to_be_asked(&self) -> bool {
+        self.is_up() && self.role() == Role::Unknown && self.refuses_probe.load(Ordering::Relaxed)
+    }
+
     /// As far as can be known without a login, it serves.
     pub fn can_serve(&self) -> bool {
         self.is_up() && (self.role() != Role::Unknown || self.refuses_probe.load(Ordering::Relaxed))

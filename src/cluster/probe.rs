@@ -1,5 +1,6 @@
 //! Asking each node, each `probe_interval`, whether it serves, what it is, and how far it is in the WAL.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -28,9 +29,20 @@ const LOOKUPS: u32 = 5;
 #[derive(Debug, Clone)]
 pub struct Prober {
     pub login: Login,
+    /// Who else may be let in, in turn.
+    pub others: VecDeque<Login>,
     pub tls: Connector,
     /// For the connect and for each answer.
     pub timeout: Duration,
+}
+
+impl Prober {
+    /// A node has refused the login: next time it is another's turn.
+    pub fn pass(&mut self) {
+        if let Some(next) = self.others.pop_front() {
+            self.others.push_back(std::mem::replace(&mut self.login, next));
+        }
+    }
 }
 
 /// What a node said.
@@ -57,7 +69,7 @@ impl From<String> for Unwell {
 }
 
 /// Probes one node until its cluster is gone.
-pub async fn watch(cluster: Weak<Cluster>, node: Arc<Node>, prober: Prober) {
+pub async fn watch(cluster: Weak<Cluster>, node: Arc<Node>, mut prober: Prober) {
     let mut connection = None;
     let started = cluster.upgrade().map(|cluster| (cluster.demand.pace(), cluster.vacancies()));
     let Some((mut pace, mut vacancies)) = started else { return };
@@ -70,7 +82,7 @@ pub async fn watch(cluster: Weak<Cluster>, node: Arc<Node>, prober: Prober) {
             looked_up = Some(Instant::now());
         }
         connection.take_if(|open: &mut Connection| node.has_left(open.stream.peer()));
-        round(&cluster, &node, &prober, &mut connection).await;
+        round(&cluster, &node, &mut prober, &mut connection).await;
         let interval = cluster.routing.probe_interval;
         drop(cluster);
         let known = node.is_up() && connection.is_some();
@@ -102,7 +114,7 @@ async fn look_up(node: Arc<Node>, prober: Prober) {
 
 /// One probe of one node. A kept connection that fails is tried once more afresh: the server may have closed it for
 /// reasons of its own.
-pub async fn round(cluster: &Cluster, node: &Arc<Node>, prober: &Prober, connection: &mut Option<Connection>) {
+pub async fn round(cluster: &Cluster, node: &Arc<Node>, prober: &mut Prober, connection: &mut Option<Connection>) {
     let had_one = connection.is_some();
     let mut answer = ask(node, prober, connection).await;
     if matches!(answer, Err(Unwell::Failed(_))) && had_one {
@@ -111,6 +123,9 @@ pub async fn round(cluster: &Cluster, node: &Arc<Node>, prober: &Prober, connect
     match answer {
         Ok(answer) => {
             node.note_probe(answer.is_none());
+            if answer.is_none() {
+                prober.pass();
+            }
             if let Some(answer) = answer {
                 answer.timeline.into_iter().for_each(|timeline| node.note_timeline(timeline));
                 node.note_role(answer.in_recovery);

@@ -7,15 +7,13 @@ use crate::frontend::users::User;
 use crate::net::{Peer, Stream};
 use crate::wire::startup::Startup;
 
-/// The method for a login.
+/// The rule that lets a login try, before anything is done about its user; `None`: there are no rules.
 ///
 /// # Errors
-/// A rule rejects it, none allows it, or the certificate is not the user's (28000).
-pub fn method(rules: &[AuthRule], stream: &Stream, startup: &Startup, user: Option<&User>) -> Result<Method, Fault> {
-    // Nobody is told that a user is not known.
-    let by_secret = || user.map_or(Method::Scram(None), User::method);
+/// A rule rejects it, or none allows it (28000).
+pub fn rule<'r>(rules: &'r [AuthRule], stream: &Stream, startup: &Startup) -> Result<Option<&'r AuthRule>, Fault> {
     if rules.is_empty() {
-        return Ok(by_secret());
+        return Ok(None);
     }
     let login = rules::Login {
         address: match stream.peer() {
@@ -26,7 +24,26 @@ pub fn method(rules: &[AuthRule], stream: &Stream, startup: &Startup, user: Opti
         database: &startup.database,
         user: &startup.user,
     };
-    let Some(rule) = rules::find(rules, &login) else { return Err(refused("no rule allows", stream, startup)) };
+    match rules::find(rules, &login) {
+        None => Err(refused("no rule allows", stream, startup)),
+        Some(rule) if rule.method == AuthMethod::Reject => Err(refused("a rule rejects", stream, startup)),
+        found => Ok(found),
+    }
+}
+
+/// The method for a login under a rule.
+///
+/// # Errors
+/// The certificate is not the user's, or there is no such user to be trusted (28000).
+pub fn method(
+    rule: Option<&AuthRule>,
+    stream: &Stream,
+    startup: &Startup,
+    user: Option<&User>,
+) -> Result<Method, Fault> {
+    // Nobody is told that a user is not known.
+    let by_secret = || user.map_or(Method::Scram(None), User::method);
+    let Some(rule) = rule else { return Ok(by_secret()) };
     match rule.method {
         AuthMethod::Default => Ok(by_secret()),
         AuthMethod::Scram => Ok(user.map_or(Method::Scram(None), User::scram)),

@@ -213,10 +213,22 @@ pub struct Clients {
     next: AtomicU64,
     /// Connections accepted and not yet closed, logged in or not.
     pub connections: AtomicUsize,
+    /// Clients that are logged in, or about to be, at most `max_clients`.
+    places: AtomicUsize,
     /// Sessions of which only a [`crate::frontend::rest::Rest`] is there.
     resting: AtomicUsize,
     /// `listen.peer_id`, which stands in the upper bits of each cancel key's pid.
     peer_id: u8,
+}
+
+/// A client's place among `max_clients`; free again when it is dropped.
+#[derive(Debug)]
+pub struct Place(Arc<Clients>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.places.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Where the peer's id stands in a cancel key's pid; the sign stays free. A server's own pid leaves it empty (Linux has
@@ -252,6 +264,12 @@ pub struct NewClient {
 impl Clients {
     pub fn new(peer_id: u8) -> Clients {
         Clients { peer_id, ..Clients::default() }
+    }
+
+    /// One of at most `max` places; `None`: all are taken.
+    pub fn take_place(self: &Arc<Self>, max: usize) -> Option<Place> {
+        let taken = self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1));
+        taken.ok().map(|_| Place(self.clone()))
     }
 
     /// A pid for a cancel key, of random bits: all 31 for a pgweir that is alone, 24 beside its id for one of several.

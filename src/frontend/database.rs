@@ -10,12 +10,15 @@ use quick_cache::sync::Cache;
 use crate::backend::connect::Login;
 use crate::cache::Change;
 use crate::cluster::Cluster;
+use crate::cluster::node::Node;
 use crate::config;
+use crate::error::{Fault, Severity, sqlstate};
 use crate::frontend::invalidation::Cached;
 use crate::frontend::tables::Tables;
 use crate::net::tls::{Connector, TlsError};
 use crate::notify::hub::{Hub, Reach};
-use crate::pool::checkout::Pool;
+use crate::pool::checkout::{Pool, Refused};
+use crate::pool::lease::{Lease, Return};
 use crate::pool::registry::Pools;
 use crate::route::decide::Tally;
 use crate::route::plan::Plans;
@@ -31,6 +34,9 @@ const STATUSES_KEPT: usize = 1000;
 
 /// How long a server's word on startup settings holds: an ALTER ROLE … SET counts for logins after that.
 const PROVEN_FOR: Duration = Duration::from_secs(30);
+
+/// How often a login that waits looks for a node that serves it sooner.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct Database {
@@ -139,6 +145,73 @@ impl Database {
         self.cluster.nodes.iter().map(|node| self.pools.pool(login, node)).collect()
     }
 
+    /// A connection to the primary, or to whatever node serves, by the pools of one login. While none is known to, it is
+    /// waited for.
+    ///
+    /// # Errors
+    /// FATAL: the server refuses the login, or nobody serves within `acquire_timeout`.
+    pub async fn any_lease(&self, worker: usize, pools: &[Arc<Pool>]) -> Result<Lease, Fault> {
+        let timeout = self.pools.config().acquire_timeout;
+        let fatal = |refused: &Refused| Fault { severity: Severity::Fatal, ..refused.fault(timeout) };
+        let end = tokio::time::Instant::now() + timeout;
+        let mut refused = None;
+        while tokio::time::Instant::now() < end {
+            let Some(node) = self.cluster.preferred() else {
+                self.ask_roles(worker, pools).await.map_err(|refused| fatal(&refused))?;
+                if self.cluster.preferred().is_none() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                continue;
+            };
+            tokio::select! {
+                answer = pools[usize::from(node.index)].checkout(worker) => match answer {
+                    Ok(lease) => return Ok(lease),
+                    Err(Refused::Unavailable(why)) => {
+                        refused = Some(Refused::Unavailable(why));
+                        tokio::time::sleep(LOOK).await;
+                    }
+                    Err(refused) => return Err(fatal(&refused)),
+                },
+                () = worse_than_another(&self.cluster, node) => {}
+            }
+        }
+        let none = || Fault::fatal(sqlstate::CANNOT_CONNECT_NOW, "no server can be reached");
+        Err(refused.map_or_else(none, |refused| fatal(&refused)))
+    }
+
+    /// Asks by this login the nodes whose roles the configuration leaves open, and which let no probe in.
+    ///
+    /// # Errors
+    /// None lets this login in either: what one of them said.
+    async fn ask_roles(&self, worker: usize, pools: &[Arc<Pool>]) -> Result<(), Refused> {
+        let mut refused = None;
+        for node in self.cluster.nodes.iter().filter(|node| node.is_to_be_asked()) {
+            let lease = tokio::select! {
+                answer = pools[usize::from(node.index)].checkout(worker) => answer,
+                () = until(|| !node.is_to_be_asked()) => continue,
+            };
+            match lease {
+                Ok(mut lease) => {
+                    lease.begin();
+                    let asking = lease.query("SELECT pg_catalog.pg_is_in_recovery()");
+                    let rows = tokio::time::timeout(self.pools.config().connection_timeout, asking).await;
+                    if let Ok(Ok(rows)) = rows
+                        && let Some(Some(answer)) = rows.first().and_then(|row| row.first())
+                    {
+                        node.note_role(answer == "t");
+                        lease.give_back(Instant::now(), Return::default());
+                    }
+                }
+                Err(why @ Refused::Login(_)) => refused = Some(why),
+                Err(_) => {}
+            }
+        }
+        match refused {
+            Some(why) if self.cluster.preferred().is_none() => Err(why),
+            _ => Ok(()),
+        }
+    }
+
     /// What a session of this user with these startup settings reports, where a server has said so lately: such a login
     /// needs no connection.
     /// Its settings are the copy that all such sessions share.
@@ -149,5 +222,16 @@ impl Database {
 
     pub fn set_statuses(&self, user: Arc<str>, settings: Settings, statuses: Statuses) {
         self.statuses.insert((user, settings.clone()), (Instant::now(), settings, statuses));
+    }
+}
+
+/// Ready once a client that waits for this node had better wait for another one.
+async fn worse_than_another(cluster: &Cluster, node: &Node) {
+    until(|| !node.is_up() && cluster.preferred().is_some_and(|other| other.index != node.index)).await;
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        tokio::time::sleep(LOOK).await;
     }
 }

@@ -1,20 +1,22 @@
 //! From an accepted socket to a session: startup, TLS, authentication, the first ReadyForQuery.
 
 mod greet;
+pub mod prove;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroize;
 
 use crate::auth::{AUTHENTICATION_OK, Credentials, Entropy, MAX_PASSWORD_LEN, Method, ServerAuth, Step};
-use crate::backend::connect::{self, Login};
+use crate::backend::connect::Login;
 use crate::backend::connection::Connection;
+use crate::config::AuthRule;
 use crate::error::{Fault, sqlstate};
 use crate::frontend::admission;
+use crate::frontend::client::Place;
 use crate::frontend::database::Database;
 use crate::frontend::io;
 use crate::frontend::peers;
@@ -43,10 +45,10 @@ pub struct Opening {
 /// What a login leads to.
 #[derive(Debug)]
 pub enum Opened {
-    Session(Box<Session>),
-    /// The admin console.
+    Session(Box<Session>, Place),
+    /// The admin console, for which there is always a place.
     Console(Box<Opening>),
-    Replication(Box<Relay>),
+    Replication(Box<Relay>, Place),
     /// A cancel request, or a client that went away.
     Nothing,
 }
@@ -71,20 +73,28 @@ impl From<std::io::Error> for Failed {
 }
 
 impl Opening {
-    /// Logs the client in within `login_timeout`; a failure is told to it here.
+    /// Logs the client in: who it is, within `login_timeout`; then its session, which may wait for a connection. A failure is
+    /// told to it here.
     pub async fn open(mut self) -> Opened {
         let limit = self.proxy.config.load().listen.login_timeout;
-        let outcome = tokio::time::timeout(limit, self.establish()).await.unwrap_or_else(|_| {
+        let admitted = tokio::time::timeout(limit, self.establish()).await.unwrap_or_else(|_| {
             Err(Fault::fatal(sqlstate::QUERY_CANCELED, "canceling authentication due to timeout").into())
         });
+        let outcome = match admitted {
+            Ok(Some(Admitted::Guest(guest))) => self.enter(guest).await,
+            Ok(Some(Admitted::Console)) => Ok(LoggedIn::Console),
+            Ok(None) => Err(Failed::Gone),
+            Err(failed) => Err(failed),
+        };
         match outcome {
-            Ok(None) | Err(Failed::Gone) => Opened::Nothing,
-            Ok(Some(LoggedIn::Console)) => Opened::Console(Box::new(self)),
-            Ok(Some(LoggedIn::Session(parts))) => Opened::Session(Box::new(parts.into_session(self))),
-            Ok(Some(LoggedIn::Replication(r))) => {
-                let (database, login, startup, connection) = *r;
-                Opened::Replication(Box::new(Relay::new(self, &login, &database, &startup, connection)))
+            Ok(LoggedIn::Console) => Opened::Console(Box::new(self)),
+            Ok(LoggedIn::Session(parts, place)) => Opened::Session(Box::new(parts.into_session(self)), place),
+            Ok(LoggedIn::Replication(relayed, place)) => {
+                let (database, login, startup, connection) = *relayed;
+                let relay = Relay::new(self, &login, &database, &startup, connection);
+                Opened::Replication(Box::new(relay), place)
             }
+            Err(Failed::Gone) => Opened::Nothing,
             Err(Failed::Fault(fault)) => {
                 tracing::info!(client = %self.stream.peer(), %fault, "login refused");
                 self.outbox.clear();
@@ -95,9 +105,9 @@ impl Opening {
         }
     }
 
-    async fn establish(&mut self) -> Result<Option<LoggedIn>, Failed> {
+    async fn establish(&mut self) -> Result<Option<Admitted>, Failed> {
         match self.startup().await? {
-            Some(startup) => self.log_in(startup).await.map(Some),
+            Some(startup) => self.admit(startup).await.map(Some),
             None => Ok(None),
         }
     }
@@ -161,65 +171,101 @@ impl Opening {
         self.stream.flush().await
     }
 
-    async fn log_in(&mut self, startup: Startup) -> Result<LoggedIn, Failed> {
+    async fn admit(&mut self, startup: Startup) -> Result<Admitted, Failed> {
         if startup.must_negotiate() {
             write::negotiate_protocol(&mut self.outbox, startup.agreed_minor(), startup.protocol_options.clone());
         }
         let proxy = self.proxy.clone();
-        let max = proxy.config.load().listen.max_clients;
-        if proxy.clients.connections.load(Ordering::Relaxed) > max {
-            return Err(Fault::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already").into());
-        }
-        if proxy.closing.load(Ordering::Relaxed) && !CONSOLE.contains(&&*startup.database) {
+        let config = proxy.config.load_full();
+        // The operator comes in to see who has taken them all.
+        let place = match CONSOLE.contains(&&*startup.database) {
+            true => None,
+            false => Some(
+                proxy
+                    .clients
+                    .take_place(config.listen.max_clients)
+                    .ok_or_else(|| Fault::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already"))?,
+            ),
+        };
+        if place.is_some() && proxy.closing.load(Ordering::Relaxed) {
             return Err(Fault::fatal(sqlstate::CANNOT_CONNECT_NOW, "pgweir is shutting down").into());
         }
         if proxy.acceptor.load().refuses(&self.stream) {
             return Err(Fault::fatal(sqlstate::INVALID_AUTHORIZATION, "SSL connection is required").into());
         }
+        let rule = admission::rule(&config.auth.rules, &self.stream, &startup)?;
         let user = proxy.find_user(&startup.user, &startup.database, self.worker.index).await?;
-        let credentials = self.authenticate(&startup, user.as_deref()).await?;
+        let shown = self.authenticate(&startup, rule, user.as_deref()).await?;
         let user = user.ok_or(Failed::Gone)?;
-        let replicates = startup.replication.is_some();
-        if replicates {
+        if startup.replication.is_some() {
             replication::admit(&user)?;
         }
-        if CONSOLE.contains(&&*startup.database) {
+        let Some(place) = place else {
             self.enter_console(&user).await?;
-            return Ok(LoggedIn::Console);
-        }
-        let database = match replicates {
-            true => replication::database(&proxy, &startup),
-            false => proxy.database(&startup.database),
+            return Ok(Admitted::Console);
         };
-        let database = database.ok_or_else(|| {
-            Fault::fatal(sqlstate::INVALID_CATALOG_NAME, format!("database \"{}\" does not exist", startup.database))
-        })?;
-        if database.is_disabled() {
-            let message = format!("database \"{}\" is not currently accepting connections", startup.database);
+        Ok(Admitted::Guest(self.invite(startup, user, shown, place).await?))
+    }
+
+    /// To a database that is there, as a user whom its servers let in.
+    async fn invite(
+        &self,
+        startup: Startup,
+        user: Arc<User>,
+        shown: Credentials,
+        place: Place,
+    ) -> Result<Box<Guest>, Failed> {
+        let (proxy, asked) = (&self.proxy, &startup.database);
+        let unknown = || Fault::fatal(sqlstate::INVALID_CATALOG_NAME, format!("database \"{asked}\" does not exist"));
+        let config = proxy.config.load_full();
+        let name = match startup.replication {
+            Some(_) => replication::database(&config, &startup),
+            None => asked,
+        };
+        if proxy.databases.get(name).is_some_and(|database| database.is_disabled()) {
+            let message = format!("database \"{asked}\" is not currently accepting connections");
             return Err(Fault::fatal(sqlstate::NOT_IN_PREREQUISITE_STATE, message).into());
         }
+        let servers = proxy.servers(name).ok_or_else(unknown)?;
         let login =
-            Login { user: user.name.clone(), database: database.dbname.clone(), credentials: user.credentials.clone() };
-        match credentials {
-            Credentials::Plain(_) if matches!(user.method(), Method::Passthrough) => {
-                self.prove(&database, &login, credentials).await?;
-            }
-            Credentials::None => {}
+            Login { user: user.name.clone(), database: servers.dbname.clone(), credentials: user.credentials.clone() };
+        let given = match shown {
+            Credentials::Plain(password) if matches!(user.method(), Method::Passthrough) => Some(password),
             // Who has shown the password itself, to be checked by a hash of it, can be logged in anywhere.
-            shown if !user.has_password() => user.credentials.learn(shown),
-            _ => {}
-        }
+            Credentials::Plain(_) | Credentials::Md5(_) | Credentials::Scram(_) if !user.has_password() => {
+                user.credentials.learn(shown);
+                None
+            }
+            _ => None,
+        };
+        proxy.prove(&servers, &login, given.as_ref()).await?;
+        let database = proxy.database(name).ok_or_else(unknown)?;
+        Ok(Box::new(Guest { startup, user, database, login, place }))
+    }
+
+    /// From the admitted client to its session.
+    async fn enter(&mut self, guest: Box<Guest>) -> Result<LoggedIn, Failed> {
+        let Guest { startup, user, database, login, place } = *guest;
         write::authentication(&mut self.outbox, &AUTHENTICATION_OK);
-        if replicates {
+        if startup.replication.is_some() {
             let connection = replication::dial(&database, &login, &startup).await?;
-            return Ok(LoggedIn::Replication(Box::new((database, login, startup, connection))));
+            return Ok(LoggedIn::Replication(Box::new((database, login, startup, connection)), place));
         }
-        Ok(LoggedIn::Session(Box::new(self.greet(startup, database, login, &user).await?)))
+        let greeted = self.greet(startup, database.clone(), login, &user).await;
+        if matches!(&greeted, Err(Failed::Fault(fault)) if fault.code == sqlstate::INVALID_CATALOG_NAME) {
+            self.proxy.forget(&database);
+        }
+        Ok(LoggedIn::Session(Box::new(greeted?), place))
     }
 
     /// Who the client is. A user that is not known is asked all the same, and refused as for a wrong password.
-    async fn authenticate(&mut self, startup: &Startup, user: Option<&User>) -> Result<Credentials, Failed> {
-        let method = admission::method(&self.proxy.config.load().auth.rules, &self.stream, startup, user)?;
+    async fn authenticate(
+        &mut self,
+        startup: &Startup,
+        rule: Option<&AuthRule>,
+        user: Option<&User>,
+    ) -> Result<Credentials, Failed> {
+        let method = admission::method(rule, &self.stream, startup, user)?;
         if matches!(method, Method::Passthrough) && CONSOLE.contains(&&*startup.database) {
             let fault = Fault::fatal(
                 sqlstate::INVALID_AUTHORIZATION,
@@ -286,32 +332,6 @@ impl Opening {
         }
     }
 
-    /// A password that only a server can check: by logging in with it.
-    async fn prove(&mut self, database: &Database, login: &Login, given: Credentials) -> Result<(), Failed> {
-        let Credentials::Plain(password) = &given else { return Ok(()) };
-        if login.credentials.is_proven(password, Instant::now()) {
-            return Ok(());
-        }
-        let trial = Login { credentials: connect::ServerCredentials::new(given.clone()), ..login.clone() };
-        let config = database.pools.config();
-        for node in database.cluster.by_preference() {
-            let attempt = connect::connect(&node.config, &database.tls, &trial, config.connection_timeout);
-            match tokio::time::timeout(config.create_timeout, attempt).await {
-                Ok(Ok(connection)) => {
-                    tokio::spawn(tokio::time::timeout(config.destroy_timeout, Box::new(connection).terminate()));
-                    login.credentials.prove(password.clone(), Instant::now());
-                    return Ok(());
-                }
-                Ok(Err(failure)) => match failure.refusal() {
-                    Some(fault) => return Err(fault.into()),
-                    None => tracing::warn!(node = %node.name, %failure, "a password cannot be checked"),
-                },
-                Err(_) => tracing::warn!(node = %node.name, "a password cannot be checked in time"),
-            }
-        }
-        Err(no_server().into())
-    }
-
     async fn enter_console(&mut self, user: &User) -> Result<(), Failed> {
         if !self.proxy.admin.get().is_some_and(|admin| admin.is_admin(&user.name)) {
             let message = format!("user \"{}\" may not use the admin console", user.name);
@@ -366,12 +386,22 @@ const CONSOLE_STATUSES: [(&str, &str); 5] = [
     ("standard_conforming_strings", "on"),
 ];
 
-enum LoggedIn {
-    Session(Box<Parts>),
-    Replication(Box<(Arc<Database>, Login, Startup, Box<Connection>)>),
+/// Who has shown who it is.
+enum Admitted {
+    Guest(Box<Guest>),
     Console,
 }
 
-fn no_server() -> Fault {
-    Fault::fatal(sqlstate::CANNOT_CONNECT_NOW, "no server can be reached")
+struct Guest {
+    startup: Startup,
+    user: Arc<User>,
+    database: Arc<Database>,
+    login: Login,
+    place: Place,
+}
+
+enum LoggedIn {
+    Session(Box<Parts>, Place),
+    Replication(Box<(Arc<Database>, Login, Startup, Box<Connection>)>, Place),
+    Console,
 }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::admin::Admin;
 use crate::backend::connect::Login;
 use crate::cache::{Limits, Results};
+use crate::cluster::Cluster;
 use crate::cluster::catalog;
 use crate::cluster::changes::{self, Follow};
 use crate::cluster::probe::{self, Prober};
@@ -19,8 +20,9 @@ use crate::frontend::client::Clients;
 use crate::frontend::database::Database;
 use crate::frontend::failover;
 use crate::frontend::invalidation::{Cached, Keeper};
+use crate::frontend::login::prove::{Servers, Turn};
 use crate::frontend::users::{User, Users};
-use crate::net::tls::{Acceptor, TlsError};
+use crate::net::tls::{Acceptor, Connector, TlsError};
 use crate::shared::Shared;
 use crate::stats::Stats;
 
@@ -51,6 +53,8 @@ pub struct Proxy {
     server_ids: Arc<AtomicU64>,
     /// Making a database starts its probes: once.
     making: Mutex<()>,
+    /// By user and entry of `[[databases]]`.
+    pub(super) proofs: DashMap<(Arc<str>, Arc<str>), Turn>,
 }
 
 impl Proxy {
@@ -83,6 +87,7 @@ impl Proxy {
             epoch,
             server_ids: Arc::default(),
             making: Mutex::new(()),
+            proofs: DashMap::new(),
         });
         for database in config.databases.iter().filter(|d| d.name != "*") {
             proxy.make(database.name.as_str().into(), database).map_err(|e| e.to_string())?;
@@ -98,7 +103,43 @@ impl Proxy {
         self.users.all()
     }
 
-    /// The database of this name; one that only `*` stands for is made when first asked for.
+    /// Where a database is, whether it is set up or only `*` stands for it.
+    pub fn servers(&self, name: &str) -> Option<Servers> {
+        let config = self.config.load();
+        let named = |name: &str| config.databases.iter().find(|d| d.name == name);
+        if let Some(found) = self.databases.get(name) {
+            return Some(Servers {
+                name: found.name.clone(),
+                dbname: found.dbname.clone(),
+                entry: if named(name).is_some() { found.name.clone() } else { "*".into() },
+                cluster: found.cluster.clone(),
+                tls: found.tls.clone(),
+                config: found.pools.config(),
+            });
+        }
+        let wildcard = named("*")?;
+        let tls = Connector::new(wildcard.tls, wildcard.ca.as_deref())
+            .inspect_err(|error| tracing::error!(database = name, %error, "cannot set up the database"));
+        let name: Arc<str> = name.into();
+        Some(Servers {
+            dbname: wildcard.dbname.as_deref().map_or_else(|| name.clone(), Arc::from),
+            entry: "*".into(),
+            cluster: Arc::new(Cluster::new(name.clone(), &wildcard.nodes, &config.routing, self.epoch)),
+            tls: tls.ok()?,
+            config: wildcard.pool.clone(),
+            name,
+        })
+    }
+
+    /// The servers do not know this database, or no more: one that only `*` stands for, and nobody is in, is not kept.
+    pub fn forget(&self, database: &Arc<Database>) {
+        let is_named = self.config.load().databases.iter().any(|named| *named.name == *database.name);
+        if !is_named && self.clients.all().iter().all(|client| client.database != database.name) {
+            self.databases.remove_if(&database.name, |_, known| Arc::ptr_eq(known, database));
+        }
+    }
+
+    /// The database of this name; one that only `*` stands for is made when somebody is first let in.
     pub fn database(&self, name: &str) -> Option<Arc<Database>> {
         if let Some(found) = self.databases.get(name) {
             return Some(found.clone());
@@ -185,8 +226,9 @@ impl Proxy {
             credentials: user.credentials.clone(),
         };
         // A user that cannot log in yet still shows whether a node answers; its first client's login teaches the rest.
-        if let Some(user) = known.first().or(learning.first()) {
-            let prober = Prober { login: login(user), tls: database.tls.clone(), timeout };
+        let mut probing = if known.is_empty() { &learning } else { &known }.iter().map(|user| login(user));
+        if let Some(first) = probing.next() {
+            let prober = Prober { login: first, others: probing.collect(), tls: database.tls.clone(), timeout };
             for node in &database.cluster.nodes {
                 let watch = probe::watch(Arc::downgrade(&database.cluster), node.clone(), prober.clone());
                 self.control.spawn(watch);
@@ -194,6 +236,8 @@ impl Proxy {
             self.control.spawn(catalog::follow(Arc::downgrade(&database.cluster), prober));
         } else {
             database.cluster.definitions.give_up();
+            // Only clients' own logins can tell.
+            database.cluster.nodes.iter().for_each(|node| node.note_probe(true));
         }
         let logins = known.iter().chain(&learning).map(|user| login(user)).collect();
         self.follow_changes(database, logins, timeout);

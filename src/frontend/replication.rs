@@ -2,7 +2,6 @@
 //! primary, logged in as the user, and from then on a relay of bytes.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -10,12 +9,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split}
 
 use crate::backend::connect::{self, ConnectFailure, Login};
 use crate::backend::connection::{BackendError, Connection};
+use crate::config::Config;
 use crate::error::{Fault, sqlstate};
 use crate::frontend::client::{Activity, Client, Entered, NewClient, Stop};
 use crate::frontend::database::Database;
 use crate::frontend::io::part;
 use crate::frontend::login::Opening;
-use crate::frontend::proxy::Proxy;
 use crate::frontend::serve::stop_fault;
 use crate::frontend::users::User;
 use crate::net::Stream;
@@ -48,14 +47,13 @@ pub fn admit(user: &User) -> Result<(), Fault> {
     Err(fault.with_hint("Set replication = true for the user in pgweir's configuration."))
 }
 
-/// The database whose primary is meant. Physical replication is of a whole server, and libpq then names a database
-/// of its own choice: the only one there is will do.
-pub fn database(proxy: &Proxy, startup: &Startup) -> Option<Arc<Database>> {
-    let config = proxy.config.load();
+/// The name of the database whose primary is meant. Physical replication is of a whole server, and libpq then names a
+/// database of its own choice: the only one there is will do.
+pub fn database<'a>(config: &'a Config, startup: &'a Startup) -> &'a str {
     let named = config.databases.iter().any(|database| database.name == startup.database);
     match (&config.databases[..], startup.replication.as_deref().map(kind)) {
-        ([only], Some("physical")) if !named && only.name != "*" => proxy.database(&only.name),
-        _ => proxy.database(&startup.database),
+        ([only], Some("physical")) if !named && only.name != "*" => &only.name,
+        _ => &startup.database,
     }
 }
 

@@ -304,17 +304,23 @@ impl Reader {
             return Ok(());
         }
         self.forget();
-        let Prober { login, tls, timeout } = &self.prober;
-        let connecting = connect::connect(&node.config, tls, login, *timeout);
-        let connection = match tokio::time::timeout(*timeout * 2, connecting).await {
-            Ok(made) => made.map_err(|failure| failure.to_string())?,
+        let Prober { login, tls, timeout, .. } = &self.prober;
+        let timeout = *timeout;
+        let connecting = connect::connect(&node.config, tls, login, timeout);
+        let connection = match tokio::time::timeout(timeout * 2, connecting).await {
+            Ok(Ok(made)) => made,
+            Ok(Err(failure)) => {
+                if failure.refusal().is_some() {
+                    self.prober.pass();
+                }
+                return Err(failure.to_string());
+            }
             Err(_) => return Err("timed out while connecting".to_owned()),
         };
         let version = connection.statuses.iter().find(|(name, _)| **name == *"server_version");
         let version = version.and_then(|(_, text)| text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
         let version = version.ok_or("the server does not say its version")?;
         self.connection = Some(Open { node: node.index, connection, server_path: false, version });
-        let timeout = *timeout;
         let origin = self.ask(query::ORIGIN, timeout).await?;
         let origin = origin.first().and_then(|row| row.first()?.as_deref()).unwrap_or_default();
         let server_path = !matches!(origin, "database" | "user" | "database user" | "client" | "session" | "");

@@ -1,28 +1,27 @@
 //! From a proven user to the session: the settings of the startup packet, and what the client is told first.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 
 use crate::backend::connect::Login;
 use crate::backend::connection::BackendError;
-use crate::cluster::Cluster;
-use crate::cluster::node::{Node, Role};
+use crate::cluster::node::Role;
 use crate::config::PoolMode;
-use crate::error::{Fault, Severity, sqlstate};
+use crate::error::{Fault, sqlstate};
 use crate::freshness::Seen;
 use crate::frontend::client::{Entered, NewClient};
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::invalidation::Wrote;
 use crate::frontend::io::MAX_WAITING;
-use crate::frontend::login::{Failed, Opening, no_server};
+use crate::frontend::login::{Failed, Opening};
 use crate::frontend::rest::Rest;
 use crate::frontend::session::{Leased, Session};
 use crate::frontend::users::User;
 use crate::net::Stream;
-use crate::pool::checkout::{Pool, Refused};
+use crate::pool::checkout::Pool;
 use crate::pool::lease::{Lease, Return};
 use crate::session::datestyle;
 use crate::session::environment::Environment;
@@ -30,9 +29,6 @@ use crate::session::parameters::{Parameters, Settings, Value};
 use crate::session::prepared::Names;
 use crate::wire::startup::{self, Startup};
 use crate::wire::write;
-
-/// How often a login that waits looks for a node that serves it sooner.
-const LOOK: Duration = Duration::from_millis(50);
 
 impl Opening {
     /// The settings the client asks for, tried on a server; the ParameterStatus values, the cancel key, ReadyForQuery: to be sent by
@@ -98,28 +94,22 @@ impl Opening {
         base: &Settings,
     ) -> Result<(Statuses, Lease), Failed> {
         let mut lease = tokio::select! {
-            answer = any_lease(self.worker.index, database, pools) => answer?,
+            answer = database.any_lease(self.worker.index, pools) => answer?,
             gone = gone(&mut self.stream, &mut self.inbox) => return Err(gone),
         };
         let on_primary = lease.pool.node.role() == Role::Primary;
-        // What another client wished to be told is not this one's wish.
-        if lease.settings != *base && lease.settings.value("client_min_messages").is_some() {
-            lease.begin();
-            lease.query("RESET client_min_messages").await.map_err(fatal)?;
-            lease.settings.remove("client_min_messages");
-        }
         let told_before = self.outbox.len();
-        for (n, sql) in to_be_said(&lease.settings, base).iter().enumerate() {
-            lease.begin();
-            if let Err(error) = lease.query_noticed(sql, &mut self.outbox).await {
-                // What was refused has changed nothing: the connection is as it was, but for what came before.
-                if n == 0 && matches!(&error, BackendError::Server(e) if !e.fatal) {
+        let limit = database.pools.config().create_timeout;
+        match tokio::time::timeout(limit, say(&mut lease, base, &mut self.outbox)).await {
+            Ok(Ok(())) => {}
+            Ok(Err((error, is_unchanged))) => {
+                if is_unchanged {
                     lease.give_back(Instant::now(), Return::default());
                 }
                 return Err(fatal(error));
             }
+            Err(_) => return Err(Fault::fatal(sqlstate::CONNECTION_FAILURE, "the server does not answer").into()),
         }
-        lease.settings = base.clone();
         // Whichever node was asked, writes are taken.
         let told = |(name, value): &(Box<str>, Box<str>)| {
             let value = if **name == *"in_hot_standby" { "off".into() } else { value.clone() };
@@ -134,30 +124,25 @@ impl Opening {
     }
 }
 
-/// A connection to the primary, or to whatever node serves. While none is known to, it is waited for.
-async fn any_lease(worker: usize, database: &Database, pools: &[Arc<Pool>]) -> Result<Lease, Failed> {
-    let timeout = database.pools.config().acquire_timeout;
-    let end = tokio::time::Instant::now() + timeout;
-    let mut refused = None;
-    while tokio::time::Instant::now() < end {
-        let Some(node) = database.cluster.preferred() else {
-            tokio::time::sleep(LOOK).await;
-            continue;
-        };
-        let pool = &pools[usize::from(node.index)];
-        tokio::select! {
-            answer = pool.checkout(worker) => match answer {
-                Ok(lease) => return Ok(lease),
-                Err(Refused::Unavailable(why)) => {
-                    refused = Some(Refused::Unavailable(why));
-                    tokio::time::sleep(LOOK).await;
-                }
-                Err(refused) => return Err(lease_refused(&refused, timeout)),
-            },
-            () = worse_than_another(&database.cluster, node) => {}
+/// Brings a connection to a client's own settings, with the notices that come of it. An error tells whether the connection is
+/// as it was.
+async fn say(lease: &mut Lease, base: &Settings, notices: &mut BytesMut) -> Result<(), (BackendError, bool)> {
+    // What another client wished to be told is not this one's wish.
+    if lease.settings != *base && lease.settings.value("client_min_messages").is_some() {
+        lease.begin();
+        lease.query("RESET client_min_messages").await.map_err(|error| (error, false))?;
+        lease.settings.remove("client_min_messages");
+    }
+    for (n, sql) in to_be_said(&lease.settings, base).iter().enumerate() {
+        lease.begin();
+        if let Err(error) = lease.query_noticed(sql, notices).await {
+            // What was refused has changed nothing: the connection is as it was, but for what came before.
+            let is_unchanged = n == 0 && matches!(&error, BackendError::Server(e) if !e.fatal);
+            return Err((error, is_unchanged));
         }
     }
-    Err(refused.map_or_else(|| no_server().into(), |refused| lease_refused(&refused, timeout)))
+    lease.settings = base.clone();
+    Ok(())
 }
 
 /// Returns when the client is gone: its place in the queue is then given up. What it sends ahead is kept, within bounds.
@@ -270,10 +255,6 @@ fn fatal(error: BackendError) -> Failed {
     })
 }
 
-fn lease_refused(refused: &Refused, acquire_timeout: Duration) -> Failed {
-    Failed::Fault(Fault { severity: Severity::Fatal, ..refused.fault(acquire_timeout) })
-}
-
 /// What a server must be told for a client that asks for `base`. Names that are cut there (`NAMEDATALEN`) are always
 /// said, for the notice that comes of it.
 fn to_be_said(actual: &Settings, base: &Settings) -> Vec<String> {
@@ -282,15 +263,5 @@ fn to_be_said(actual: &Settings, base: &Settings) -> Vec<String> {
     match actual.difference(base) {
         said if said.is_empty() && base.iter().any(|(_, value)| is_long(value)) => Settings::default().difference(base),
         said => said,
-    }
-}
-
-/// Ready once a client that waits for this node had better wait for another one.
-async fn worse_than_another(cluster: &Cluster, node: &Node) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        if !node.is_up() && cluster.preferred().is_some_and(|other| other.index != node.index) {
-            return;
-        }
     }
 }
