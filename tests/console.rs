@@ -266,6 +266,53 @@ fn clients_show_what_they_hold_and_what_pins_them() {
 }
 
 #[test]
+fn an_ejected_replica_serves_nothing_until_it_is_admitted() {
+    let [primary, first, second] = [0, 1, 2].map(|at| support::cluster().servers().nth(at).unwrap().port());
+    let others = format!(
+        "[[databases]]\nname = \"*\"\ndbname = \"app\"\ntls = \"disable\"\nnodes = [\
+         {{ host = \"127.0.0.1\", port = {primary}, role = \"primary\" }}, \
+         {{ host = \"127.0.0.1\", port = {first}, role = \"replica\" }}]\n"
+    );
+    let builder = Pgweir::builder().cluster(support::cluster(), &[1, 1]).operator().set("pool.min", 1);
+    let pgweir = builder.more(&others).start();
+    let [primary, first, second] = [primary, first, second].map(|port| format!("127.0.0.1:{port}"));
+    let client = connect(&pgweir.url());
+    let in_database = |database: &str, node: &str, column: &str| {
+        let shown = pgweir.console("SHOW NODES").rows;
+        let row = shown.iter().find(|row| row["database"] == database && row["node"] == node);
+        row.map(|row| row[column].clone()).unwrap()
+    };
+    let of = |node: &str, column: &str| in_database(DATABASE, node, column);
+    let reads = |times: usize| {
+        let before = of(&first, "queries").parse::<u64>().unwrap();
+        (0..times).for_each(|_| drop(wait(client.simple_query("SELECT 1")).unwrap()));
+        of(&first, "queries").parse::<u64>().unwrap() - before
+    };
+    assert_eq!(reads(20), 10);
+    pgweir.console(&format!("EJECT {first}"));
+    assert_eq!(
+        (&*of(&first, "status"), &*of(&first, "reason"), &*of(&second, "status")),
+        ("ejected", "by EJECT", "up")
+    );
+    assert_eq!(reads(20), 0);
+    // So it is for a database that is made only now.
+    drop(connect(&pgweir.url_of(USER, PASSWORD, "later")));
+    assert_eq!(in_database("later", &first, "status"), "ejected");
+    // Nor is it kept from what its operator wants to do with it.
+    wait_until(LIMIT, "no connection to it", || of(&first, "connections") == "0");
+    assert_eq!(pgweir.json("/stats")["database"]["nodesUp"], 3);
+    pgweir.console(&format!("ADMIT {first}"));
+    assert_eq!((&*of(&first, "status"), &*of(&first, "reason")), ("up", ""));
+    wait_until(LIMIT, "its share", || reads(20) == 10);
+    let console = connect(&pgweir.console_url());
+    for (node, code) in [(&*primary, "55000"), ("nowhere:1", "22023")] {
+        let command = format!("EJECT {node}");
+        let error = wait(console.simple_query(&command)).unwrap_err();
+        assert_eq!(error.code().unwrap().code(), code, "{command}");
+    }
+}
+
+#[test]
 fn killing_a_client_ends_it_alone() {
     let pgweir = pgweir();
     let (killed, other) = (connect(&pgweir.url()), connect(&pgweir.url()));

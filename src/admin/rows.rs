@@ -152,7 +152,7 @@ pub enum NodeStatus {
     Up,
     /// Answers, but is further behind than `routing.max_lag`.
     Lagging,
-    /// Taken out by errors or by an operator; probed still.
+    /// Taken out by an operator; probed still.
     Ejected,
     /// Does not answer.
     Down,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -10,6 +10,8 @@ use super::Order;
 use super::sources::all;
 use crate::admin::CommandResult;
 use crate::admin::command::{Command, CommandError, Shutdown};
+use crate::cluster::node::Role;
+use crate::error::sqlstate;
 use crate::frontend::client::{Activity, Client, Stop};
 use crate::frontend::database::Database;
 use crate::frontend::proxy::Proxy;
@@ -73,7 +75,10 @@ fn act(proxy: &Arc<Proxy>, orders: &mpsc::UnboundedSender<Order>, command: &Comm
     match command {
         Command::Pause(name) => drop(pause(proxy, name.as_deref())?),
         Command::Resume(_) if proxy.closing.load(Ordering::Relaxed) => {
-            return Err(CommandError { sqlstate: "55000", message: "pgweir is shutting down".to_owned() });
+            return Err(CommandError {
+                sqlstate: sqlstate::NOT_IN_PREREQUISITE_STATE,
+                message: "pgweir is shutting down".to_owned(),
+            });
         }
         Command::Resume(name) => {
             if name.is_none() {
@@ -108,6 +113,8 @@ fn act(proxy: &Arc<Proxy>, orders: &mpsc::UnboundedSender<Order>, command: &Comm
         }
         // Plans let go of their records first, which are then set back.
         Command::ResetStatements => all(proxy).iter().for_each(|database| database.plans.release_records()),
+        Command::Eject(name) => set_ejected(proxy, name, true)?,
+        Command::Admit(name) => set_ejected(proxy, name, false)?,
         Command::Reload => order(Order::Reload)?,
         Command::Drain => order(Order::Drain)?,
         Command::Quit | Command::Shutdown(Shutdown::WaitForClients) => order(Order::DrainWithoutEnd)?,
@@ -118,6 +125,28 @@ fn act(proxy: &Arc<Proxy>, orders: &mpsc::UnboundedSender<Order>, command: &Comm
             proxy.control.spawn(stop_without_servers(proxy.clone(), orders.clone()));
         }
         other => return Err(CommandError::not_built(other.name())),
+    }
+    Ok(())
+}
+
+/// A node by its name, `host:port`, in all databases that have it.
+fn set_ejected(proxy: &Proxy, name: &str, ejected: bool) -> Result<(), CommandError> {
+    let databases = all(proxy);
+    let of = |database: &Arc<Database>| {
+        let nodes = database.cluster.nodes.iter().filter(|node| *node.name == *name);
+        nodes.map(|node| (database.clone(), node.clone())).collect::<Vec<_>>()
+    };
+    let found: Vec<_> = databases.iter().flat_map(of).collect();
+    if found.is_empty() {
+        return Err(unknown(format!("no such node: {name}; SHOW NODES has their names")));
+    }
+    if ejected && found.iter().any(|(_, node)| node.role() == Role::Primary) {
+        let message = format!("{name} is a primary, and writes have nowhere else to go");
+        return Err(CommandError { sqlstate: sqlstate::NOT_IN_PREREQUISITE_STATE, message });
+    }
+    for (database, node) in found {
+        node.set_ejected(ejected, Instant::now());
+        database.pools.use_node(node.index, !ejected);
     }
     Ok(())
 }

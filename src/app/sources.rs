@@ -416,10 +416,11 @@ fn node_row(database: &Database, node: &Node) -> NodeRow {
             Role::Replica => NodeRole::Replica,
             Role::Unknown => NodeRole::Auto,
         },
-        status: match (node.is_up(), lagging) {
-            (false, _) => NodeStatus::Down,
-            (true, true) => NodeStatus::Lagging,
-            (true, false) => NodeStatus::Up,
+        status: match (node.is_up(), node.is_ejected() && replica, lagging) {
+            (false, _, _) => NodeStatus::Down,
+            (true, true, _) => NodeStatus::Ejected,
+            (true, false, true) => NodeStatus::Lagging,
+            (true, false, false) => NodeStatus::Up,
         },
         weight: node.config.weight,
         lag: node.lag().filter(|_| replica),
@@ -432,7 +433,10 @@ fn node_row(database: &Database, node: &Node) -> NodeRow {
         writes: node.writes.load(Ordering::Relaxed),
         errors: node.failures.load(Ordering::Relaxed),
         probe: node.probe(),
-        reason: node.fault().or_else(|| node.is_astray().then(|| "on a history that the primary is not on".to_owned())),
+        reason: node.fault().or_else(|| {
+            let astray = node.is_astray().then_some("on a history that the primary is not on");
+            astray.or((node.is_ejected() && replica).then_some("by EJECT")).map(str::to_owned)
+        }),
         host: names::is_name(&node.config.host).then(|| (node.config.host.clone(), node.addresses())),
     }
 }

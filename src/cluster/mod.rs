@@ -156,10 +156,13 @@ impl Cluster {
         self.by_preference().next().filter(|node| node.role() != Role::Unknown)
     }
 
-    /// All nodes, those that are up first, and among them the primary.
+    /// All nodes, those that are up and in use first, and among them the primary.
     pub fn by_preference(&self) -> impl Iterator<Item = &Arc<Node>> {
         let mut nodes: Vec<_> = self.nodes.iter().collect();
-        nodes.sort_by_key(|node| (!node.is_up(), node.role() != Role::Primary, node.role() == Role::Unknown));
+        nodes.sort_by_key(|node| {
+            let replica = node.role() != Role::Primary;
+            (!node.is_up(), replica && node.is_ejected(), replica, node.role() == Role::Unknown)
+        });
         nodes.into_iter()
     }
 
@@ -208,6 +211,7 @@ impl Cluster {
             let serves = node.role() == Role::Replica
                 && node.config.weight > 0
                 && node.is_up()
+                && !node.is_ejected()
                 && !node.is_astray()
                 && !tried.contains(node.index)
                 && node.lag().is_none_or(|lag| lag <= self.routing.max_lag);

@@ -53,6 +53,8 @@ pub struct Node {
     pub name: Arc<str>,
     pub config: config::Node,
     up: AtomicBool,
+    /// By an operator's EJECT: as a replica it gets no reads until ADMIT.
+    ejected: AtomicBool,
     /// It takes connections or bytes and gives no answer: what waits for one waits in vain.
     silent: AtomicBool,
     /// It has come back, and nobody has taken note.
@@ -103,6 +105,7 @@ impl Node {
             name: format!("{}:{}", config.host, config.port).into(),
             config,
             up: AtomicBool::new(true),
+            ejected: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             returned: AtomicBool::new(false),
             timeline: AtomicU32::new(0),
@@ -129,6 +132,21 @@ impl Node {
 
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// By an operator.
+    pub fn is_ejected(&self) -> bool {
+        self.ejected.load(Ordering::Relaxed)
+    }
+
+    /// EJECT and ADMIT. Who comes back comes to its share slowly, as after a failure.
+    pub fn set_ejected(&self, ejected: bool, now: Instant) {
+        if self.ejected.swap(ejected, Ordering::Relaxed) != ejected {
+            let word = if ejected { "ejected" } else { "admitted" };
+            tracing::info!(node = %self.name, "the node is {word} by an operator");
+            self.returned_at.store(self.micros(now).max(1), Ordering::Relaxed);
+            self.tell();
+        }
     }
 
     pub fn role(&self) -> Role {

@@ -14,6 +14,7 @@ use crate::cache::{Limits, Results};
 use crate::cluster::Cluster;
 use crate::cluster::catalog;
 use crate::cluster::changes::{self, Follow};
+use crate::cluster::node::Node;
 use crate::cluster::probe::{self, Prober};
 use crate::config::{self, Config};
 use crate::frontend::client::Clients;
@@ -174,8 +175,18 @@ impl Proxy {
         if self.paused.load(Ordering::SeqCst) {
             database.pools.pause();
         }
+        for node in database.cluster.nodes.iter().filter(|node| self.is_ejected(&node.name)) {
+            node.set_ejected(true, Instant::now());
+            database.pools.use_node(node.index, false);
+        }
         self.watch(&database);
         Ok(database)
+    }
+
+    /// An operator has taken the node out of use, in a database that has it too.
+    fn is_ejected(&self, name: &str) -> bool {
+        let in_one = |node: &Arc<Node>| *node.name == *name && node.is_ejected();
+        self.databases.iter().any(|database| database.cluster.nodes.iter().any(in_one))
     }
 
     /// A database's part in the cache.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -15,6 +15,9 @@ use crate::pool::checkout::Pool;
 
 /// The worker index of the control runtime, on which pools are reaped and warmed.
 pub const CONTROL: usize = usize::MAX;
+
+/// Until ADMIT, in effect.
+const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[derive(Debug)]
 pub struct Pools {
@@ -101,6 +104,17 @@ impl Pools {
     }
 
     /// Takes reloaded settings. Of a user that is none any more, no connection is kept but those in use.
+    /// A node is out of use, or in use again: no more connections are kept there than are needed.
+    pub fn use_node(&self, node: u16, used: bool) {
+        let _entered = self.control.enter();
+        for pool in self.all().iter().filter(|pool| pool.node.index == node) {
+            match used {
+                true => pool.occupy(CONTROL),
+                false => pool.vacate(Instant::now() + LONG, CONTROL),
+            }
+        }
+    }
+
     pub fn reconfigure(&self, config: Arc<config::Pool>, is_user: impl Fn(&str) -> bool) {
         self.config.store(config.clone());
         let deserted = Arc::new(config::Pool { min: 0, ..(*config).clone() });
