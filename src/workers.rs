@@ -79,7 +79,7 @@ async fn work(proxy: Arc<Proxy>, index: usize, mut accepted: mpsc::UnboundedRece
 }
 
 /// A timer that is always near. One that is set to end before all others makes tokio wake the reactor, by a write to an
-/// eventfd; behind this one, a wait for a connection sets its timeout without a system call.
+/// eventfd; behind this one, a session sets its own (a block that is to begin, a pause) without a system call.
 async fn beat() {
     let mut beat = tokio::time::interval(BEAT);
     loop {

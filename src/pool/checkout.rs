@@ -116,9 +116,10 @@ impl Pool {
     ///
     /// Dropping the future gives up the place in the queue; a connection already on its way goes back to the pool.
     pub async fn checkout(self: &Arc<Self>, worker: usize) -> Answer {
+        let patience = self.config.load().acquire_timeout;
         loop {
             let mut receiver = None;
-            let checkout = self.ledger.lock().checkout(Instant::now(), worker, || {
+            let checkout = self.ledger.lock().checkout(Instant::now(), patience, worker, || {
                 let (sender, queued) = oneshot::channel();
                 receiver = Some(queued);
                 sender
@@ -129,8 +130,11 @@ impl Pool {
                         return Ok(lease);
                     }
                 }
-                Checkout::Wait { ticket, create } => {
+                Checkout::Wait { ticket, create, look_at } => {
                     self.start(create, worker);
+                    if let Some(look_at) = look_at {
+                        tokio::spawn(give_up(Arc::downgrade(self), look_at));
+                    }
                     let Some(receiver) = receiver else { return Err(Refused::Closed) };
                     let mut lease = self.wait(ticket, receiver).await?;
                     if lease.settle_on(worker, Instant::now()) {
@@ -158,18 +162,9 @@ impl Pool {
         lease.settle_on(worker, now).then_some(lease)
     }
 
-    async fn wait(self: &Arc<Self>, ticket: Ticket, mut receiver: oneshot::Receiver<Answer>) -> Answer {
-        let place = InQueue { pool: self, ticket };
-        let timeout = self.config.load().acquire_timeout;
-        match tokio::time::timeout(timeout, &mut receiver).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Refused::Closed),
-            Err(_) => {
-                drop(place);
-                // Handed over in the very moment of the timeout: not to be lost.
-                receiver.try_recv().unwrap_or_else(|_| Err(Refused::Timeout(self.last_error.lock().clone())))
-            }
-        }
+    async fn wait(&self, ticket: Ticket, receiver: oneshot::Receiver<Answer>) -> Answer {
+        let _place = InQueue { pool: self, ticket };
+        receiver.await.unwrap_or(Err(Refused::Closed))
     }
 
     /// Takes a connection back from a lease.
@@ -325,6 +320,22 @@ impl Pool {
     /// Notes why no connection could be made, for those who wait in vain.
     pub(super) fn note_failure(&self, failure: &ConnectFailure) {
         *self.last_error.lock() = Some(failure.to_string());
+    }
+}
+
+/// Ends the waits for `pool` that have lasted `acquire_timeout`, until nobody waits.
+async fn give_up(pool: Weak<Pool>, mut look_at: Instant) {
+    loop {
+        tokio::time::sleep_until(look_at.into()).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let (waiters, next) = pool.ledger.lock().give_up(Instant::now(), look_at);
+        for waiter in waiters {
+            let _ = waiter.send(Err(Refused::Timeout(pool.last_error.lock().clone())));
+        }
+        match next {
+            Some(next) => look_at = next,
+            None => return,
+        }
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Ledger<C, W> {
     waiters: VecDeque<Waiter<W>>,
     creating: usize,
     backoff: Backoff,
+    /// When the caller next asks who has waited long enough.
+    looks_at: Option<Instant>,
     /// Until then none is made for stock.
     vacant_until: Option<Instant>,
     /// Raised by RECONNECT; a connection of an older one is not used again.
@@ -102,6 +104,7 @@ struct Waiter<W> {
     ticket: Ticket,
     waiter: W,
     since: Instant,
+    until: Instant,
 }
 
 /// A place in the queue, for [`Ledger::cancel_wait`].
@@ -116,6 +119,8 @@ pub enum Checkout<C> {
     Wait {
         ticket: Ticket,
         create: Creates,
+        /// [`Ledger::give_up`] is to be called then; `None`: it is soon enough as planned.
+        look_at: Option<Instant>,
     },
     /// The pool was closed and serves nobody any more.
     Closed,
@@ -185,6 +190,7 @@ impl<C, W> Ledger<C, W> {
             waiters: VecDeque::new(),
             creating: 0,
             backoff: Backoff::new(limits.create_retry_interval),
+            looks_at: None,
             vacant_until: None,
             generation: 0,
             next_id: 0,
@@ -192,10 +198,16 @@ impl<C, W> Ledger<C, W> {
         }
     }
 
-    /// Takes an idle connection for `worker`, or queues what `waiter` makes.
+    /// Takes an idle connection for `worker`, or queues what `waiter` makes, for as long as its `patience` lasts.
     ///
     /// If the connection's [`home`](Held::home) is another worker, the caller moves the socket and sets it.
-    pub fn checkout(&mut self, now: Instant, worker: usize, waiter: impl FnOnce() -> W) -> Checkout<C> {
+    pub fn checkout(
+        &mut self,
+        now: Instant,
+        patience: Duration,
+        worker: usize,
+        waiter: impl FnOnce() -> W,
+    ) -> Checkout<C> {
         if self.state == State::Closed {
             return Checkout::Closed;
         }
@@ -204,9 +216,12 @@ impl<C, W> Ledger<C, W> {
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.waiters.push_back(Waiter { ticket, waiter: waiter(), since: now });
+        let until = now + patience;
+        self.waiters.push_back(Waiter { ticket, waiter: waiter(), since: now, until });
+        let look_at = Some(until).filter(|until| self.looks_at.is_none_or(|planned| *until < planned));
+        self.looks_at = look_at.or(self.looks_at);
         let create = self.ask(now, self.below_min(now));
-        Checkout::Wait { ticket, create }
+        Checkout::Wait { ticket, create, look_at }
     }
 
     /// Takes an idle connection for `worker`, or nothing: while anyone waits, none is idle.
@@ -214,7 +229,23 @@ impl<C, W> Ledger<C, W> {
         self.take_idle(worker)
     }
 
-    /// Takes a waiter out of the queue, for instance because `acquire_timeout` has passed.
+    /// Takes those out of the queue whose patience has ended, oldest first; and when to look again. `planned` is the time
+    /// that was given for this look: another may have been planned since, and does its work.
+    ///
+    /// One timer for a whole queue: a wait that ends well costs none.
+    pub fn give_up(&mut self, now: Instant, planned: Instant) -> (Vec<W>, Option<Instant>) {
+        if self.looks_at != Some(planned) {
+            return (Vec::new(), None);
+        }
+        // Mostly in order; a reload may have shortened the patience of the later ones.
+        let (ended, waiting) = self.waiters.drain(..).partition(|waiter| waiter.until <= now);
+        self.waiters = waiting;
+        self.looks_at = self.waiters.iter().map(|waiter| waiter.until).min();
+        let ended: VecDeque<Waiter<W>> = ended;
+        (ended.into_iter().map(|waiter| waiter.waiter).collect(), self.looks_at)
+    }
+
+    /// Takes a waiter out of the queue that has gone.
     ///
     /// `None`: it is not in the queue any more. A connection has been handed to it; the one who waited uses that or
     /// checks it in.

@@ -6,6 +6,7 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A ledger of numbered connections, with a clock that moves when told.
 struct Pool {
@@ -39,15 +40,15 @@ impl Pool {
     }
 
     fn idle(&mut self, worker: usize) -> Held<u32> {
-        match self.ledger.checkout(self.now, worker, || "nobody") {
+        match self.ledger.checkout(self.now, PATIENCE, worker, || "nobody") {
             Checkout::Idle(held) => held,
             other => panic!("not idle: {other:?}"),
         }
     }
 
     fn wait(&mut self, name: &'static str) -> (Ticket, Creates) {
-        match self.ledger.checkout(self.now, 0, || name) {
-            Checkout::Wait { ticket, create } => (ticket, create),
+        match self.ledger.checkout(self.now, PATIENCE, 0, || name) {
+            Checkout::Wait { ticket, create, .. } => (ticket, create),
             other => panic!("does not wait: {other:?}"),
         }
     }
@@ -131,6 +132,31 @@ fn a_cancelled_waiter_is_passed_over() {
     let (waiter, held) = handed(pool.give_back(held));
     assert_eq!(waiter, "first");
     assert_eq!(handed(pool.give_back(held)).0, "third");
+}
+
+#[test]
+fn one_look_serves_all_who_wait_unless_it_comes_too_late() {
+    let mut pool = Pool::new(0, 1);
+    let wait = |pool: &mut Pool, name, patience| match pool.ledger.checkout(pool.now, patience, 0, || name) {
+        Checkout::Wait { look_at, .. } => look_at,
+        other => panic!("does not wait: {other:?}"),
+    };
+    let began = pool.now;
+    let planned = began + SECOND;
+    assert_eq!(wait(&mut pool, "first", SECOND), Some(planned));
+    pool.now += 10 * MS;
+    assert_eq!(wait(&mut pool, "second", SECOND), None);
+    // A reload has made it shorter.
+    let sooner = pool.now + 100 * MS;
+    assert_eq!(wait(&mut pool, "third", 100 * MS), Some(sooner));
+    assert_eq!(pool.ledger.give_up(planned, planned), (vec![], None), "another look has taken its place");
+    pool.now = sooner;
+    assert_eq!(pool.ledger.give_up(pool.now, sooner), (vec!["third"], Some(planned)));
+    pool.now = planned;
+    assert_eq!(pool.ledger.give_up(pool.now, planned), (vec!["first"], Some(planned + 10 * MS)));
+    assert_eq!(pool.ledger.give_up(pool.now + SECOND, planned + 10 * MS), (vec!["second"], None));
+    pool.now += SECOND;
+    assert_eq!(wait(&mut pool, "fourth", SECOND), Some(pool.now + SECOND), "none is planned any more");
 }
 
 #[test]
@@ -331,7 +357,7 @@ fn a_closed_pool_refuses_everyone() {
     assert_eq!((closed.close.len(), closed.refuse), (0, vec!["a"]));
     assert!(matches!(pool.make(create)[..], [Place::Close(_)]));
     assert!(matches!(pool.give_back(busy), Place::Close(_)));
-    assert!(matches!(pool.ledger.checkout(pool.now, 0, || "b"), Checkout::Closed));
+    assert!(matches!(pool.ledger.checkout(pool.now, PATIENCE, 0, || "b"), Checkout::Closed));
     assert_eq!(pool.ledger.resume(pool.now).len(), 0, "for good");
     assert!(pool.ledger.is_empty());
 }

@@ -12,11 +12,12 @@ const LIFETIME: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(200);
 const CAP: usize = 3;
+const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Numbers choose among what there is, modulo its count.
 #[derive(Debug, Clone)]
 enum Step {
-    Checkout { worker: usize },
+    Checkout { worker: usize, patient: bool },
     Checkin { which: usize, discard: bool, moved_to: usize },
     Created { which: usize, home: usize },
     CreateFailed { which: usize },
@@ -36,7 +37,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let any = 0usize..1000;
     prop_oneof![
-        30 => (0usize..3).prop_map(|worker| Step::Checkout { worker }),
+        30 => (0usize..3, prop::bool::weighted(0.8)).prop_map(|(worker, patient)| Step::Checkout { worker, patient }),
         24 => (any.clone(), prop::bool::weighted(0.03), 0usize..3)
             .prop_map(|(which, discard, moved_to)| Step::Checkin { which, discard, moved_to }),
         20 => (any.clone(), 0usize..3).prop_map(|(which, home)| Step::Created { which, home }),
@@ -93,6 +94,9 @@ struct World {
     /// Connection and home, in the order they became idle.
     idle: Vec<(u32, usize, Instant)>,
     queue: Vec<(u32, Ticket)>,
+    /// Until when each waits, and the looks that are planned.
+    patience: BTreeMap<u32, Instant>,
+    looks: BTreeSet<Instant>,
     alive: BTreeMap<u32, Alive>,
     closed: BTreeSet<u32>,
     pause: Option<(Duration, Instant)>,
@@ -112,6 +116,8 @@ impl World {
             generation: 0,
             idle: Vec::new(),
             queue: Vec::new(),
+            patience: BTreeMap::new(),
+            looks: BTreeSet::new(),
             alive: BTreeMap::new(),
             closed: BTreeSet::new(),
             pause: None,
@@ -191,7 +197,7 @@ impl World {
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Checkout { worker } => self.checkout(worker),
+            Step::Checkout { worker, patient } => self.checkout(worker, if patient { PATIENCE } else { PATIENCE / 3 }),
             Step::Checkin { which, discard, moved_to } => self.checkin(which, discard, moved_to),
             Step::Created { which, home } => self.created(which, home),
             Step::CreateFailed { which } => self.create_failed(which),
@@ -200,7 +206,7 @@ impl World {
                 let expected: Vec<u32> = self.queue.drain(..).map(|(name, _)| name).collect();
                 assert_eq!(self.ledger.dismiss_waiters(), expected);
             }
-            Step::Advance { ms } => self.now += ms * MS,
+            Step::Advance { ms } => self.advance(ms * MS),
             Step::Reap => self.reap(),
             Step::Retry => {
                 let creates = self.ledger.retry(self.now);
@@ -240,10 +246,10 @@ impl World {
         }
     }
 
-    fn checkout(&mut self, worker: usize) {
+    fn checkout(&mut self, worker: usize, patience: Duration) {
         self.next += 1;
         let name = self.next;
-        match self.ledger.checkout(self.now, worker, || name) {
+        match self.ledger.checkout(self.now, patience, worker, || name) {
             Checkout::Idle(held) => {
                 let own = self.idle.iter().rev().find(|idle| idle.1 == worker);
                 let &(expected, home, _) = own.or(self.idle.last()).expect("an idle one");
@@ -251,13 +257,32 @@ impl World {
                 self.idle.retain(|idle| idle.0 != expected);
                 self.held.push(held);
             }
-            Checkout::Wait { ticket, create } => {
+            Checkout::Wait { ticket, create, look_at } => {
                 assert!(self.idle.is_empty(), "waits beside an idle connection");
                 self.queue.push((name, ticket));
+                self.patience.insert(name, self.now + patience);
+                self.looks.extend(look_at);
                 self.grant_min(create);
             }
             Checkout::Closed => panic!("was never closed"),
         }
+    }
+
+    /// Time passes; each planned look is taken in time, and whoever has waited long enough is told at that time.
+    fn advance(&mut self, by: Duration) {
+        let end = self.now + by;
+        while let Some(look) = self.looks.first().copied().filter(|look| *look <= end) {
+            self.looks.remove(&look);
+            self.now = look;
+            let (ended, next) = self.ledger.give_up(look, look);
+            self.looks.extend(next);
+            let patience = &self.patience;
+            let expected: Vec<u32> =
+                self.queue.extract_if(.., |(name, _)| patience[name] <= look).map(|(name, _)| name).collect();
+            assert_eq!(ended, expected);
+        }
+        self.now = end;
+        assert!(self.queue.iter().all(|(name, _)| self.patience[name] > end), "waits past its time");
     }
 
     fn checkin(&mut self, which: usize, discard: bool, moved_to: usize) {
