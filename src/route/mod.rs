@@ -1,5 +1,6 @@
 //! Where a statement runs, and why.
 
+pub mod alike;
 pub mod balance;
 pub mod block;
 pub mod decide;

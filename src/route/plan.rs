@@ -1,8 +1,9 @@
 //! What is known of each statement text, worked out once: facts, fingerprint, statistics record.
 //!
-//! Looked up by text first, by template second, by fingerprint third; parsed last. A text is kept from the second time
-//! on: most that have literals in them never come again.
+//! Looked up by text first, compared with the templates of late, then looked up by template and by fingerprint; parsed
+//! last. A text is kept from the second time on: most that have literals in them never come again.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -13,6 +14,7 @@ use crate::catalog::judge::{self, Verdict};
 use crate::catalog::path::{Path, Scope};
 use crate::catalog::sources::{self, Sources, Targets};
 use crate::catalog::{Catalog, Table};
+use crate::route::alike::Alike;
 use crate::route::reuse::Reuse;
 use crate::route::sighted::Sighted;
 use crate::sql::fingerprint::{self, Fingerprinted};
@@ -26,6 +28,10 @@ const KEPT: usize = 10_000;
 /// Slots for the texts that have come once: 64 KiB.
 const SIGHTED: usize = 1 << 14;
 
+/// Of the texts that differ in constants alone, one in so many is noted: there are many that never come again, and each
+/// note is likely to miss the processor's cache.
+const NOTED: u8 = 8;
+
 /// Texts longer than this are classified each time rather than kept.
 const MAX_KEPT_TEXT: usize = 16 * 1024;
 
@@ -36,16 +42,39 @@ const UNREADABLE: &str = "(not readable as text)";
 /// All that routing and statistics need to know of one text.
 #[derive(Debug)]
 pub struct Plan {
-    pub facts: Arc<Facts>,
-    pub fingerprint: Fingerprint,
-    pub record: Arc<Statement>,
+    known: Arc<Known>,
     /// As the client sent it, literals and all; of one that is too long to keep, the part that a log shows.
     pub text: Arc<str>,
     /// It is all there.
     pub whole: bool,
     /// W3C trace context, from a comment.
     pub traceparent: Option<String>,
+}
+
+/// What texts of one fingerprint have in common.
+#[derive(Debug)]
+pub struct Known {
+    pub facts: Arc<Facts>,
+    pub fingerprint: Fingerprint,
+    pub record: Arc<Statement>,
+    /// Of any of them.
     learned: Arc<Learned>,
+}
+
+impl Known {
+    /// Another that learns together with this one.
+    fn share(&self) -> Known {
+        let Known { facts, fingerprint, record, learned } = self;
+        Known { facts: facts.clone(), fingerprint: *fingerprint, record: record.clone(), learned: learned.clone() }
+    }
+}
+
+impl Deref for Plan {
+    type Target = Known;
+
+    fn deref(&self) -> &Known {
+        &self.known
+    }
 }
 
 /// What has been found out beyond the text; shared by the texts that share the facts.
@@ -93,13 +122,10 @@ impl Plan {
     /// The same statement with what one Bind of it makes known.
     pub fn with_facts(&self, facts: Facts) -> Plan {
         Plan {
-            facts: Arc::new(facts),
-            fingerprint: self.fingerprint,
-            record: self.record.clone(),
+            known: Arc::new(Known { facts: Arc::new(facts), ..self.known.share() }),
             text: self.text.clone(),
             whole: self.whole,
             traceparent: self.traceparent.clone(),
-            learned: self.learned.clone(),
         }
     }
 
@@ -252,16 +278,6 @@ fn names_objects(facts: &Facts) -> bool {
         && facts.operators.is_empty())
 }
 
-/// What texts of one fingerprint have in common.
-#[derive(Debug, Clone)]
-struct Known {
-    fingerprint: Fingerprint,
-    facts: Arc<Facts>,
-    record: Arc<Statement>,
-    /// Of any of them.
-    learned: Arc<Learned>,
-}
-
 /// The plans of one database.
 #[derive(Debug)]
 pub struct Plans {
@@ -269,8 +285,9 @@ pub struct Plans {
     stats: Arc<Stats>,
     by_text: Cache<Arc<str>, Arc<Plan>>,
     sighted: Sighted,
-    by_template: Cache<Box<[u8]>, Known>,
-    by_fingerprint: Cache<Fingerprint, Known>,
+    alike: Alike<Arc<Known>>,
+    by_template: Cache<Arc<[u8]>, Arc<Known>>,
+    by_fingerprint: Cache<Fingerprint, Arc<Known>>,
     /// For texts that cannot be read: primary, and the session's state unknown. Made at first use, as it takes a
     /// record.
     opaque: OnceLock<Arc<Plan>>,
@@ -283,6 +300,7 @@ impl Plans {
             stats,
             by_text: Cache::new(KEPT),
             sighted: Sighted::new(SIGHTED),
+            alike: Alike::default(),
             by_template: Cache::new(KEPT),
             by_fingerprint: Cache::new(KEPT),
             opaque: OnceLock::new(),
@@ -295,8 +313,12 @@ impl Plans {
         if let Some(plan) = self.by_text.get(text) {
             return plan;
         }
-        let plan = Arc::new(self.work_out(text));
-        if text.len() <= MAX_KEPT_TEXT && self.sighted.again(text) {
+        let (plan, noted) = match self.alike.find(text.as_bytes()) {
+            Some((known, count)) => (self.of(known, text, None), count % NOTED == 0),
+            None => (self.work_out(text), text.len() <= MAX_KEPT_TEXT),
+        };
+        let plan = Arc::new(plan);
+        if noted && self.sighted.again(text) {
             self.by_text.insert(plan.text.clone(), plan.clone());
         }
         plan
@@ -311,8 +333,9 @@ impl Plans {
     /// or takes a new one. What was found out of statements stays.
     pub fn release_records(&self) {
         let shared = self.stats.statements.other();
-        let released = |known: Known| Known { record: shared.clone(), ..known };
+        let released = |known: Arc<Known>| Arc::new(Known { record: shared.clone(), ..known.share() });
         self.by_text.retain(|_, plan| plan.learned.knows_more());
+        self.alike.clear();
         for (fingerprint, known) in self.by_fingerprint.iter() {
             self.by_fingerprint.insert(fingerprint, released(known));
         }
@@ -333,7 +356,7 @@ impl Plans {
             };
             let record = self.stats.statements.record(OPAQUE, || UNREADABLE.to_owned(), &self.database);
             let known = Known { fingerprint: OPAQUE, facts: Arc::new(facts), record, learned: Arc::default() };
-            Arc::new(known.plan(UNREADABLE.into()))
+            Arc::new(Plan { known: Arc::new(known), text: UNREADABLE.into(), whole: true, traceparent: None })
         };
         self.opaque.get_or_init(make).clone()
     }
@@ -351,25 +374,48 @@ impl Plans {
     }
 
     fn work_out(&self, text: &str) -> Plan {
-        let mut buffer = [0; template::LONGEST];
-        let template = template::template(text.as_bytes(), &mut buffer);
-        let found = template.and_then(|template| self.by_template.get(template));
-        let (mut known, comments) = match found {
-            Some(known) => (known, false),
-            None => self.known(text, template),
-        };
-        if known.record.fingerprint.is_none() {
-            // Beyond the bound, which may have been raised.
-            known.record = self.record(known.fingerprint, text);
-        }
-        let whole = text.len() <= MAX_KEPT_TEXT;
-        let plan = known.plan(if whole { text.into() } else { bounded_text(text).into() });
+        let (known, comments) = self.find_out(text);
         let traceparent = comments.then(|| fingerprint::traceparent(text).map(str::to_owned)).flatten();
-        Plan { whole, traceparent, ..plan }
+        self.of(known, text, traceparent)
+    }
+
+    /// Its own record in the place of the shared one, where there is one by now: the bound may have been raised.
+    fn with_record(&self, known: Arc<Known>, text: &str) -> Arc<Known> {
+        match known.record.fingerprint {
+            Some(_) => known,
+            None => Arc::new(Known { record: self.record(known.fingerprint, text), ..known.share() }),
+        }
+    }
+
+    fn of(&self, known: Arc<Known>, text: &str, traceparent: Option<String>) -> Plan {
+        let known = self.with_record(known, text);
+        let whole = text.len() <= MAX_KEPT_TEXT;
+        let text = if whole { text.into() } else { bounded_text(text).into() };
+        Plan { known, text, whole, traceparent }
+    }
+
+    /// What is known by the text's template, or by its fingerprint, and whether there may be comments in it.
+    fn find_out(&self, text: &str) -> (Arc<Known>, bool) {
+        let mut buffer = [0; template::LONGEST];
+        let Some(template) = template::template(text.as_bytes(), &mut buffer) else { return self.known(text, None) };
+        match self.by_template.get(template) {
+            Some(known) if known.record.fingerprint.is_some() => {
+                self.alike.note(template, &known);
+                (known, false)
+            }
+            Some(known) => {
+                let known = self.with_record(known, text);
+                if known.record.fingerprint.is_some() {
+                    self.by_template.insert(template.into(), known.clone());
+                }
+                (known, false)
+            }
+            None => self.known(text, Some(template)),
+        }
     }
 
     /// What is known by the text's fingerprint, and whether there are comments in it.
-    fn known(&self, text: &str, template: Option<&[u8]>) -> (Known, bool) {
+    fn known(&self, text: &str, template: Option<&[u8]>) -> (Arc<Known>, bool) {
         let Fingerprinted { fingerprint, by_literal, comments } = fingerprint::fingerprint(text);
         let known = if by_literal { None } else { self.by_fingerprint.get(&fingerprint) };
         if let (Some(known), Some(template)) = (&known, template) {
@@ -378,9 +424,9 @@ impl Plans {
         (known.unwrap_or_else(|| self.classify(text, fingerprint, by_literal)), comments)
     }
 
-    fn classify(&self, text: &str, fingerprint: Fingerprint, by_literal: bool) -> Known {
+    fn classify(&self, text: &str, fingerprint: Fingerprint, by_literal: bool) -> Arc<Known> {
         let (facts, record) = (Arc::new(classify::classify(text)), self.record(fingerprint, text));
-        let known = Known { fingerprint, facts, record, learned: Arc::default() };
+        let known = Arc::new(Known { fingerprint, facts, record, learned: Arc::default() });
         if !known.facts.by_literal && !by_literal {
             self.by_fingerprint.insert(fingerprint, known.clone());
         }
@@ -389,13 +435,6 @@ impl Plans {
 
     fn record(&self, fingerprint: Fingerprint, text: &str) -> Arc<Statement> {
         self.stats.statements.record(fingerprint, || fingerprint::normalize(text), &self.database)
-    }
-}
-
-impl Known {
-    fn plan(self, text: Arc<str>) -> Plan {
-        let Known { fingerprint, facts, record, learned } = self;
-        Plan { facts, fingerprint, record, text, whole: true, traceparent: None, learned }
     }
 }
 
