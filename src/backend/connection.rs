@@ -214,7 +214,8 @@ impl Connection {
     }
 
     fn is_usable_by(&mut self, try_read: fn(&mut Stream, &mut [u8]) -> Option<io::Result<usize>>) -> bool {
-        let mut chunk = [0u8; 1024];
+        // Small, as it is cleared each time and there is hardly ever anything.
+        let mut chunk = [0u8; 64];
         loop {
             match try_read(&mut self.stream, &mut chunk) {
                 None => break,

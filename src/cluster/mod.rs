@@ -182,7 +182,9 @@ impl Cluster {
         if stale {
             self.demand.raise(now);
         }
-        if let Some(i) = self.balancer.lock().pick(random, self.loads(found, now)) {
+        let pick = || self.balancer.lock().pick(random, self.loads(found, now));
+        // Where there is none to pick from, nothing is owed either.
+        if let Some(i) = (found.serving != 0).then(pick).flatten() {
             let node = &self.nodes[i];
             let why = if node.role() == Role::Primary { Why::PrimaryTurn } else { Why::Read };
             return Some(Choice { node, why, passed_over: stale });

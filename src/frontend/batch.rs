@@ -82,7 +82,7 @@ impl Session {
                     self.terminating = true;
                     return Ok(Head::Terminate);
                 }
-                frontend::SYNC | frontend::FLUSH if self.needs_no_server(at) => {
+                frontend::SYNC | frontend::FLUSH if batch.prepares_only && self.needs_no_server(at) => {
                     return Ok(Head::Here(next));
                 }
                 // The rest of a COPY that failed, or Syncs' worth of messages behind an error.

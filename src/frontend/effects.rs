@@ -20,6 +20,7 @@ impl Session {
     pub fn note_plan(&mut self, plan: &Plan, leased: &mut Leased) {
         let facts = &plan.facts;
         let verdict = self.verdict(plan);
+        self.note_sequences(facts, verdict, leased);
         if may_write(facts, verdict) {
             self.writing = true;
             self.note_targets(plan, verdict.opaque);

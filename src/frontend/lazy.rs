@@ -155,7 +155,7 @@ impl Session {
         Ok(())
     }
 
-    async fn lease_unasked(&mut self, chosen: Chosen, batch: &Batch) -> Result<Option<Leased>, End> {
+    async fn lease_unasked(&mut self, chosen: Chosen, batch: &Batch) -> Result<Option<Box<Leased>>, End> {
         if let Some(leased) = self.lease_idle(chosen, batch) {
             return Ok(Some(leased));
         }
@@ -164,7 +164,7 @@ impl Session {
         match self.wait_for_lease(&pool, true).await {
             Wait::Answer(Ok(lease)) if !replica || self.may_read(&lease) => {
                 self.waited(Duration::ZERO, true);
-                return Ok(Some(Leased { fenced: !replica, ..Leased::new(lease, why, replica) }));
+                return Ok(Some(Box::new(Leased { fenced: !replica, ..Leased::new(lease, why, replica) })));
             }
             Wait::ClientGone => return Err(End::Client),
             Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),

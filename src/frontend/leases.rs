@@ -20,7 +20,7 @@ use crate::sql::Reason;
 
 impl Session {
     /// An idle connection to the node chosen for a batch: the common case, in which nothing is waited for.
-    pub(super) fn lease_idle(&mut self, chosen: Chosen, batch: &Batch) -> Option<Leased> {
+    pub(super) fn lease_idle(&mut self, chosen: Chosen, batch: &Batch) -> Option<Box<Leased>> {
         if self.is_unsettled(&chosen) {
             return None;
         }
@@ -35,7 +35,8 @@ impl Session {
         }
         self.waited(Duration::ZERO, true);
         self.client.set_activity(Activity::Active, self.request.mark);
-        Some(Leased { fenced: !replica && batch.may_write(), ..Leased::new(lease, why, replica) })
+        let fenced = !replica && batch.may_write();
+        Some(Box::new(Leased { fenced, ..Leased::new(lease, why, replica) }))
     }
 
     /// A connection for a batch, or what its client is to be told.
@@ -43,7 +44,7 @@ impl Session {
         &mut self,
         batch: &Batch,
         mut chosen: Option<Chosen>,
-    ) -> Result<Result<Leased, Fault>, End> {
+    ) -> Result<Result<Box<Leased>, Fault>, End> {
         let mut outdated = Tried::default();
         loop {
             let Some(mut next) = chosen.take().or_else(|| self.choose(batch, outdated)) else {
@@ -64,7 +65,7 @@ impl Session {
                 }
                 Ok(lease) => {
                     let fenced = !replica && self.fence_before(batch).await.map_err(End::Fault)?;
-                    return Ok(Ok(Leased { fenced, ..Leased::new(lease, why, replica) }));
+                    return Ok(Ok(Box::new(Leased { fenced, ..Leased::new(lease, why, replica) })));
                 }
                 Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(node),
                 // Another node is the primary now.
@@ -121,7 +122,7 @@ impl Session {
     }
 
     /// The session has a connection from here on.
-    pub(super) fn take_up(&mut self, mut leased: Leased) {
+    pub(super) fn take_up(&mut self, mut leased: Box<Leased>) {
         self.database.tally.count(leased.why);
         leased.turn = Some(Turn::new(leased.lease.pool.node.clone(), self.request.mark));
         self.request.why = leased.why;

@@ -81,6 +81,9 @@ impl Session {
     /// An Execute of DEALLOCATE or kin is sent: what follows it in its segment finds the names gone, and may make them
     /// anew.
     pub fn deallocate(&mut self, facts: &Facts, leased: &mut Leased) -> Vec<Undo> {
+        if facts.effects.is_empty() {
+            return Vec::new();
+        }
         let mut gone: Vec<Box<[u8]>> = Vec::new();
         for effect in &facts.effects {
             match effect {

@@ -205,7 +205,6 @@ impl Session {
                     write::query(&mut leased.lease.outbox, refusal::QUERY);
                 } else {
                     self.name_for_sql(&plan.facts, leased);
-                    self.note_sequences(&plan, leased);
                     self.note_plan(&plan, leased);
                     self.leave(&plan, leased);
                     self.note_in_block(&plan, None);
@@ -294,7 +293,6 @@ impl Session {
         };
         if let Some(plan) = plan.filter(|_| refused.is_none()) {
             self.name_for_sql(&plan.facts, leased);
-            self.note_sequences(&plan, leased);
             self.note_plan(&plan, leased);
             self.note_in_block(&plan, Some(portal));
             self.note_portal(portal, &plan, rest);

@@ -5,7 +5,6 @@
 
 use crate::catalog::judge::Verdict;
 use crate::frontend::session::{Leased, Session};
-use crate::route::plan::Plan;
 use crate::session::pins::Pin;
 use crate::session::pipeline::Expect;
 use crate::sql::{Effect, Facts, Reason};
@@ -13,9 +12,9 @@ use crate::wire::write;
 
 impl Session {
     /// Ahead of a statement that is run.
-    pub fn note_sequences(&mut self, plan: &Plan, leased: &mut Leased) {
-        self.forget_sequences(&plan.facts, leased);
-        if may_draw(&plan.facts, self.verdict(plan)) {
+    pub fn note_sequences(&mut self, facts: &Facts, verdict: Verdict, leased: &mut Leased) {
+        self.forget_sequences(facts, leased);
+        if may_draw(facts, verdict) {
             leased.drew = true;
             if self.asks_sequences {
                 self.pins.insert(Pin::Sequence);

@@ -131,6 +131,9 @@ impl Session {
             if !self.drop_rest() {
                 return Ok(Some(0));
             }
+            if self.inbox.is_empty() {
+                return Ok(Some(scan::HEADER));
+            }
             match self.scan().map_err(End::Fault)? {
                 Head::Wait(need) => return Ok(Some(need)),
                 Head::Here(bytes) => self.answer(bytes),
@@ -298,7 +301,7 @@ impl Session {
         Need::new(self.promise(), self.seen, floor)
     }
 
-    fn send(&mut self, batch: Batch, leased: Leased) -> Result<(), End> {
+    fn send(&mut self, batch: Batch, leased: Box<Leased>) -> Result<(), End> {
         if batch.demand.in_block && batch.end == 0 {
             // What comes as it comes is not to come before the block has begun.
             self.take_up(leased);
@@ -438,7 +441,7 @@ impl Session {
 
     pub(super) fn give_back(&mut self) {
         let Some(leased) = self.leased.take() else { return };
-        let Leased { mut lease, why, actual, suspect, prepared, open, replica, turn, .. } = leased;
+        let Leased { mut lease, why, actual, suspect, prepared, open, replica, turn, .. } = *leased;
         self.client.set_target(None);
         // Of single reads alone, which are alike on all nodes.
         if let Some(turn) = turn.filter(|_| replica && why != Why::InTransaction) {

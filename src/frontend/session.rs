@@ -229,7 +229,8 @@ pub struct Session {
     /// Bytes still to come of a server's frame that is passed on as it arrives.
     pub server_rest: usize,
 
-    pub leased: Option<Leased>,
+    /// Boxed: it goes from hand to hand, and an idle client has none.
+    pub leased: Option<Box<Leased>>,
     pub pipeline: Pipeline,
     /// A block that has run nothing yet, or a READ ONLY one on a replica.
     pub block: Option<Box<Block>>,

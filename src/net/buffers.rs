@@ -34,7 +34,8 @@ impl Buffers {
         let mut taken = std::mem::take(buffer);
         taken.clear();
         // The front that was consumed becomes room again; one that grew large, or was split, is let go.
-        if !taken.try_reclaim(SIZE) || taken.capacity() > 2 * SIZE {
+        let whole = taken.capacity() == SIZE || taken.try_reclaim(SIZE);
+        if !whole || taken.capacity() > 2 * SIZE {
             return;
         }
         let mut free = self.free.lock();

@@ -178,7 +178,7 @@ impl Parts {
         let leased = lease.map(|mut lease| {
             lease.begin();
             client.set_target(Some(lease.identity.clone()));
-            Leased::for_session(lease)
+            Box::new(Leased::for_session(lease))
         });
         let seen = Seen::at_start(&database.cluster.last_write);
         let rest = Rest {
