@@ -266,6 +266,31 @@ fn clients_show_what_they_hold_and_what_pins_them() {
 }
 
 #[test]
+fn set_holds_until_the_file_is_read_again() {
+    let pgweir = pgweir();
+    let size = || pgweir.console("SHOW DATABASES").number("name", DATABASE, "pool_size");
+    pgweir.console("SET pool.max = 3");
+    pgweir.console("SET statements.slow_threshold TO '7s'");
+    let config = pgweir.console("SHOW CONFIG");
+    let shown = |key: &str| {
+        let row = config.row("key", key);
+        (&*row["value"], &*row["default"], &*row["changeable"])
+    };
+    assert_eq!((size(), shown("pool.max")), (3, ("3", "50", "yes")));
+    assert_eq!(shown("statements.slow_threshold"), ("7s", "100ms", "yes"));
+    assert_eq!(shown("routing.freshness"), ("session", "session", "no"));
+    assert_eq!(shown("admin.token").0, "********");
+    assert!(!pgweir.stderr().contains("take effect with a restart"), "{}", pgweir.stderr());
+    let console = connect(&pgweir.console_url());
+    for (set, code) in [("routing.freshness = 'table'", "55P02"), ("pool.max = 0", "22023"), ("no.such = 1", "42704")] {
+        let error = wait(console.simple_query(&format!("SET {set}"))).unwrap_err();
+        assert_eq!(error.code().unwrap().code(), code, "{set}");
+    }
+    pgweir.console("RELOAD");
+    wait_until(LIMIT, "the file's", || size() == 5);
+}
+
+#[test]
 fn an_ejected_replica_serves_nothing_until_it_is_admitted() {
     let [primary, first, second] = [0, 1, 2].map(|at| support::cluster().servers().nth(at).unwrap().port());
     let others = format!(

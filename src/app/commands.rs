@@ -11,6 +11,7 @@ use super::sources::all;
 use crate::admin::CommandResult;
 use crate::admin::command::{Command, CommandError, Shutdown};
 use crate::cluster::node::Role;
+use crate::config::settings::{self, SetError};
 use crate::error::sqlstate;
 use crate::frontend::client::{Activity, Client, Stop};
 use crate::frontend::database::Database;
@@ -124,9 +125,21 @@ fn act(proxy: &Arc<Proxy>, orders: &mpsc::UnboundedSender<Order>, command: &Comm
             pause(proxy, None)?;
             proxy.control.spawn(stop_without_servers(proxy.clone(), orders.clone()));
         }
+        Command::Set { key, value } => set(proxy, key, value)?,
         other => return Err(CommandError::not_built(other.name())),
     }
     Ok(())
+}
+
+/// Until the file is read again, as with PgBouncer.
+fn set(proxy: &Proxy, key: &str, value: &str) -> Result<(), CommandError> {
+    let refused = |sqlstate, message| CommandError { sqlstate, message };
+    let config = settings::set(&proxy.config.load(), key, value).map_err(|error| match error {
+        SetError::Unknown => refused("42704", format!("unrecognized configuration parameter \"{key}\"")),
+        SetError::Fixed => refused("55P02", format!("\"{key}\" is changed in the file alone")),
+        SetError::Value(why) => unknown(why),
+    })?;
+    proxy.reload(config).map_err(unknown)
 }
 
 /// A node by its name, `host:port`, in all databases that have it.

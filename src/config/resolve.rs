@@ -50,7 +50,7 @@ pub fn empty() -> Config {
     config(&walk.root(table.get_ref()), &Container::SMALLEST)
 }
 
-fn config(root: &Section<'_, '_>, container: &Container) -> Config {
+pub(super) fn config(root: &Section<'_, '_>, container: &Container) -> Config {
     let base = Arc::new(pool::pool(&root.section("pool"), &Pool::default()));
     let listen_section = root.section("listen");
     let listen = listen::listen(&listen_section, container);

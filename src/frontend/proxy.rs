@@ -274,12 +274,12 @@ impl Proxy {
         self.stats.slow.reopen();
         let fixed = |c: &Config| {
             let databases: Vec<_> = c.databases.iter().map(shape).collect();
-            (databases, c.listen.clone(), c.routing.clone(), lasting(&c.cache))
+            (databases, lasting_listen(&c.listen), c.routing.clone(), lasting(&c.cache))
         };
         if fixed(&config) != fixed(&self.config.load()) {
             tracing::warn!(
-                "changes of [listen], [routing], databases' nodes, and of [cache] but its bounds, rules and `verify` take \
-                 effect with a restart"
+                "changes of where [listen] is, of [routing], databases' nodes, and of [cache] but its bounds, rules and \
+                 `verify` take effect with a restart"
             );
         }
         self.acceptor.store(Arc::new(acceptor));
@@ -338,6 +338,12 @@ fn shared(cache: &config::Cache, control: &tokio::runtime::Handle) -> Result<Opt
     let shared = Shared::new(config)?;
     control.spawn(shared.clone().run());
     Ok(Some(shared))
+}
+
+/// What of `[listen]` a reload does not change.
+fn lasting_listen(listen: &config::Listen) -> config::Listen {
+    let (zero, tls) = (Duration::ZERO, config::ListenTls::default());
+    config::Listen { max_clients: 0, login_timeout: zero, shutdown_grace: zero, tls, ..listen.clone() }
 }
 
 /// What of the cache a reload does not change.

@@ -76,10 +76,18 @@ impl<W: Write> Lines<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         if self.torn {
             self.to.write_all(b"\n")?;
+            self.torn = false;
         }
-        self.torn = true;
-        self.to.write_all(line)?;
-        self.torn = false;
+        let mut rest = line;
+        while !rest.is_empty() {
+            match self.to.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            self.torn = !rest.is_empty();
+        }
         Ok(())
     }
 }
@@ -369,6 +377,9 @@ mod tests {
         let mut lines = Lines::new(Disk { bytes: Vec::new(), room: 7 });
         lines.write(b"{1}\n").unwrap();
         assert!(lines.write(b"{two}\n").is_err());
+        assert!(lines.write(b"{lost}\n").is_err());
+        // Room for its end, and no more.
+        lines.to.room = 1;
         assert!(lines.write(b"{lost}\n").is_err());
         lines.to.room = 100;
         lines.write(b"{3}\n").unwrap();
