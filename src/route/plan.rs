@@ -3,11 +3,13 @@
 //! Looked up by text first, compared with the templates of late, then looked up by template and by fingerprint; parsed
 //! last. A text is kept from the second time on: most that have literals in them never come again.
 
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
+use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 
 use crate::catalog::judge::{self, Verdict};
@@ -278,6 +280,23 @@ fn names_objects(facts: &Facts) -> bool {
         && facts.operators.is_empty())
 }
 
+/// A text as it came, to look up what is the same as it.
+struct Unread<'a>(&'a [u8]);
+
+impl Hash for Unread<'_> {
+    /// As of a `str`.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.0);
+        state.write_u8(0xff);
+    }
+}
+
+impl Equivalent<Arc<str>> for Unread<'_> {
+    fn equivalent(&self, key: &Arc<str>) -> bool {
+        key.as_bytes() == self.0
+    }
+}
+
 /// The plans of one database.
 #[derive(Debug)]
 pub struct Plans {
@@ -309,10 +328,10 @@ impl Plans {
 
     /// The plan of a statement's text as the client sent it.
     pub fn plan(&self, text: &[u8]) -> Arc<Plan> {
-        let Ok(text) = std::str::from_utf8(text) else { return self.opaque() };
-        if let Some(plan) = self.by_text.get(text) {
+        if let Some(plan) = self.by_text.get(&Unread(text)) {
             return plan;
         }
+        let Ok(text) = std::str::from_utf8(text) else { return self.opaque() };
         let (plan, noted) = match self.alike.find(text.as_bytes()) {
             Some((known, count)) => (self.of(known, text, None), count % NOTED == 0),
             None => (self.work_out(text), text.len() <= MAX_KEPT_TEXT),
