@@ -159,3 +159,33 @@ fn a_reload_says_what_it_does_not_take_over() {
     wait_until(LIMIT, "the other reload", || reloaded(2));
     assert!(pgweir.stderr().contains("take effect with a restart"));
 }
+
+/// Each has its own copy of no more than a piece.
+#[test]
+fn a_large_answer_is_given_as_its_client_reads() {
+    // More than sockets hold.
+    const SIZE: usize = 12 << 20;
+    let pgweir = builder().set("cache.max_entry_bytes", "16MiB").start();
+    let mut client = Wire::connect(pgweir.port());
+    let sql = format!("{HINT} SELECT n, repeat('x', {SIZE}) FROM generate_series(1, 1) AS n");
+    pgweir.warm(&mut client, &sql);
+    let way = Frames::new().parse("", &sql).bind("", "", &[]).describe(b'P', "").execute("", 0).sync();
+    let expected = frames(&mut client, &way);
+    let resident = || pgweir.json("/stats")["memory"]["resident"].as_u64().unwrap();
+    let (before, hits) = (resident(), pgweir.cache()["hits"].as_u64().unwrap());
+    let mut slow: Vec<_> = (0..12).map(|_| Wire::connect(pgweir.port())).collect();
+    slow.iter_mut().for_each(|client| client.send(&way));
+    // Until all of them have been looked up, some of it has come to each.
+    slow.iter().for_each(|client| assert!(client.stream.peek(&mut [0; 1]).unwrap() > 0));
+    let grown = resident().saturating_sub(before);
+    assert!(grown < (slow.len() * SIZE / 2) as u64, "{grown} bytes");
+    for client in &mut slow {
+        let came: Vec<_> = client.until(b'Z').into_iter().map(|frame| (frame.tag, frame.body.to_vec())).collect();
+        assert!(came == expected);
+    }
+    assert_eq!(pgweir.cache()["hits"], hits + slow.len() as u64);
+    // One that is gone in the midst of it, and one that is sent away.
+    slow[0].send(&way);
+    slow.remove(0);
+    assert!(frames(&mut slow[0], &way) == expected);
+}

@@ -9,6 +9,7 @@ use pgweir::demo::sample;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use support::client::{connect, wait};
+use support::http::TOKEN;
 use support::wire::{Frames, Login, Wire, tags};
 use support::{Builder, LIMIT, Pgweir, logged, wait_until};
 
@@ -486,7 +487,8 @@ fn it_is_shown_and_can_be_evicted() {
         "CREATE TABLE ev (n int); INSERT INTO ev VALUES (0); CREATE TABLE ev2 (n int); INSERT INTO ev2 VALUES (0);
          CREATE VIEW ev_view AS SELECT n FROM ev; GRANT ALL ON ev, ev2, ev_view TO app",
     );
-    let pgweir = builder(&cluster, 0).set("admin.users", vec![toml::Value::from("app")]).start();
+    let pgweir =
+        builder(&cluster, 0).set("admin.users", vec![toml::Value::from("app")]).set("admin.token", TOKEN).start();
     wait_for_mode(&pgweir, "wal");
     let mut client = Wire::connect(pgweir.port());
     let mut admin = Wire::log_in(pgweir.port(), &Login { database: "pgweir", ..Login::default() });
@@ -501,6 +503,13 @@ fn it_is_shown_and_can_be_evicted() {
         assert_eq!(entries(), 2 - gone, "{evict}");
         assert_eq!(pgweir.cache()["invalidated"]["command"], commanded + gone);
     }
+    // What is not there is not evicted, in no way of asking.
+    let wrong = admin.query("EVICT CACHE ev_wrong");
+    assert_eq!(wrong.iter().find(|frame| frame.tag == b'E').map(|frame| frame.sqlstate()).as_deref(), Some("42P01"));
+    pgweir.warm(&mut client, "SELECT n FROM ev");
+    let entries_before = entries();
+    assert_eq!(pgweir.post("/cache/evict?table=ev_wrong").status, 400);
+    assert_eq!((pgweir.post("/cache/evict?table=public%2Eev").status, entries()), (200, entries_before - 1));
     let shown = admin.query("SHOW CACHE");
     assert!(shown.iter().any(|frame| frame.tag == b'D' && frame.body.windows(3).any(|w| w == b"wal")));
     // By statement too, before it runs and behind it.

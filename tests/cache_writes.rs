@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pgweir::demo::cluster::Cluster;
+use pgweir::demo::cluster::{Cluster, SUPERUSER};
 use pgweir::demo::sample;
 use support::client::{connect, wait};
 use support::wire::{self, Frames, Login, Wire};
@@ -268,4 +268,44 @@ fn who_waits_for_anothers_run_or_for_a_connection_can_be_cancelled() {
     assert_eq!(errors(&came).as_deref(), Some("57014"));
     holders.iter_mut().for_each(|holder| drop(holder.query("COMMIT")));
     assert_eq!(other.value("SELECT n + 3 FROM held"), "10");
+}
+
+/// What was read from the primary of before is not there for the one that has been promoted. Other definitions than those of before, which
+/// are read then, do not concern a read of which nobody knows what is behind it.
+#[test]
+fn a_promotion_ends_what_was_read_before_it() {
+    let cluster = Cluster::builder().replicas(1).start().unwrap();
+    sample::install(cluster.primary()).unwrap();
+    around(
+        &cluster,
+        "CREATE TABLE lost (n int); INSERT INTO lost VALUES (0); GRANT ALL ON lost TO app;
+         ALTER TABLE lost ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON lost USING (true)",
+    );
+    cluster.wait_replayed(LIMIT).unwrap();
+    let (primary, replica) = (cluster.primary(), &cluster.replicas()[0]);
+    let pgweir = Pgweir::builder()
+        .node(primary.port(), "auto", None)
+        .node(replica.port(), "auto", None)
+        .user(SUPERUSER, primary.password())
+        .set("cache.enabled", true)
+        .set("cache.invalidation", "ttl")
+        .set("pool.connection_timeout", "500ms")
+        .start();
+    let (mut client, sql) = (Wire::connect(pgweir.port()), "/* pgweir: cache ttl=200s */ SELECT n FROM lost");
+    // Which it will not have been sent.
+    replica.psql("ALTER SYSTEM SET primary_conninfo = ''").unwrap();
+    replica.psql("SELECT pg_reload_conf()").unwrap();
+    wait_until(LIMIT, "the replica to be alone", || {
+        replica.psql("SELECT count(*) FROM pg_stat_wal_receiver").unwrap().trim() == "0"
+    });
+    client.query("UPDATE lost SET n = 1");
+    pgweir.warm(&mut client, sql);
+    primary.kill9();
+    let left = replica.psql_in(sample::DATABASE, sql).unwrap().trim().to_owned();
+    replica.promote().unwrap();
+    let mut client = Wire::connect(pgweir.port());
+    wait_until(LIMIT, "what the new primary has", || {
+        client.query(sql).iter().any(|frame| frame.tag == b'D' && frame.value() == left)
+    });
+    assert_eq!(left, "0");
 }

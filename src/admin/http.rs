@@ -341,7 +341,7 @@ where
         Ok(Ok(_)) => {}
     }
     let command = match command {
-        Command::EvictCache(_) => Command::EvictCache(Query(&query).value("table").map(str::to_owned)),
+        Command::EvictCache(_) => Command::EvictCache(Query(&query).value("table").map(decoded)),
         command => command,
     };
     match admin.command(command).await {
@@ -359,7 +359,22 @@ fn status_of(error: &CommandError) -> StatusCode {
     }
 }
 
-/// A query string whose values need no decoding: numbers and plain names.
+/// A value of a query string as it was meant (`application/x-www-form-urlencoded`); what is badly encoded stands for itself.
+fn decoded(value: &str) -> String {
+    let (mut out, mut rest) = (Vec::with_capacity(value.len()), value.as_bytes());
+    while let Some((&byte, behind)) = rest.split_first() {
+        let code = behind.get(..2).and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok());
+        rest = if byte == b'%' && code.is_some() { &behind[2..] } else { behind };
+        out.push(match (byte, code) {
+            (b'%', Some(code)) => code,
+            (b'+', _) => b' ',
+            _ => byte,
+        });
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A query string whose values mostly need no decoding: numbers and plain names.
 #[derive(Clone, Copy)]
 struct Query<'a>(&'a str);
 

@@ -107,11 +107,7 @@ fn act(proxy: &Arc<Proxy>, orders: &mpsc::UnboundedSender<Order>, command: &Comm
             let found = all.iter().find(|c| c.id == *id);
             kill(found.ok_or_else(|| unknown(format!("no client has the id {id}")))?);
         }
-        Command::EvictCache(table) => {
-            for database in chosen(proxy, None)? {
-                database.evict(table.as_deref()).map_err(unknown)?;
-            }
-        }
+        Command::EvictCache(table) => evict(proxy, table.as_deref())?,
         // Plans let go of their records first, which are then set back.
         Command::ResetStatements => all(proxy).iter().for_each(|database| database.plans.release_records()),
         Command::Eject(name) => set_ejected(proxy, name, true)?,
@@ -184,6 +180,25 @@ async fn stop_without_servers(proxy: Arc<Proxy>, orders: mpsc::UnboundedSender<O
     }
     // The loop that would take it may have ended.
     let _ = orders.send(Order::Stop);
+}
+
+/// From all databases that know the table; what is wrong with one of them does not keep it in the others.
+fn evict(proxy: &Proxy, table: Option<&str>) -> Result<(), CommandError> {
+    let (mut is_known, mut fault) = (table.is_none(), None);
+    for database in all(proxy) {
+        match database.evict(table) {
+            Ok(found) => is_known |= found,
+            Err(why) => fault = Some(why),
+        }
+    }
+    match (fault, table) {
+        (Some(why), _) => Err(unknown(why)),
+        (None, Some(table)) if !is_known => {
+            let message = format!("no database whose results are cached has a relation \"{table}\"");
+            Err(CommandError { sqlstate: "42P01", message })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn kill(client: &Arc<Client>) {

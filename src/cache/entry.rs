@@ -89,7 +89,8 @@ impl Entry {
         &self.frames[self.parameters..self.description]
     }
 
-    fn result(&self) -> &[u8] {
+    /// What [`Part::Result`] writes.
+    pub fn result(&self) -> &[u8] {
         &self.frames[self.description..]
     }
 
@@ -140,22 +141,26 @@ impl Entry {
     pub fn write(&self, parts: &[Part], out: &mut BytesMut) {
         // In one piece, but where the columns are described twice.
         out.reserve(self.frames.len() + parts.len() * SHORT);
-        for part in parts {
-            match part {
-                Part::ParseComplete => write::parse_complete(out),
-                Part::BindComplete => out.put_slice(&[backend::BIND_COMPLETE, 0, 0, 0, 4]),
-                Part::CloseComplete => write::close_complete(out),
-                Part::Statement => {
-                    out.put_slice(self.parameters());
-                    let start = out.len();
-                    out.put_slice(self.description());
-                    // It was read when it came in.
-                    let _ = set_formats(&mut out[start..], Formats::Text);
-                }
-                Part::Rows => out.put_slice(self.description()),
-                Part::Result => out.put_slice(self.result()),
-                Part::Ready => write::ready(out, b'I'),
+        parts.iter().for_each(|part| self.write_part(*part, out));
+    }
+
+    /// One part of such a reply.
+    #[inline]
+    pub fn write_part(&self, part: Part, out: &mut BytesMut) {
+        match part {
+            Part::ParseComplete => write::parse_complete(out),
+            Part::BindComplete => out.put_slice(&[backend::BIND_COMPLETE, 0, 0, 0, 4]),
+            Part::CloseComplete => write::close_complete(out),
+            Part::Statement => {
+                out.put_slice(self.parameters());
+                let start = out.len();
+                out.put_slice(self.description());
+                // It was read when it came in.
+                let _ = set_formats(&mut out[start..], Formats::Text);
             }
+            Part::Rows => out.put_slice(self.description()),
+            Part::Result => out.put_slice(self.result()),
+            Part::Ready => write::ready(out, b'I'),
         }
     }
 }

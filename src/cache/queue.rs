@@ -58,6 +58,30 @@ impl<T> Slab<T> {
         self.nodes.get_mut(index as usize)?.value.as_mut()
     }
 
+    /// Places that are there, taken or not.
+    pub fn room(&self) -> usize {
+        self.nodes.capacity()
+    }
+
+    /// Moves the values of these queues, which are all, together, and gives back the rest of the room. All indexes change.
+    pub fn compact(&mut self, queues: [&mut Queue; 2]) {
+        let len = queues.iter().map(|queue| queue.len).sum();
+        let mut old = std::mem::replace(self, Slab { nodes: Vec::with_capacity(len), free: Vec::new() });
+        for queue in queues {
+            let mut at = std::mem::take(queue).oldest;
+            while let Some(node) = old.nodes.get_mut(at as usize) {
+                at = node.newer;
+                if let Some(value) = node.value.take() {
+                    self.push(queue, value);
+                }
+            }
+        }
+    }
+
+    pub fn indexes(&self) -> std::ops::Range<Index> {
+        0..self.nodes.len() as Index
+    }
+
     /// Puts a value at the new end of `queue`.
     pub fn push(&mut self, queue: &mut Queue, value: T) -> Index {
         let node = Node { value: Some(value), older: NONE, newer: NONE };
@@ -134,6 +158,7 @@ mod tests {
         Remove(usize),
         Transfer(usize),
         Renew(usize),
+        Compact,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -142,6 +167,7 @@ mod tests {
             (0usize..20).prop_map(Step::Remove),
             (0usize..20).prop_map(Step::Transfer),
             (0usize..20).prop_map(Step::Renew),
+            Just(Step::Compact),
         ]
     }
 
@@ -179,6 +205,11 @@ mod tests {
                         slab.renew(first, node.0);
                         model[0].push_back(node);
                     },
+                    Step::Compact => {
+                        slab.compact([first, second]);
+                        model.iter_mut().flatten().zip(slab.indexes()).for_each(|(node, index)| node.0 = index);
+                        prop_assert!(slab.indexes().all(|index| slab.value(index).is_some()));
+                    }
                 }
                 for (queue, list) in queues.iter().zip(&model) {
                     prop_assert_eq!(order(&slab, queue), list.iter().map(|node| node.1).collect::<Vec<_>>());

@@ -32,6 +32,13 @@ pub struct Limits {
     pub max_entry_bytes: u64,
 }
 
+impl Limits {
+    /// Bytes of the largest result that there can be room for.
+    fn largest(&self) -> u64 {
+        self.max_entry_bytes.min(self.max_bytes)
+    }
+}
+
 /// A read that asks for its result.
 #[derive(Debug, Clone)]
 pub struct Wanted<'a> {
@@ -136,8 +143,8 @@ struct Counters {
 #[derive(Debug)]
 pub struct Results {
     inner: Mutex<Inner>,
-    /// Reads that were asked for once; made with the first of them.
-    sighted: OnceLock<Sighted>,
+    /// Reads that were asked for once, and those of them that were kept since; made with the first of them.
+    sighted: OnceLock<[Sighted; 2]>,
     max_entry_bytes: AtomicU64,
 }
 
@@ -220,7 +227,7 @@ pub const MOST_BEHIND: Duration = Duration::from_secs(1);
 /// How long a read waits for another that asks the same, before it runs itself.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Slots for the reads that were asked for once: 256 KiB.
+/// Slots for the reads that were asked for once, and for those that were kept: 256 KiB each.
 const SIGHTED: usize = 1 << 16;
 
 impl Results {
@@ -233,17 +240,17 @@ impl Results {
                 number: 0,
             }),
             sighted: OnceLock::new(),
-            max_entry_bytes: AtomicU64::new(limits.max_entry_bytes),
+            max_entry_bytes: AtomicU64::new(limits.largest()),
         }
     }
 
     /// Takes over reloaded bounds; what exceeds them goes.
     pub fn set_limits(&self, limits: Limits) {
-        self.max_entry_bytes.store(limits.max_entry_bytes, Ordering::Relaxed);
+        self.max_entry_bytes.store(limits.largest(), Ordering::Relaxed);
         self.inner.lock().store.set_bounds(limits.max_entries, limits.max_bytes);
     }
 
-    /// Bytes of the largest result that is kept.
+    /// Bytes of the largest result that is kept; 0: none is.
     pub fn max_entry_bytes(&self) -> usize {
         usize::try_from(self.max_entry_bytes.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
@@ -374,15 +381,26 @@ impl Results {
         })
     }
 
-    /// Whether a read is the first of its kind, and so a miss that is not kept. `read` is what tells it from others; two that it
-    /// does not tell apart are kept one time sooner.
-    pub fn is_first(&self, database: DatabaseId, read: impl Hash) -> bool {
-        let first = !self.sighted.get_or_init(|| Sighted::new(SIGHTED)).again((database, read));
-        if first && let Some(counters) = self.counters(database) {
+    /// What a read is known by, for [`Results::note_kept`]; `None` where it is the first of its kind, and so a miss that is not
+    /// kept. `read` is what tells it from others; two that it does not tell apart are kept one time sooner.
+    pub fn sight(&self, database: DatabaseId, read: impl Hash) -> Option<u64> {
+        let [sighted, kept] = self.sighted.get_or_init(|| [Sighted::new(SIGHTED), Sighted::new(SIGHTED)]);
+        let hash = sighted.hash((database, read));
+        if sighted.note(hash) || kept.has(hash) {
+            return Some(hash);
+        }
+        if let Some(counters) = self.counters(database) {
             counters.misses.fetch_add(1, Ordering::Relaxed);
             counters.refused[Refusal::Once as usize].fetch_add(1, Ordering::Relaxed);
         }
-        first
+        None
+    }
+
+    /// The result of a read that was sighted before is kept: it is asked for again, however many others come once meanwhile.
+    pub fn note_kept(&self, sight: u64) {
+        if let Some([_, kept]) = self.sighted.get() {
+            kept.note(sight);
+        }
     }
 
     /// What was kept while changes were known, where it may be given still though they are not any more.
@@ -543,10 +561,16 @@ mod tests {
     #[test]
     fn the_first_of_its_kind_is_a_miss_that_is_not_kept() {
         let (results, database) = results();
-        let asked = ["a", "a", "a"].map(|read| results.is_first(database, read));
+        let asked = ["a", "a", "a"].map(|read| results.sight(database, read).is_none());
         assert_eq!(asked, [true, false, false]);
         let counts = results.counts(database);
         assert_eq!((counts.misses, counts.refused[Refusal::Once as usize]), (1, 1));
+        let kept = results.sight(database, "a").unwrap();
+        results.note_kept(kept);
+        for n in 0..8 * SIGHTED {
+            results.sight(database, n);
+        }
+        assert_eq!(results.sight(database, "a"), Some(kept));
     }
 
     fn wait(results: &Arc<Results>, wanted: &Wanted<'_>) -> Arc<Flight> {

@@ -52,6 +52,11 @@ const MOST_VISITS: u8 = 3;
 /// The small queue's share of each bound is one of so many parts.
 const SMALL_SHARE: u64 = 10;
 
+/// Room for so many times the entries that are there is too much.
+const SPARSE: usize = 4;
+/// Less room than this many is not worth giving back.
+const LEAST_ROOM: usize = 1024;
+
 /// Bytes that an entry takes beside its key, its frames and its tables: its slot, the two references, its places in the
 /// index, in the ghosts and in its database's set.
 pub const OVERHEAD: u64 = 544;
@@ -245,6 +250,23 @@ impl Store {
     pub fn set_bounds(&mut self, max_entries: usize, max_bytes: u64) {
         (self.max_entries, self.max_bytes) = (max_entries as u64, max_bytes);
         self.make_room(0, 0);
+        self.shrink();
+    }
+
+    /// Gives back the room for entries where most of it is empty: their overhead is counted while they are there, not behind them.
+    fn shrink(&mut self) {
+        let len = self.len();
+        self.ghosts.forget_beyond(len);
+        if self.slots.room().max(self.index.capacity()) < LEAST_ROOM.max(len * SPARSE) {
+            return;
+        }
+        self.slots.compact([&mut self.small, &mut self.main]);
+        (self.index, self.scopes) = (HashMap::default(), HashMap::new());
+        for index in self.slots.indexes() {
+            let Some(key) = self.slots.value(index).map(|slot| slot.stored.key.clone()) else { continue };
+            self.index.insert(key, index);
+            self.file(index);
+        }
     }
 
     fn make_room(&mut self, entries: u64, bytes: u64) {
@@ -331,12 +353,25 @@ impl Ghosts {
         self.next += 1;
         self.known.insert(hash, self.next);
         self.order.push_back((hash, self.next));
+        self.trim(most);
+    }
+
+    fn trim(&mut self, most: usize) {
         while self.order.len() > most.max(1) {
             if let Some((hash, number)) = self.order.pop_front()
                 && self.known.get(&hash) == Some(&number)
             {
                 self.known.remove(&hash);
             }
+        }
+    }
+
+    /// No more than `most`, and their room given back where it is much more than they need.
+    fn forget_beyond(&mut self, most: usize) {
+        self.trim(most);
+        if self.order.capacity() >= LEAST_ROOM.max(self.order.len() * SPARSE) {
+            self.order.shrink_to_fit();
+            self.known.shrink_to_fit();
         }
     }
 
@@ -403,6 +438,27 @@ mod tests {
         store.check();
         store.set_bounds(usize::MAX, 0);
         assert_eq!((store.len(), store.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn room_that_is_not_needed_any_more_is_given_back() {
+        let mut store = Store::new(usize::MAX, 1 << 30);
+        for n in 0..20_000 {
+            store.insert(stored(&n.to_string(), &[n % 5], 1, later()));
+        }
+        store.set_bounds(20_000, 1 << 30);
+        assert!(store.slots.room() >= 20_000);
+        store.set_bounds(100, 1 << 30);
+        store.check();
+        assert_eq!(store.len(), 100);
+        let room = |store: &Store| {
+            let Ghosts { known, order, .. } = &store.ghosts;
+            [store.slots.room(), store.index.capacity(), store.scopes.capacity(), known.capacity(), order.capacity()]
+        };
+        assert!(room(&store).iter().all(|room| *room <= LEAST_ROOM), "{:?}", room(&store));
+        assert!(store.find(b"19999", Instant::now()).is_some(), "what came last");
+        assert_eq!(store.purge(DATABASE, Change::Tables(&[Table(4)]), None), 20);
+        store.check();
     }
 
     #[test]

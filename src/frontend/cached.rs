@@ -10,7 +10,7 @@ use bytes::Buf;
 
 use crate::cache::admit::{self, Choice, Refusal};
 use crate::cache::capture::Capture;
-use crate::cache::entry::Entry;
+use crate::cache::entry::{Entry, Part};
 use crate::cache::flight::Flight;
 use crate::cache::key::{self, Formats, Read};
 use crate::cache::request::{self, Request, Source};
@@ -36,6 +36,9 @@ use crate::stats::CacheUse;
 /// Longer keys are not looked up.
 const MAX_KEY: usize = 64 * 1024;
 
+/// Of a kept answer so much waits for its client at most: one that is larger is given piece by piece, as the client reads.
+const PIECE: usize = 64 * 1024;
+
 /// A reply on its way that is to be kept.
 #[derive(Debug)]
 pub struct Filling {
@@ -48,6 +51,8 @@ pub struct Filling {
     name: Option<Name>,
     /// It is to be stored there.
     epoch: Option<Epoch>,
+    /// What it is known by where its statement's results are hardly ever asked for again.
+    sight: Option<u64>,
 }
 
 /// What the keys of a session's reads have in common, while its settings stay.
@@ -67,6 +72,8 @@ pub(super) enum Answer {
     Wait(Sought, Arc<Flight>),
     /// Another pgweir may have kept the answer.
     Seek(Sought),
+    /// Kept, and too large to be given in one piece; with the instant by which it was read.
+    Give(Sought, Arc<Entry>, Instant),
     Run,
 }
 
@@ -92,7 +99,8 @@ impl Session {
         if !plain || !reads || asks_token || !self.sql_names.is_empty() || self.target(batch) != Target::Replica {
             return Answer::Run;
         }
-        if self.comes_once(&cached, batch) {
+        let sight = self.sight_of(&cached, batch);
+        if sight == Some(None) {
             self.request.cache = CacheUse::Unkept(Refusal::Once as u8);
             return Answer::Run;
         }
@@ -104,20 +112,30 @@ impl Session {
                 self.note_given(batch.end, &sought.plan, &entry, read);
                 Answer::Given
             }
-            Err(answer) => answer,
+            Err(answer) => {
+                if let Some(filling) = &mut self.filling {
+                    filling.sight = sight.flatten();
+                }
+                answer
+            }
         }
     }
 
     /// A first look, at a fraction of the cost of another: a read of a statement whose results are hardly ever asked for again
-    /// goes past the cache until it is. What is named is kept from the first time on.
-    fn comes_once(&self, cached: &Cached, batch: &Batch) -> bool {
-        let Some(statement) = batch.rare else { return false };
+    /// goes past the cache (`Some(None)`) until it is. What is named is kept from the first time on.
+    fn sight_of(&self, cached: &Cached, batch: &Batch) -> Option<Option<u64>> {
+        let statement = batch.rare?;
         let named = || cached.ruled(statement, None).statement.ttl.is_some();
-        if cached.mode().choice() != Some(Choice::Known) || named() {
-            return false;
+        if cached.mode().choice() != Some(Choice::Known) || self.is_off() || named() {
+            return None;
         }
-        request::gist(&self.inbox[..batch.end])
-            .is_some_and(|gist| cached.results.is_first(cached.id, (statement, gist)))
+        let gist = request::gist(&self.inbox[..batch.end])?;
+        Some(cached.results.sight(cached.id, (statement, gist)))
+    }
+
+    /// The session wants to know nothing of it.
+    fn is_off(&self) -> bool {
+        self.parameters.current().value("pgweir.cache").is_some_and(|value| value.keyword() == "off")
     }
 
     /// Writes the reply to a batch, and says what it was and by when that was read; or what is to be done.
@@ -131,6 +149,9 @@ impl Session {
         })?;
         self.request.cache = CacheUse::Miss;
         match asked {
+            Asked::Hit(entry, read) | Asked::Stale(entry, read) if entry.len() > PIECE => {
+                Err(Answer::Give(sought, entry, read))
+            }
             Asked::Hit(entry, read) | Asked::Stale(entry, read) if self.reply(&request, &sought, &entry) => {
                 Ok((sought, entry, read))
             }
@@ -151,7 +172,10 @@ impl Session {
                 return Ok(true);
             }
         };
-        let given = landed.is_some_and(|entry| self.give(batch.end, &sought, &entry, Instant::now()));
+        let given = match landed {
+            Some(entry) => self.give(batch, &sought, &entry, Instant::now()).await?,
+            None => false,
+        };
         if let Some(cached) = &self.database.cached {
             match given {
                 true => cached.results.note_shared(cached.id),
@@ -166,7 +190,7 @@ impl Session {
         let (Some(cached), Some(filling)) = (self.database.cached.clone(), self.filling.take()) else {
             return Ok(false);
         };
-        let Filling { plan, mut fill, capture, formats, name, .. } = *filling;
+        let Filling { plan, mut fill, capture, formats, name, sight, .. } = *filling;
         let (Some(place), Some(name)) = (&cached.shared, name) else { return Ok(false) };
         let fetched = self.meanwhile(place.fetch(&name, cached.results.max_entry_bytes())).await?;
         let epoch = fetched.as_ref().map(|fetched| fetched.epoch);
@@ -176,7 +200,7 @@ impl Session {
             match fill.adopt(entry, as_of, age, now) {
                 Ok(entry) => {
                     place.note_hit();
-                    return Ok(self.give(batch.end, &sought, &entry, now));
+                    return self.give(batch, &sought, &entry, now).await;
                 }
                 Err(refused) => {
                     let (unadopted, unfit) = *refused;
@@ -185,13 +209,13 @@ impl Session {
                 }
             }
         }
-        self.filling = Some(Box::new(Filling { plan, fill, capture, formats, name: Some(name), epoch }));
+        self.filling = Some(Box::new(Filling { plan, fill, capture, formats, name: Some(name), epoch, sight }));
         Ok(false)
     }
 
     fn look_up(&mut self, cached: &Arc<Cached>, request: &Request<'_>) -> Result<(Sought, Asked), Refusal> {
         let sought = self.sought(request).ok_or(Refusal::Shape)?;
-        if self.parameters.current().value("pgweir.cache").is_some_and(|value| value.keyword() == "off") {
+        if self.is_off() {
             return Err(Refusal::Asked);
         }
         let choice = cached.mode().choice();
@@ -258,14 +282,18 @@ impl Session {
             if publication.as_ref().map(Arc::as_ptr) != cached.publication.load().as_ref().map(Arc::as_ptr) {
                 return Err(Refusal::Unpublished);
             }
-            let formats = request.formats.bytes().into();
-            let capture = Capture::new(cached.results.max_entry_bytes());
+            let most = cached.results.max_entry_bytes();
+            // Memory is so short that there is no room for any.
+            if most == 0 {
+                return Err(Refusal::TooLarge);
+            }
+            let (formats, capture) = (request.formats.bytes().into(), Capture::new(most));
             if fill.is_behind() {
                 cached.urge.now();
             }
             let name = self.shared_name(cached, &fill, &key);
             let plan = plan.clone();
-            self.filling = Some(Box::new(Filling { plan, fill, capture, formats, name, epoch: None }));
+            self.filling = Some(Box::new(Filling { plan, fill, capture, formats, name, epoch: None, sight: None }));
             return Ok(Asked::Closed);
         }
         match asked {
@@ -367,14 +395,60 @@ impl Session {
     }
 
     /// Answers the batch with what was read by `read`; false where the entry lacks what this way of asking needs.
-    fn give(&mut self, end: usize, sought: &Sought, entry: &Entry, read: Instant) -> bool {
+    pub(super) async fn give(
+        &mut self,
+        batch: &Batch,
+        sought: &Sought,
+        entry: &Entry,
+        read: Instant,
+    ) -> Result<bool, End> {
         let inbox = std::mem::take(&mut self.inbox);
-        let given = Request::read(&inbox[..end]).is_some_and(|request| self.reply(&request, sought, entry));
+        let request = Request::read(&inbox[..batch.end]).filter(|request| entry.has(request.needs));
+        let parts: Option<Vec<Part>> = request.as_ref().map(|request| request.parts().to_vec());
+        request.iter().for_each(|request| self.note_names(request, sought));
         self.inbox = inbox;
-        if given {
-            self.note_given(end, &sought.plan, entry, read);
+        let Some(parts) = parts else { return Ok(false) };
+        for part in parts {
+            if part != Part::Result {
+                let before = self.outbox.len();
+                entry.write_part(part, &mut self.outbox);
+                self.request.bytes += (self.outbox.len() - before) as u64;
+                continue;
+            }
+            for piece in entry.result().chunks(PIECE) {
+                self.outbox.extend_from_slice(piece);
+                self.request.bytes += piece.len() as u64;
+                self.wait_for_room().await?;
+            }
         }
-        given
+        self.note_given(batch.end, &sought.plan, entry, read);
+        Ok(true)
+    }
+
+    /// Until the client has taken all but a piece of what it is given, or is to be stopped: it cannot be told so in the midst of a frame.
+    async fn wait_for_room(&mut self) -> Result<(), End> {
+        let (gone, stopped) = poll_fn(|cx| {
+            let sent = self.poll_send_client(cx);
+            let stopped = self.client.stop_reason() != Stop::None;
+            match sent {
+                Poll::Ready(sent) => Poll::Ready((sent.is_err(), stopped)),
+                Poll::Pending if self.outbox.len() < PIECE || stopped => Poll::Ready((false, stopped)),
+                Poll::Pending => {
+                    while self.client.nudged.poll(cx).is_ready() {
+                        if self.client.stop_reason() != Stop::None {
+                            return Poll::Ready((false, true));
+                        }
+                    }
+                    Poll::Pending
+                }
+            }
+        })
+        .await;
+        if stopped {
+            // To be heard once the answer is whole.
+            self.client.nudge();
+        }
+        if gone { Err(End::Client) } else { Ok(()) }
     }
 
     /// Writes the reply, unless the entry lacks what this way of asking needs.
@@ -452,11 +526,12 @@ impl Session {
     /// The reply is complete.
     pub(super) fn land_fill(&mut self) {
         let Some(filling) = self.filling.take() else { return };
-        let Filling { plan, fill, capture, formats, name, epoch } = *filling;
+        let Filling { plan, fill, capture, formats, name, epoch, sight } = *filling;
         let Some(cached) = &self.database.cached else { return };
         match capture.finish(Formats::read(&formats)).and_then(|entry| fill.land(entry)) {
             Ok(landed) => {
                 plan.reuse().note_kept();
+                sight.iter().for_each(|sight| cached.results.note_kept(*sight));
                 if let (Some(place), Some(name), Some(epoch), Some(landed)) = (&cached.shared, name, epoch, landed) {
                     place.store(name, epoch, landed);
                 }

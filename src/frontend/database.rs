@@ -124,20 +124,22 @@ impl Database {
         self.dbname == other.dbname && places(self).iter().any(|name| others.contains(name))
     }
 
-    /// Forgets the results that are kept, or those that read a table: `schema.name`, or a name in any schema.
+    /// Forgets the results that are kept, or those that read a table: `schema.name`, or a name in any schema. False where
+    /// there is none of that name.
     ///
     /// # Errors
     /// The definitions are not known.
-    pub fn evict(&self, table: Option<&str>) -> Result<(), String> {
-        let Some(cached) = &self.cached else { return Ok(()) };
+    pub fn evict(&self, table: Option<&str>) -> Result<bool, String> {
+        let Some(cached) = &self.cached else { return Ok(table.is_none()) };
         let Some(name) = table else {
             cached.evict(Change::All);
-            return Ok(());
+            return Ok(true);
         };
         let catalog = self.cluster.definitions.snapshot();
         let catalog = catalog.ok_or_else(|| format!("the definitions of \"{}\" are not known now", self.name))?;
-        cached.evict(Change::Tables(&catalog.tables_named(name)));
-        Ok(())
+        let tables = catalog.tables_named(name);
+        cached.evict(Change::Tables(&tables));
+        Ok(!tables.is_empty())
     }
 
     /// The pools of one login, by node index.

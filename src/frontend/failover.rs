@@ -22,15 +22,37 @@ use crate::route::decide::Target;
 /// Follows the nodes of one database until it is gone.
 pub async fn follow(database: Weak<Database>, mut changes: watch::Receiver<u64>, clients: Arc<Clients>) {
     let mut useless = Tried::default();
+    let Some(mut history) = database.upgrade().map(|database| history_of(&database)) else { return };
     while changes.changed().await.is_ok() {
         let Some(database) = database.upgrade() else { return };
         drop_useless(&database, &mut useless);
+        note_history(&database, &mut history);
         clients.nudge(&database.name);
         let back: Vec<_> = database.cluster.nodes.iter().filter(|node| node.take_return()).map(|n| n.index).collect();
         for pool in database.pools.all().iter().filter(|pool| back.contains(&pool.node.index)) {
             pool.node_returned(CONTROL);
         }
     }
+}
+
+/// The primary, and its timeline.
+type History = Option<(u16, u32)>;
+
+fn history_of(database: &Database) -> History {
+    database.cluster.primary().map(|primary| (primary.index, primary.timeline()))
+}
+
+/// What was read from a primary before another was promoted may never have been, for that one.
+fn note_history(database: &Database, known: &mut History) {
+    let now = history_of(database);
+    // Its timeline is known a moment after itself.
+    let is_other = |(before, now): ((u16, u32), (u16, u32))| before.0 != now.0 || before.1 != 0 && before.1 != now.1;
+    if known.zip(now).is_some_and(is_other)
+        && let Some(cached) = &database.cached
+    {
+        cached.note_promotion();
+    }
+    *known = now.or(*known);
 }
 
 /// Connections to a node that has gone, or that another has replaced as the primary, serve nobody: those that are idle

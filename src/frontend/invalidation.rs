@@ -234,6 +234,13 @@ impl Cached {
         }
     }
 
+    /// Another server is the primary, with a history of its own. Where a stream tells of changes, it breaks, too.
+    pub fn note_promotion(&self) {
+        if matches!(self.mode(), Mode::Ttl | Mode::Writes) {
+            self.results.change(self.id, Change::All, Invalidation::Definitions, Instant::now());
+        }
+    }
+
     /// By an operator's command.
     pub fn evict(&self, change: Change<'_>) {
         let evict = |cached: &Cached| {

@@ -165,7 +165,7 @@ impl Session {
     }
 
     /// Sends the outbox, and behind it the notifications whose time it is.
-    fn poll_send_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_send_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let before = self.outbox.len();
             let polled = self.stream.poll_send(&mut self.outbox, cx);

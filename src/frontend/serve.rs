@@ -150,6 +150,7 @@ impl Session {
                     let given = match answer {
                         Answer::Given => true,
                         Answer::Wait(sought, flight) => Box::pin(self.share(&batch, sought, flight)).await?,
+                        Answer::Give(sought, entry, read) => Box::pin(self.give(&batch, &sought, &entry, read)).await?,
                         Answer::Seek(sought) => Box::pin(self.seek(&batch, sought)).await?,
                         Answer::Run => false,
                     };

@@ -18,12 +18,30 @@ impl Sighted {
         Sighted { hasher: DefaultHashBuilder::default(), tags: (0..slots.max(1)).map(|_| AtomicU32::new(0)).collect() }
     }
 
+    pub fn hash(&self, key: impl Hash) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
     /// Notes the key; whether it has come before.
     pub fn again(&self, key: impl Hash) -> bool {
-        let hash = self.hasher.hash_one(key);
+        self.note(self.hash(key))
+    }
+
+    /// The same of the key of this hash.
+    pub fn note(&self, hash: u64) -> bool {
+        let (slot, tag) = self.place(hash);
+        slot.swap(tag, Ordering::Relaxed) == tag
+    }
+
+    /// Whether it has come before.
+    pub fn has(&self, hash: u64) -> bool {
+        let (slot, tag) = self.place(hash);
+        slot.load(Ordering::Relaxed) == tag
+    }
+
+    fn place(&self, hash: u64) -> (&AtomicU32, u32) {
         // 0 stands for none.
-        let (slot, tag) = (hash as usize % self.tags.len(), (hash >> 32) as u32 | 1);
-        self.tags[slot].swap(tag, Ordering::Relaxed) == tag
+        (&self.tags[hash as usize % self.tags.len()], (hash >> 32) as u32 | 1)
     }
 }
 
@@ -34,9 +52,10 @@ mod tests {
     #[test]
     fn a_key_is_known_until_another_takes_its_slot() {
         let one = Sighted::new(1);
-        assert!(!one.again("a"));
-        assert!(one.again("a"));
+        let a = one.hash("a");
+        assert!(!one.has(a) && !one.again("a"));
+        assert!(one.has(a) && one.note(a));
         assert!(!one.again("b"));
-        assert!(!one.again("a"));
+        assert!(!one.has(a) && !one.note(a));
     }
 }

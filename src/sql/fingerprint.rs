@@ -64,34 +64,39 @@ fn decides(token: Token, text: &[u8]) -> bool {
     }
 }
 
-/// Longest text that Postgres reads as a date or time (`MAXDATELEN` in `src/include/utils/datetime.h`).
-const DATE_LENGTH: usize = 128;
+/// Letters and digits of the longest text that Postgres reads as a date or time: `MAXDATELEN`, and a NUL for each of
+/// `MAXDATEFIELDS` (`src/include/utils/datetime.h`). Blanks, and punctuation that is of no use, it skips without counting them.
+const DATE_LENGTH: usize = 128 + 25;
 
 /// True where a constant may mean another moment each time it is read (`'now'`, `'tomorrow 12:00'`). Takes quotes and
 /// escapes as they come; errs towards true.
 pub fn date_word(value: &[u8]) -> bool {
-    if value.len() > DATE_LENGTH {
-        return false;
-    }
     // escapes and continuation lines could spell a word in pieces
-    let pieces = value.contains(&b'\\') || value.contains(&b'\n') || value.contains(&b'\r');
-    pieces || names_moment(value)
+    let pieces = || value.contains(&b'\\') || value.contains(&b'\n') || value.contains(&b'\r');
+    may_be_date(value) && (pieces() || names_moment(value))
+}
+
+fn may_be_date(value: &[u8]) -> bool {
+    value.len() <= DATE_LENGTH || value.iter().filter(|byte| byte.is_ascii_alphanumeric()).nth(DATE_LENGTH).is_none()
 }
 
 /// The same of a value that stands for itself, as a bound one does.
 pub fn names_moment(value: &[u8]) -> bool {
-    value.len() <= DATE_LENGTH
-        && value.windows(3).enumerate().any(|(at, start)| match [start[0] | 0x20, start[1] | 0x20, start[2] | 0x20] {
-            [b'n', b'o', b'w'] => true,
-            [b't', b'o', b'd'] => starts(value, at, b"today"),
-            [b't', b'o', b'm'] => starts(value, at, b"tomorrow"),
-            [b'y', b'e', b's'] => starts(value, at, b"yesterday"),
-            _ => false,
-        })
+    value.windows(3).enumerate().any(|(at, start)| match [start[0] | 0x20, start[1] | 0x20, start[2] | 0x20] {
+        [b'n', b'o', b'w'] => is_word(value, at, b"now"),
+        [b't', b'o', b'd'] => is_word(value, at, b"today"),
+        [b't', b'o', b'm'] => is_word(value, at, b"tomorrow"),
+        [b'y', b'e', b's'] => is_word(value, at, b"yesterday"),
+        _ => false,
+    }) && may_be_date(value)
 }
 
-fn starts(value: &[u8], at: usize, word: &[u8]) -> bool {
-    value.get(at..at + word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word))
+/// A field of letters ends where there is no further one (`ParseDateTime` in `src/backend/utils/adt/datetime.c`).
+fn is_word(value: &[u8], at: usize, word: &[u8]) -> bool {
+    let (before, found) = value.split_at(at);
+    let apart = |byte: Option<&u8>| !byte.is_some_and(u8::is_ascii_alphabetic);
+    let is_it = found.get(..word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word));
+    is_it && apart(before.last()) && apart(found.get(word.len()))
 }
 
 /// A readable text of the statement without its constants, as pg_stat_statements shows it: `$n` for each (counted on

@@ -152,7 +152,7 @@ static STABLE: &[&str] = &[
     "jsonb_to_record", "jsonb_to_recordset", "jsonb_to_tsvector", "length", "make_timestamptz", "money", "numeric",
     "oidvectortypes", "overlaps", "pg_basetype", "pg_char_to_encoding", "pg_collation_for", "pg_column_size",
     "pg_encoding_to_char", "pg_mcv_list_items", "pg_typeof", "phraseto_tsquery", "plainto_tsquery", "quote_literal",
-    "quote_nullable", "row_to_json", "time", "timestamp", "timestamptz", "timetz", "timezone", "to_char", "to_date",
+    "quote_nullable", "row_to_json", "time", "timestamp", "timestamptz", "timezone", "to_char", "to_date",
     "to_json", "to_jsonb", "to_number", "to_timestamp", "to_tsquery", "to_tsvector", "ts_debug", "ts_headline",
     "ts_lexize", "ts_parse", "ts_token_type", "websearch_to_tsquery", "xml", "xml_is_well_formed",
 ];
@@ -183,7 +183,7 @@ static TRANSIENT: &[&str] = &[
     "pg_statistics_obj_is_visible", "pg_table_is_visible", "pg_tablespace_databases", "pg_tablespace_location",
     "pg_timezone_abbrevs", "pg_timezone_names", "pg_trigger_depth", "pg_ts_config_is_visible",
     "pg_ts_dict_is_visible", "pg_ts_parser_is_visible", "pg_ts_template_is_visible", "pg_type_is_visible",
-    "regclass", "row_security_active", "session_user", "shobj_description", "statement_timestamp", "to_regclass",
+    "regclass", "row_security_active", "session_user", "shobj_description", "statement_timestamp", "timetz", "to_regclass",
     "to_regcollation", "to_regnamespace", "to_regoper", "to_regoperator", "to_regproc", "to_regprocedure",
     "to_regrole", "to_regtype", "to_regtypemod", "transaction_timestamp", "version",
 ];

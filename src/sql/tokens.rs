@@ -503,6 +503,12 @@ impl Scan<'_, '_> {
     fn type_name(&mut self, at: usize) -> usize {
         let view = self.view;
         let Some((name, mut end)) = view.qualified(at + usize::from(view.is(at, "setof"))) else { return at };
+        // Whether its zone has summer time, is asked of today.
+        let is_zoned = |name: &str| match name {
+            "time" => view.is(if view.punct(end, b'(') { end + 3 } else { end }, "with"),
+            _ => name == "timetz",
+        };
+        self.notes.facts.transient |= is_zoned(&name.name);
         self.type_use(name);
         // the later words of the SQL standard's spellings, before their lengths in brackets
         for word in ["character", "char", "varying", "precision"] {

@@ -93,11 +93,31 @@ fn literals_that_decide() {
     ] {
         assert!(fingerprint(text).by_literal, "{text}");
     }
-    for text in ["UPDATE t SET a = 1", "SELECT 'pgweir:'", "SELECT 'known'", "SELECT /* x */ 'a', $1", "SELECT 'to'"] {
+    for text in [
+        "UPDATE t SET a = 1",
+        "SELECT 'pgweir:'",
+        "SELECT 'known'",
+        "SELECT 'just now'",
+        "SELECT /* x */ 'a', $1",
+        "SELECT 'to'",
+    ] {
         let by_literal = fingerprint(text).by_literal;
-        assert_eq!(by_literal, text.contains("known"), "{text}");
+        assert_eq!(by_literal, text.contains("just now"), "{text}");
     }
-    assert!(date_word(b"NOW") && date_word(b"2020 today") && !date_word(b"2020-01-01") && !date_word(&[b'n'; 200]));
+    for (word, is_one) in
+        [("NOW", true), ("2020 today", true), ("now5", true), ("5now", true), ("(now)", true), ("_now", true)]
+            .into_iter()
+            .chain([("2020-01-01", false), ("snow", false), ("nowhere", false), ("todays", false), ("", false)])
+    {
+        assert_eq!(date_word(word.as_bytes()), is_one, "{word}");
+    }
+    // What it skips, Postgres does not count; what is longer, it refuses.
+    let behind = |before: &str| format!("{before}now");
+    for (text, is_one) in
+        [(behind(&" ".repeat(500)), true), (behind(&"(".repeat(500)), true), (behind(&"n ".repeat(200)), false)]
+    {
+        assert_eq!(date_word(text.as_bytes()), is_one, "{text}");
+    }
 }
 
 #[test]
