@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use pgweir::backend::connection::BackendError;
 use pgweir::cluster::Cluster;
 use pgweir::cluster::probe::{self, Prober};
 use pgweir::config::Config;
@@ -17,7 +18,7 @@ use pgweir::pool::checkout::Pool;
 use pgweir::pool::lease::{Lease, Return};
 use pgweir::pool::registry::Pools;
 use support::sessions::{block_on, wait_for};
-use support::{Gate, cluster};
+use support::{Gate, Mode, cluster};
 
 const FIRST: [u8; 4] = [127, 0, 0, 2];
 const SECOND: [u8; 4] = [127, 0, 0, 3];
@@ -50,7 +51,8 @@ impl Setup {
     fn new(name: &str, addresses: &[[u8; 4]]) -> Setup {
         let (first, second) = gates();
         let text = format!(
-            "[pool]\nmin = 0\nreap_interval = \"20ms\"\nidle_timeout = \"1h\"\n[routing]\nprobe_interval = \"10ms\"\n\
+            "[pool]\nmin = 0\nreap_interval = \"20ms\"\nidle_timeout = \"1h\"\nconnection_timeout = \"500ms\"\n\
+             [routing]\nprobe_interval = \"10ms\"\n\
              [[databases]]\nname = \"app\"\n[[databases.nodes]]\nhost = \"db.test\"\nport = {}\nrole = \"primary\"\n\
              [[users]]\nname = \"app\"\npassword = \"app\"\n",
             first.port
@@ -168,5 +170,38 @@ fn the_addresses_of_a_name_are_tried_in_their_order() {
         for _ in 0..20 {
             assert_eq!(setup.port().await, first);
         }
+    });
+}
+
+/// A process of another server may well have the same id.
+#[test]
+fn a_cancel_request_goes_where_its_connection_went() {
+    block_on(async {
+        let setup = Setup::new("cancel", &[FIRST]);
+        let mut lease = setup.lease().await;
+        let identity = lease.identity.clone();
+        setup.lead_to(&[SECOND]);
+        let pid = identity.pid;
+        let asleep = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'");
+        let cancelling = async {
+            wait_for("the sleep", async || cluster().primary().psql(&asleep).unwrap() == "1").await;
+            identity.begin().send().await.unwrap();
+        };
+        let (slept, ()) = tokio::join!(lease.query("SELECT pg_sleep(30)"), cancelling);
+        assert!(matches!(slept, Err(BackendError::Server(e)) if e.code == "57014"));
+        lease.begin();
+        drop(lease);
+
+        // One that the server does not answer may come late: to nobody else.
+        setup.lead_to(&[FIRST]);
+        wait_for("the name to lead back", async || setup.port().await == cluster().primary().port()).await;
+        let lease = setup.lease().await;
+        let pid = lease.identity.pid;
+        setup.first.set(Mode::Silent);
+        lease.identity.begin().send().await.unwrap_err();
+        setup.first.set(Mode::Open);
+        lease.give_back(Instant::now(), Return::default());
+        let has_it = || setup.pool.servers().iter().any(|server| server.pid == pid);
+        wait_for("the connection's end", async || !has_it()).await;
     });
 }

@@ -39,6 +39,8 @@ pub struct Identity {
     pub pid: i32,
     pub secret: Box<[u8]>,
     under_way: AtomicUsize,
+    /// Requests that were sent, and of which nothing has told that the server has acted on them.
+    unanswered: AtomicUsize,
     settled: Notify,
 }
 
@@ -64,6 +66,7 @@ impl Identity {
             pid: key.0,
             secret: key.1,
             under_way: AtomicUsize::new(0),
+            unanswered: AtomicUsize::new(0),
             settled: Notify::new(),
         }
     }
@@ -76,6 +79,11 @@ impl Identity {
 
     pub fn is_settled(&self) -> bool {
         self.under_way.load(Ordering::Acquire) == 0
+    }
+
+    /// Settled, and yet a request may still come to hit whoever has the connection then: nobody else is to have it.
+    pub fn is_in_doubt(&self) -> bool {
+        self.unanswered.load(Ordering::Acquire) > 0
     }
 
     pub async fn settled(&self) {
@@ -94,25 +102,28 @@ impl Identity {
 pub struct CancelRequest(Arc<Identity>);
 
 impl CancelRequest {
-    /// Sends it, and waits until the server has closed its connection, which it does once the signal is sent
-    /// (`processCancelRequest`).
+    /// Sends it to the connection's own server, and waits until that has closed its connection, which it does once the signal
+    /// is sent (`processCancelRequest`).
     ///
     /// # Errors
     /// The server was not reached in time, or broke the connection.
     pub async fn send(self) -> Result<(), ConnectFailure> {
-        let Identity { node, tls, timeout, pid, secret, .. } = &*self.0;
+        let Identity { node, tls, timeout, peer, pid, secret, unanswered, .. } = &*self.0;
         let request = async {
-            let connected = crate::net::connect(&node.host, node.port, tls, *timeout).await;
+            let connected = crate::net::connect_again(*peer, (&node.host, node.port), tls, *timeout).await;
             let mut stream = connected.map_err(ConnectFailure::Net)?;
             let mut out = BytesMut::new();
             write::cancel_request(&mut out, *pid, secret);
+            unanswered.fetch_add(1, Ordering::AcqRel);
             let sent = async {
                 stream.write_all(&out).await?;
                 stream.flush().await?;
                 // Postgres says nothing and closes.
                 stream.read(&mut [0u8; 1]).await
             };
-            sent.await.map(drop).map_err(|e| ConnectFailure::Backend(e.into()))
+            sent.await.map_err(|e| ConnectFailure::Backend(e.into()))?;
+            unanswered.fetch_sub(1, Ordering::AcqRel);
+            Ok(())
         };
         tokio::time::timeout(*timeout, request).await.unwrap_or(Err(ConnectFailure::Timeout))
     }

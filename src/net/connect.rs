@@ -84,6 +84,22 @@ pub async fn connect(host: &str, port: u16, tls: &Connector, timeout: Duration) 
     Err(last)
 }
 
+/// Connects to where a connection to this host has led, wherever its name may lead now.
+///
+/// # Errors
+/// As of [`connect`].
+pub async fn connect_again(
+    peer: Peer,
+    (host, port): (&str, u16),
+    tls: &Connector,
+    timeout: Duration,
+) -> Result<Stream, ConnectError> {
+    match peer {
+        Peer::Tcp(address) => connect_tcp(host, address, tls, Instant::now() + timeout).await,
+        Peer::Unix => connect(host, port, tls, timeout).await,
+    }
+}
+
 async fn within<T>(deadline: Instant, future: impl Future<Output = T>) -> Result<T, ConnectError> {
     timeout_at(deadline, future).await.map_err(|_| ConnectError::Timeout)
 }

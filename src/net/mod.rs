@@ -14,7 +14,7 @@ pub mod listen;
 pub mod names;
 pub mod tls;
 
-pub use connect::{ConnectError, connect};
+pub use connect::{ConnectError, connect, connect_again};
 pub use listen::Listener;
 pub use stream::{Peer, Stream, TlsInfo};
 pub use tls::{Acceptor, Connector, TlsError};

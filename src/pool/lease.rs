@@ -64,7 +64,8 @@ impl Lease {
     pub fn give_back(mut self, now: Instant, how: Return) {
         let Some(mut held) = self.held.take() else { return };
         let pool = self.pool.clone();
-        if !how.reset && !how.open && !held.suspect && held.identity.is_settled() {
+        let undisturbed = held.identity.is_settled() && !held.identity.is_in_doubt();
+        if !how.reset && !how.open && !held.suspect && undisturbed {
             held.at_rest = now;
             return pool.checkin(now, held, Verdict::Clean);
         }
@@ -81,15 +82,18 @@ impl Lease {
         let timeout = self.pool.config.load().create_timeout;
         let cleaned = tokio::time::timeout(timeout, async {
             self.identity.settled().await;
+            if self.identity.is_in_doubt() {
+                return Ok(false);
+            }
             if how.open {
                 reset::roll_back(&mut self).await?;
             }
             if how.reset || self.suspect {
                 reset::reset(&mut self, how.prepared).await?;
             }
-            Ok::<_, BackendError>(())
+            Ok::<_, BackendError>(true)
         });
-        if matches!(cleaned.await, Ok(Ok(()))) {
+        if matches!(cleaned.await, Ok(Ok(true))) {
             self.used = false;
         }
     }
