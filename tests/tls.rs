@@ -365,3 +365,23 @@ fn servers_that_cannot_be_trusted_are_not_logged_in_to() {
     let told = stderr(&pgweir.psql_output(&["-c", "SELECT 1", &pgweir.url()]));
     assert!(told.contains("TLS is demanded, and the server does not offer it"), "{told}");
 }
+
+#[test]
+fn a_reload_reads_the_servers_authority_anew_and_keeps_it_where_it_cannot() {
+    let (files, cluster) = encrypted_cluster();
+    let own = Files::new();
+    let ca = own.directory.write("rotating.pem", &own.authority.certificate);
+    let builder = towards("localhost", "verify-full", Some(&ca)).set("pool.acquire_timeout", "200ms");
+    let pgweir = builder.start_unready();
+    let ask = || pgweir.psql_output(&["-c", IS_ENCRYPTED, &pgweir.url()]);
+    assert!(!ask().status.success(), "signed by somebody else");
+    std::fs::copy(files.path("ca.pem"), &ca).unwrap();
+    pgweir.reload(&builder);
+    wait_until(LIMIT, "trust", || ask().stdout == b"t\n");
+    own.directory.write("rotating.pem", "no certificate");
+    pgweir.reload(&builder);
+    wait_until(LIMIT, "the complaint", || pgweir.stderr().contains("the old configuration stays"));
+    cluster.primary().psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'").unwrap();
+    wait_until(LIMIT, "a new connection", || ask().stdout == b"t\n");
+    assert!(!pgweir.stderr().contains("take effect with a restart"));
+}

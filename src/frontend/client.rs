@@ -218,7 +218,7 @@ pub struct Clients {
     /// Sessions of which only a [`crate::frontend::rest::Rest`] is there.
     resting: AtomicUsize,
     /// `listen.peer_id`, which stands in the upper bits of each cancel key's pid.
-    peer_id: u8,
+    pub(super) peer_id: u8,
 }
 
 /// A client's place among `max_clients`; free again when it is dropped.

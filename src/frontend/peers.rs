@@ -14,7 +14,7 @@ use crate::wire::write;
 pub async fn cancel(proxy: &Proxy, pid: i32, secret: &[u8]) {
     let config = proxy.config.load_full();
     let id = peer_of(pid, secret);
-    let peer = config.listen.peers.iter().find(|peer| peer.id == id && id != config.listen.peer_id);
+    let peer = config.listen.peers.iter().find(|peer| peer.id == id && id != proxy.clients.peer_id);
     let Some(peer) = peer else { return proxy.clients.cancel(pid, secret).await };
     let timeout = config.databases.first().map_or_else(Default::default, |d| d.pool.connection_timeout);
     let pass_on = async {

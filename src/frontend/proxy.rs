@@ -1,5 +1,6 @@
 //! What all clients share: configuration, databases, users, statistics.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -262,6 +263,17 @@ impl Proxy {
         config.users.len() > 1 && config.admin.users.iter().any(|name| **name == *user.name)
     }
 
+    /// Whom the servers' certificates must be signed by is read anew; with the databases that they are for.
+    fn connectors(&self, config: &Config) -> Result<Vec<(Arc<Database>, Connector)>, TlsError> {
+        let verified = |entry: &config::Database| entry.tls >= config::TlsMode::VerifyCa;
+        let mut read = HashMap::new();
+        for entry in config.databases.iter().filter(|entry| verified(entry)) {
+            read.insert(&*entry.name, Connector::new(entry.tls, entry.ca.as_deref())?);
+        }
+        let of = |name: &str| read.get(entry(config, name)?.name.as_str()).cloned();
+        Ok(self.databases.iter().filter_map(|d| Some((d.value().clone(), of(d.key())?))).collect())
+    }
+
     /// Takes a reloaded configuration: users, certificates, pool settings. Nodes and databases that changed take effect
     /// with a restart, which is said in the log.
     ///
@@ -270,6 +282,7 @@ impl Proxy {
     pub fn reload(&self, config: Config) -> Result<(), String> {
         let acceptor = Acceptor::new(&config.listen.tls).map_err(|e| e.to_string())?;
         let users = self.users.read(&config.users)?;
+        let connectors = self.connectors(&config).map_err(|e| e.to_string())?;
         self.stats.reconfigure(&config.statements).map_err(|e| e.to_string())?;
         self.stats.slow.reopen();
         let fixed = |c: &Config| {
@@ -284,10 +297,9 @@ impl Proxy {
         }
         self.acceptor.store(Arc::new(acceptor));
         self.users.take(users);
+        connectors.iter().for_each(|(database, connector)| database.tls.adopt(connector));
         for entry in &self.databases {
-            let name = &**entry.key();
-            let found = config.databases.iter().find(|d| d.name == name);
-            if let Some(database) = found.or_else(|| config.databases.iter().find(|d| d.name == "*")) {
+            if let Some(database) = self::entry(&config, entry.key()) {
                 entry.value().pools.reconfigure(database.pool.clone(), |user| self.users.has(user));
             }
             if let Some(cached) = &entry.value().cached {
@@ -343,7 +355,14 @@ fn shared(cache: &config::Cache, control: &tokio::runtime::Handle) -> Result<Opt
 /// What of `[listen]` a reload does not change.
 fn lasting_listen(listen: &config::Listen) -> config::Listen {
     let (zero, tls) = (Duration::ZERO, config::ListenTls::default());
-    config::Listen { max_clients: 0, login_timeout: zero, shutdown_grace: zero, tls, ..listen.clone() }
+    config::Listen {
+        max_clients: 0,
+        login_timeout: zero,
+        shutdown_grace: zero,
+        peers: Vec::new(),
+        tls,
+        ..listen.clone()
+    }
 }
 
 /// What of the cache a reload does not change.
@@ -357,5 +376,11 @@ fn lasting(cache: &config::Cache) -> config::Cache {
 /// What of a database a reload does not change.
 fn shape(database: &config::Database) -> config::Database {
     let pool = Arc::new(config::Pool { mode: database.pool.mode, ..config::Pool::default() });
-    config::Database { pool, ..database.clone() }
+    config::Database { pool, ca: None, ..database.clone() }
+}
+
+/// What the configuration says of a database.
+fn entry<'a>(config: &'a Config, name: &str) -> Option<&'a config::Database> {
+    let named = |name: &str| config.databases.iter().find(|entry| entry.name == name);
+    named(name).or_else(|| named("*"))
 }

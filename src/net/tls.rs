@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -145,8 +146,8 @@ impl Acceptor {
 #[derive(Debug, Clone)]
 pub struct Connector {
     mode: TlsMode,
-    /// `None`: no TLS.
-    config: Option<Arc<ClientConfig>>,
+    /// `None`: no TLS. Of all clones.
+    config: Option<Arc<ArcSwap<ClientConfig>>>,
     names: Names,
 }
 
@@ -171,12 +172,19 @@ impl Connector {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Connector { mode, config: Some(Arc::new(config)), names: Names::System })
+        Ok(Connector { mode, config: Some(Arc::new(ArcSwap::from_pointee(config))), names: Names::System })
     }
 
     /// No TLS: for what never leaves the machine or its pod network, and carries no secret but its own.
     pub fn plain() -> Self {
         Connector { mode: TlsMode::Disable, config: None, names: Names::System }
+    }
+
+    /// From now on this one and its clones trust whom `other` does. One of another mode changes nothing.
+    pub fn adopt(&self, other: &Connector) {
+        if let (Some(own), Some(other), true) = (&self.config, &other.config, self.mode == other.mode) {
+            own.store(other.load_full());
+        }
     }
 
     /// With names looked up there.
@@ -197,7 +205,7 @@ impl Connector {
         let (Some(config), Some((socket, peer, local))) = (&self.config, stream.into_socket()) else {
             return Err(TlsError::Settings("TLS is disabled".into()));
         };
-        let connecting = TlsConnector::from(config.clone()).connect(name, socket);
+        let connecting = TlsConnector::from(config.load_full()).connect(name, socket);
         let stream = connecting.await.map_err(|error| handshake(&error))?;
         let state = stream.get_ref().1;
         let end_point = state.peer_certificates().and_then(|chain| certificate::end_point(chain.first()?));
