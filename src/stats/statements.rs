@@ -21,6 +21,8 @@ pub struct Statements {
     /// Places taken in `records`; it may run ahead of its length for a moment, never behind.
     taken: AtomicUsize,
     max: AtomicUsize,
+    /// Requests in vain before one looks for a place again.
+    spared: AtomicUsize,
     other: Arc<Statement>,
 }
 
@@ -112,6 +114,7 @@ impl Statements {
             records: DashMap::new(),
             taken: AtomicUsize::new(0),
             max: AtomicUsize::new(max),
+            spared: AtomicUsize::new(0),
             other: Arc::new(Statement::new(None, "".into(), "other".into())),
         }
     }
@@ -157,15 +160,19 @@ impl Statements {
             .is_ok()
     }
 
-    /// Gives up the place of the record with the fewest calls among those that no plan holds; false: there is none. A look
-    /// at all, once for each statement that is new while all places are taken.
+    /// Gives up the place of the record with the fewest calls among those that no plan holds; false: there is none. That
+    /// takes a look at all, and after one in vain none for as many requests as there are places.
     fn evict(&self) -> bool {
+        if self.spared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |spared| spared.checked_sub(1)).is_ok() {
+            return false;
+        }
         let unheld = self.records.iter().filter(|entry| is_unheld(entry.value()));
         let fewest =
             unheld.map(|entry| (entry.value().counts.lock().calls, entry.key().clone())).min_by_key(|(n, _)| *n);
         // Under the lock of its place nobody can take hold of it.
         let Some((_, gone)) = fewest.and_then(|(_, key)| self.records.remove_if(&key, |_, record| is_unheld(record)))
         else {
+            self.spared.store(self.max.load(Ordering::Relaxed), Ordering::Relaxed);
             return false;
         };
         self.taken.fetch_sub(1, Ordering::Relaxed);
@@ -221,6 +228,7 @@ impl Statements {
             }
             stays
         });
+        self.spared.store(0, Ordering::Relaxed);
         self.other.reset();
     }
 }
@@ -468,6 +476,8 @@ mod tests {
         }
         assert_eq!(record(3).fingerprint, None, "both places are held");
         drop((first, second));
+        let spared: Vec<_> = (0..2).map(|_| record(3).fingerprint).collect();
+        assert_eq!(spared, [None, None], "not looked for each time");
         // The one with the fewest calls goes, and its calls are counted still.
         let third = record(3);
         assert_eq!(third.fingerprint, Some(Fingerprint(3)));
