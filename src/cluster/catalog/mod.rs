@@ -26,6 +26,8 @@ use crate::cluster::{Cluster, stay_away};
 const CHECK_SHARE: u32 = 50;
 /// The same where results are kept that rely on them, for a check that nobody waits for.
 const RELIED_SHARE: u32 = 10;
+/// What a check costs without doubt.
+const QUICK: Duration = Duration::from_millis(10);
 /// Between two checks a change of definitions goes unseen for so long at least.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// For reading everything.
@@ -245,7 +247,8 @@ impl Reader {
         }
         let began = Instant::now();
         let digest = self.ask(query::DIGEST, READ_TIMEOUT).await?.pop();
-        self.check = began.elapsed();
+        // One that has waited for a lock says nothing of the next.
+        self.check = began.elapsed().min(self.check * 2 + QUICK);
         // its search_path may be another, which no digest tells
         let reloaded = query::loaded(self.moment.as_ref()) != query::loaded(moment.as_ref());
         if known && !reloaded && digest.is_some() && self.digest == digest {
