@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use pgweir::demo::cluster::{Cluster, Shutdown};
 use pgweir::demo::sample::{self, DATABASE};
@@ -259,6 +260,12 @@ fn signals_end_it_when_they_should_and_not_before() {
     let pgweir =
         Pgweir::builder().cluster(support::cluster(), &[]).operator().set("listen.shutdown_grace", "1s").start();
     let client = connect(&pgweir.url());
+    // What a reload does not do, it says.
+    let config = fs::read_to_string(pgweir.config_path()).unwrap();
+    let elsewhere = config.replace(&format!(":{}\"", pgweir.admin_address().port()), ":1\"");
+    fs::write(pgweir.config_path(), elsewhere).unwrap();
+    pgweir.signal(Signal::HUP);
+    wait_until(LIMIT, "a word on the address", || pgweir.stderr().contains("a change of admin.http takes effect"));
     pgweir.signal(Signal::USR2);
     wait_until(LIMIT, "a word", || pgweir.stderr().contains("SIGUSR2"));
     wait(client.simple_query("BEGIN; SELECT 1")).unwrap();
