@@ -110,10 +110,12 @@ impl Stats {
     /// # Errors
     /// The new log cannot be opened; the old one is kept then.
     pub fn reconfigure(&self, config: &config::Statements) -> io::Result<()> {
+        // First what can fail: the old log is not to get what the new one was meant for.
+        self.slow.reconfigure(&config.slow_log)?;
         self.statements.set_max(config.max);
         self.slow_threshold.store(micros(config.slow_threshold), Ordering::Relaxed);
         self.shows_parameters.store(config.slow_log_parameters, Ordering::Relaxed);
-        self.slow.reconfigure(&config.slow_log)
+        Ok(())
     }
 
     /// `statements.slow_log_parameters`
@@ -211,6 +213,24 @@ mod tests {
         assert_eq!(counters.totals().query_time, 197_000);
         let figures = stats.window.figures(start);
         assert_eq!((figures.requests, figures.slow), (2, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_taken_over_whole_is_not_taken_over() {
+        let config = config::Statements {
+            max: 10,
+            slow_threshold: Duration::from_secs(1),
+            slow_log: config::SlowLog::Off,
+            slow_log_parameters: false,
+            capture_plans: false,
+        };
+        let stats = Stats::new(&config, 1, Instant::now()).unwrap();
+        let folder = config::SlowLog::File(std::env::temp_dir());
+        let changed = config::Statements { slow_log_parameters: true, ..config };
+        assert!(stats.reconfigure(&config::Statements { slow_log: folder, ..changed.clone() }).is_err());
+        assert!(!stats.shows_parameters());
+        stats.reconfigure(&changed).unwrap();
+        assert!(stats.shows_parameters());
     }
 
     #[test]
