@@ -137,6 +137,21 @@ fn a_kept_answer_is_what_the_server_would_send_however_it_is_asked_for() {
     }
     let hits = pgweir.json("/stats")["database"]["cacheHitRate"].as_f64().unwrap();
     assert!(hits > 10.0, "{hits}");
+    // By a statement of an earlier batch, with values bound in either format.
+    let parsed = Frames::new().parse_typed("s", &format!("{HINT} SELECT n, t FROM public.{table} WHERE n = $1"), &[23]);
+    let bound = |format: i16, value: &[u8], results: &[i16]| {
+        let bind = Frames::new().bind_formats("", "s", &[format], &[Some(value)], results);
+        bind.describe(b'P', "").execute("", 0).sync()
+    };
+    let ways =
+        [bound(0, b"2", &[]), bound(1, &[0, 0, 0, 2], &[1]), bound(0, b"7", &[0]), bound(1, &[0, 0, 0, 1], &[0, 1])];
+    let (mut direct, mut client) = (Wire::connect(cluster().primary().port()), Wire::connect(pgweir.port()));
+    [&mut direct, &mut client].into_iter().for_each(|wire| drop(wire.ask(&parsed.clone().sync(), "1Z")));
+    for way in ways {
+        let (expected, before) = (frames(&mut direct, &way), pgweir.cache()["hits"].as_u64());
+        (0..2).for_each(|_| assert_eq!(frames(&mut client, &way), expected));
+        assert!(pgweir.cache()["hits"].as_u64() > before);
+    }
 }
 
 fn frames(wire: &mut Wire, way: &Frames) -> Vec<(u8, Vec<u8>)> {

@@ -112,10 +112,12 @@ fn what_anybody_commits_is_gone_from_the_cache() {
          CREATE TABLE any_p (id int, n int) PARTITION BY LIST (id);
          CREATE TABLE any_p1 PARTITION OF any_p FOR VALUES IN (1);
          INSERT INTO any_p VALUES (1, 0);
+         CREATE TABLE any_parent (id int, n int); CREATE TABLE any_heir () INHERITS (any_parent);
+         INSERT INTO any_heir VALUES (1, 0);
          CREATE FUNCTION any_copy() RETURNS trigger LANGUAGE plpgsql AS
-         'BEGIN UPDATE any_p SET n = NEW.n WHERE id = NEW.id; RETURN NEW; END';
+         'BEGIN UPDATE any_p SET n = NEW.n WHERE id = NEW.id; UPDATE any_heir SET n = NEW.n; RETURN NEW; END';
          CREATE TRIGGER any_copy AFTER UPDATE ON anyone FOR EACH ROW EXECUTE FUNCTION any_copy();
-         GRANT ALL ON anyone, any_view, any_p TO app",
+         GRANT ALL ON anyone, any_view, any_p, any_parent TO app",
     );
     let pgweir = pgweir(&cluster);
     let mut client = Wire::connect(pgweir.port());
@@ -124,6 +126,7 @@ fn what_anybody_commits_is_gone_from_the_cache() {
         "SELECT n FROM any_view WHERE id = 1",
         "SELECT any_of(1)",
         "SELECT n FROM any_p WHERE id = 1",
+        "SELECT n FROM any_parent WHERE id = 1",
         "WITH w AS (SELECT max(n) AS n FROM anyone) SELECT n FROM w",
     ];
     for n in 1..4 {
@@ -134,7 +137,7 @@ fn what_anybody_commits_is_gone_from_the_cache() {
         }
     }
     let invalidated = pgweir.cache()["invalidated"]["stream"].as_u64().unwrap();
-    assert!(invalidated >= 15, "{invalidated}");
+    assert!(invalidated >= 18, "{invalidated}");
 }
 
 #[test]
@@ -168,8 +171,8 @@ fn many_who_ask_at_once_run_it_once_and_go_on_where_that_one_goes() {
     let locker = connect(&primary.url(sample::DATABASE));
     let count = |name: &str| pgweir.cache()[name].as_u64().unwrap();
     let hits = || count("hits");
-    // The one that runs ends; it goes; it takes too long.
-    for fate in ["ends", "leaves", "lasts"] {
+    // The one that runs ends; it goes; it fails; it takes too long.
+    for fate in ["ends", "leaves", "fails", "lasts"] {
         let sql = format!("SELECT n AS crowd_{fate} FROM crowd");
         let (before, missed) = (hits(), count("misses"));
         wait(locker.batch_execute("BEGIN; LOCK TABLE crowd")).unwrap();
@@ -178,7 +181,7 @@ fn many_who_ask_at_once_run_it_once_and_go_on_where_that_one_goes() {
             client.send(&Frames::new().query(&sql));
             client
         };
-        let first = ask();
+        let mut first = ask();
         wait_until(LIMIT, "the first to run", || logged(primary, &sql) == 1);
         let mut others: Vec<_> = (0..5).map(|_| ask()).collect();
         wait_until(LIMIT, "the others to wait", || {
@@ -187,6 +190,10 @@ fn many_who_ask_at_once_run_it_once_and_go_on_where_that_one_goes() {
         });
         match fate {
             "leaves" => drop(first),
+            "fails" => {
+                first.cancel();
+                assert!(first.until(b'Z').iter().any(|frame| frame.tag == b'E' && frame.sqlstate() == "57014"));
+            }
             _ => others.push(first),
         }
         if fate != "ends" {
@@ -529,6 +536,26 @@ fn it_is_shown_and_can_be_evicted() {
     let failing = of("SELECT n, $1 / n FROM ev");
     assert_eq!((&failing["cache_misses"], &failing["cache_refused"]), (&json!(2), &json!({ "incomplete": 2 })));
     assert!(of("SELECT n FROM ev")["cache_hits"].as_u64() > Some(0));
+    pgweir.warm(&mut client, "SELECT n FROM ev");
+    // The same figures everywhere.
+    let cache = pgweir.cache();
+    let asked = [&cache["hits"], &cache["misses"]].map(|count| count.as_f64().unwrap());
+    let rate = (1e4 * asked[0] / (asked[0] + asked[1])).round() / 100.0;
+    assert_eq!(cache["hit_rate"], json!(rate));
+    assert!(cache["invalidated"]["command"].as_u64() > Some(0) && cache["bytes"].as_u64() > Some(0));
+    let metrics = pgweir.get("/metrics").1;
+    let label = |part: &str| format!("{{database=\"app\"{part}}}");
+    for (name, value) in [
+        (format!("entries{}", label("")), &cache["entries"]),
+        (format!("bytes{}", label("")), &cache["bytes"]),
+        (format!("stored_total{}", label("")), &cache["stored"]),
+        (format!("evicted_total{}", label("")), &cache["evicted"]),
+        (format!("invalidated_total{}", label(",cause=\"command\"")), &cache["invalidated"]["command"]),
+        (format!("refused_total{}", label(",reason=\"transient\"")), &cache["refused"]["transient"]),
+    ] {
+        let line = format!("pgweir_cache_{name} {value}\n");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
 }
 
 /// Where memory runs short, nothing is kept, idle connections go, and clients notice nothing.

@@ -135,3 +135,16 @@ fn what_is_written_meanwhile_is_no_difference() {
     });
     assert_eq!(count(&pgweir, "differences"), 0);
 }
+
+/// Here by what no stream can tell: words in rows that are read as moments.
+#[test]
+fn in_wal_too_a_difference_is_counted() {
+    table("verified_words");
+    around("UPDATE public.verified_words SET t = 'now'");
+    let pgweir = builder("wal", 1.0).start();
+    let mut client = Wire::connect(pgweir.port());
+    ask_until_risen(&pgweir, "differences", || {
+        drop(client.query("SELECT t::timestamptz FROM public.verified_words"));
+    });
+    assert!(pgweir.stderr().contains("not what the primary says"));
+}

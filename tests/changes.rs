@@ -12,10 +12,11 @@ use pgweir::cluster::Cluster;
 use pgweir::cluster::changes::{Cause, Changed, Commit, Event, Follow, Lsn, Relation, Urge, follow};
 use pgweir::config::{Freshness, LoadBalancing, Node, NodeRole, PrimaryReads, Routing, TlsMode};
 use pgweir::demo::cluster::{self as servers, SUPERUSER, Server, Shutdown};
+use pgweir::demo::sample;
 use pgweir::net::tls::Connector;
 use pgweir::sql::Name;
 use support::client::{connect, wait};
-use support::{LIMIT, wait_until};
+use support::{LIMIT, Pgweir, wait_until};
 
 /// What a stream of one database tells; dropped, it ends with its cluster.
 struct Told {
@@ -303,6 +304,16 @@ fn why_there_is_no_stream_is_said() {
     assert!(why.contains("53400"), "{why}");
     let minimal = servers::Cluster::builder().setting("wal_level", "replica").start().unwrap();
     assert_eq!(of(minimal.primary()).lost(), Cause::WalLevel);
+    // And what the cache makes of it, which says so once.
+    for (cluster, reason) in [(&cluster, "53400"), (&minimal, "wal_level")] {
+        sample::install(cluster.primary()).unwrap();
+        let pgweir = Pgweir::builder().cluster(cluster, &[]).set("cache.enabled", true).start();
+        wait_until(LIMIT, reason, || pgweir.cache()["mode"] == "ttl");
+        let cache = pgweir.cache();
+        assert!(cache["reason"].as_str().is_some_and(|why| why.contains(reason)), "{cache}");
+        let said = pgweir.stderr();
+        assert_eq!(said.lines().filter(|line| line.contains("no change stream")).count(), 1, "{said}");
+    }
 }
 
 #[test]

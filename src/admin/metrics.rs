@@ -2,6 +2,7 @@
 //!
 //! Base units: seconds, bytes, ratios. The two formats differ in the name of a counter's family and in the end.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::time::Instant;
 
@@ -176,17 +177,38 @@ fn requests(page: &mut Exposition, admin: &Admin) {
 
 fn cache(page: &mut Exposition, rows: &[CacheRow]) {
     type Value = fn(&CacheRow) -> u64;
-    const FAMILIES: [(&str, &str, Value); 3] = [
+    const GAUGES: [(&str, &str, Value); 2] = [
+        ("pgweir_cache_entries", "Results that are kept.", |row| row.entries),
+        ("pgweir_cache_bytes", "Bytes of the results that are kept, with all overhead.", |row| row.bytes),
+    ];
+    const COUNTERS: [(&str, &str, Value); 6] = [
+        ("pgweir_cache_stored", "Results that were kept.", |row| row.stored),
+        ("pgweir_cache_evicted", "Results gone for want of room.", |row| row.evicted),
+        ("pgweir_cache_expired", "Results gone for their age.", |row| row.expired),
         ("pgweir_cache_stale", "Answers from the cache that may lack a change, as a rule allows.", |row| row.stale),
         ("pgweir_cache_verified", "Answers from the cache that were compared with the primary's.", |row| row.verified),
         ("pgweir_cache_differences", "Answers from the cache that were not what the primary said.", |row| {
             row.differences
         }),
     ];
-    for (name, help, value) in FAMILIES {
-        page.family(Kind::Counter, name, help);
+    type Parts = fn(&CacheRow) -> &BTreeMap<&'static str, u64>;
+    const PARTED: [(&str, &str, &str, Parts); 2] = [
+        ("pgweir_cache_invalidated", "Results gone because something had changed.", "cause", |row| &row.invalidated),
+        ("pgweir_cache_refused", "Reads whose results are not kept.", "reason", |row| &row.refused),
+    ];
+    let gauges = GAUGES.into_iter().map(|family| (Kind::Gauge, family));
+    for (kind, (name, help, value)) in gauges.chain(COUNTERS.into_iter().map(|family| (Kind::Counter, family))) {
+        page.family(kind, name, help);
         for row in rows {
             page.sample(&[("database", &*row.database)], value(row));
+        }
+    }
+    for (name, help, label, parts) in PARTED {
+        page.family(Kind::Counter, name, help);
+        for row in rows {
+            for (part, count) in parts(row) {
+                page.sample(&[("database", &*row.database), (label, part)], *count);
+            }
         }
     }
     shared_store(page, rows);
