@@ -573,6 +573,34 @@ mod tests {
         assert_eq!(results.sight(database, "a"), Some(kept));
     }
 
+    #[test]
+    fn what_begins_before_an_unseen_write_is_over_is_not_kept() {
+        let (results, database) = results();
+        let (wanted, now, table) = (wanted(database, b"k"), Instant::now(), [Table(7)]);
+        let until = now + Duration::from_secs(1);
+        results.change_by(database, Change::Tables(&table), Invalidation::Write, now, until);
+        let ask = |at| match results.ask(&wanted, at) {
+            Asked::Fill(fill) => fill,
+            other => panic!("{other:?}"),
+        };
+        // Nor does anybody wait for it.
+        let (early, other) = (ask(now), ask(now));
+        assert_eq!(early.land(entry(1)), Err(Refusal::Changed));
+        assert_eq!(other.land(entry(1)), Err(Refusal::Changed));
+        assert!(ask(until).land(entry(2)).is_ok());
+        assert!(matches!(results.ask(&wanted, until), Asked::Hit(..)));
+    }
+
+    #[test]
+    fn no_result_is_held_for_a_cache_that_may_have_nothing() {
+        let (results, _) = results();
+        let limits = Limits { max_entries: 10, max_bytes: 1 << 20, max_entry_bytes: 1 << 10 };
+        for (max_bytes, most) in [(0, 0), (100, 100), (1 << 20, 1 << 10)] {
+            results.set_limits(Limits { max_bytes, ..limits });
+            assert_eq!(results.max_entry_bytes(), most);
+        }
+    }
+
     fn wait(results: &Arc<Results>, wanted: &Wanted<'_>) -> Arc<Flight> {
         match results.ask(wanted, Instant::now()) {
             Asked::Wait(flight) => flight,
