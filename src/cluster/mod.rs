@@ -217,8 +217,8 @@ impl Cluster {
                 && !node.is_astray()
                 && !tried.contains(node.index)
                 && node.lag().is_none_or(|lag| lag <= self.routing.max_lag);
-            let met = need.is_nothing() || need.is_met(node.index, &node.sample());
-            let fresh = serves && met && !outdated.contains(node.index);
+            let met = || need.is_nothing() || need.is_met(node.index, &node.sample());
+            let fresh = serves && !outdated.contains(node.index) && met();
             found.serving |= u64::from(serves) << i;
             found.fresh |= u64::from(fresh) << i;
         }

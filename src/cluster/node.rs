@@ -339,32 +339,20 @@ impl Node {
         sample.asked.map(|_| sample.position)
     }
 
+    /// A request is under way on it.
+    pub fn begin_turn(&self) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has ended; `took`: well, between these times.
+    pub fn end_turn(&self, took: Option<(Instant, Instant)>) {
+        self.outstanding.fetch_sub(1, Ordering::Relaxed);
+        if let Some((began, ended)) = took {
+            self.latency.lock().note(ended, ended.saturating_duration_since(began));
+        }
+    }
+
     pub fn lag(&self) -> Option<Duration> {
         Some(self.lag.load(Ordering::Relaxed)).filter(|&l| l != u64::MAX).map(Duration::from_micros)
-    }
-}
-
-/// A request under way on a node; it ends when this is dropped.
-#[derive(Debug)]
-pub struct Turn {
-    node: Arc<Node>,
-    began: Instant,
-}
-
-impl Turn {
-    pub fn new(node: Arc<Node>, began: Instant) -> Turn {
-        node.outstanding.fetch_add(1, Ordering::Relaxed);
-        Turn { node, began }
-    }
-
-    /// It has ended well: its time counts.
-    pub fn end(self, now: Instant) {
-        self.node.latency.lock().note(now, now.saturating_duration_since(self.began));
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.node.outstanding.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -112,11 +112,10 @@ impl Client {
 
     /// Names the server connection that a cancel request is to reach; `None` as soon as it serves this client no
     /// more.
-    pub fn set_target(&self, target: Option<Arc<Identity>>) {
-        let serves = target.is_some();
-        let previous = std::mem::replace(&mut *self.target.lock(), target.clone());
-        if let Some(server) = target.or(previous) {
-            server.serves.store(if serves { self.id } else { 0 }, Ordering::Relaxed);
+    pub fn set_target(&self, target: Option<&Arc<Identity>>) {
+        let previous = std::mem::replace(&mut *self.target.lock(), target.cloned());
+        if let Some(server) = target.or(previous.as_ref()) {
+            server.serves.store(if target.is_some() { self.id } else { 0 }, Ordering::Relaxed);
         }
     }
 

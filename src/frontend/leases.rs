@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Tried;
-use crate::cluster::node::Turn;
 use crate::config::PoolMode;
 use crate::error::Fault;
 use crate::freshness::Seen;
@@ -124,9 +123,9 @@ impl Session {
     /// The session has a connection from here on.
     pub(super) fn take_up(&mut self, mut leased: Box<Leased>) {
         self.database.tally.count(leased.why);
-        leased.turn = Some(Turn::new(leased.lease.pool.node.clone(), self.request.mark));
+        leased.lease.begin_turn(self.request.mark);
         self.request.why = leased.why;
-        self.client.set_target(Some(leased.lease.identity.clone()));
+        self.client.set_target(Some(&leased.lease.identity));
         self.settling = false;
         self.leased = Some(leased);
         self.replay();

@@ -1,28 +1,34 @@
 //! A word to one session from outside.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
 /// Raised by anyone, heard by the one session that polls it. Its waker stays from one wait to the next, so that a wait
-/// costs a session no more than a look.
-#[derive(Debug, Default)]
-pub struct Nudge(Mutex<State>);
+/// costs a session no more than a look, and no lock.
+#[derive(Debug)]
+pub struct Nudge {
+    raised: AtomicBool,
+    /// Where the waker of the task that is woken keeps its data; the waker keeps that alive.
+    task: AtomicUsize,
+    waker: Mutex<Option<Waker>>,
+}
 
-#[derive(Debug, Default)]
-struct State {
-    raised: bool,
-    waker: Option<Waker>,
+/// No data is there.
+const NOBODY: usize = usize::MAX;
+
+impl Default for Nudge {
+    fn default() -> Nudge {
+        Nudge { raised: AtomicBool::new(false), task: AtomicUsize::new(NOBODY), waker: Mutex::new(None) }
+    }
 }
 
 impl Nudge {
     /// Several before it is heard are one.
     pub fn raise(&self) {
-        let waker = {
-            let mut state = self.0.lock();
-            state.raised = true;
-            state.waker.clone()
-        };
+        self.raised.store(true, Ordering::Release);
+        let waker = self.waker.lock().clone();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -30,14 +36,21 @@ impl Nudge {
 
     /// Ready once for what was raised; else whoever polled last is woken.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.0.lock();
-        if std::mem::take(&mut state.raised) {
+        if self.is_raised() {
             return Poll::Ready(());
         }
-        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.waker = Some(cx.waker().clone());
+        let task = cx.waker().data() as usize;
+        if self.task.load(Ordering::Relaxed) == task {
+            return Poll::Pending;
         }
-        Poll::Pending
+        *self.waker.lock() = Some(cx.waker().clone());
+        self.task.store(task, Ordering::Relaxed);
+        // By who had the lock before, and woke another.
+        if self.is_raised() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Acquire) && self.raised.swap(false, Ordering::AcqRel)
     }
 }
 

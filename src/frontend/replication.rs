@@ -101,7 +101,7 @@ impl Relay {
             replication: startup.replication.as_deref().map_or("none", kind),
         };
         let client = Entered::new(&opening.proxy, new);
-        client.set_target(Some(connection.identity.clone()));
+        client.set_target(Some(&connection.identity));
         client.set_activity(Activity::Active, client.connected);
         for (name, value) in &connection.statuses {
             write::parameter_status(&mut opening.outbox, name, value);

@@ -12,6 +12,7 @@ use crate::frontend::requests::emit;
 use crate::frontend::retry::Again;
 use crate::frontend::session::{Kept, Session};
 use crate::net::buffers::drop_front;
+use crate::route::plan::Plan;
 use crate::session::pipeline::{Expect, Failed, Step};
 use crate::session::prepared::as_client_says;
 use crate::wire::read::ErrorFields;
@@ -217,10 +218,11 @@ impl Session {
     }
 
     fn pass_ready(&mut self, head: scan::Head, copy: &mut Copy) -> Result<(), Malformed> {
-        let own = match self.pipeline.front() {
-            Some(Expect::Query { plan: Some(plan), .. }) => {
-                let plan = plan.clone();
-                copy.ended = Some(self.record(&plan));
+        let own = match self.pipeline.front_mut() {
+            // What is owed for it ends here.
+            Some(Expect::Query { plan, .. }) if plan.is_some() => {
+                let plan = plan.take();
+                copy.ended = plan.map(|plan| self.record(&plan));
                 false
             }
             Some(Expect::Replay | Expect::Aside) => true,
@@ -487,7 +489,7 @@ impl Session {
                         self.apply(&plan, tag);
                         copy.ended = Some(self.record(&plan));
                     }
-                    Some(Expect::Query { plan: Some(plan), .. }) if plan.facts.statements == 1 => {
+                    Some(Expect::Query { plan: Some(plan), .. }) if plan.facts.statements == 1 && has_effects(plan) => {
                         let plan = plan.clone();
                         self.apply(&plan, tag);
                     }
@@ -571,6 +573,11 @@ impl Session {
             self.consume();
         }
     }
+}
+
+/// It does something to the session.
+fn has_effects(plan: &Plan) -> bool {
+    !(plan.facts.effects.is_empty() && plan.facts.control.is_empty())
 }
 
 /// The server ends, or was told to end the connection, or replay needs what it holds.

@@ -132,6 +132,7 @@ impl Session {
                 return Ok(Some(0));
             }
             if self.inbox.is_empty() {
+                self.scanned.clear();
                 return Ok(Some(scan::HEADER));
             }
             match self.scan().map_err(End::Fault)? {
@@ -442,11 +443,11 @@ impl Session {
 
     pub(super) fn give_back(&mut self) {
         let Some(leased) = self.leased.take() else { return };
-        let Leased { mut lease, why, actual, suspect, prepared, open, replica, turn, .. } = *leased;
+        let Leased { mut lease, why, actual, suspect, prepared, open, replica, .. } = *leased;
         self.client.set_target(None);
         // Of single reads alone, which are alike on all nodes.
-        if let Some(turn) = turn.filter(|_| replica && why != Why::InTransaction) {
-            turn.end(self.request.mark);
+        if replica && why != Why::InTransaction {
+            lease.end_turn(Some(self.request.mark));
         }
         // Bytes behind the last ReadyForQuery belong to nobody: such a connection is dropped, and so closed.
         if lease.inbox.is_empty() && lease.outbox.is_empty() {

@@ -10,7 +10,6 @@ use tokio::time::Sleep;
 
 use crate::backend::connect::Login;
 use crate::cluster::Tried;
-use crate::cluster::node::Turn;
 use crate::config::PoolMode;
 use crate::freshness::Seen;
 use crate::frontend::block::Block;
@@ -75,8 +74,6 @@ pub struct Leased {
     pub fresh: Option<Fresh>,
     /// Notifications of this connection's process are the client's own: those of earlier clients have been delivered.
     pub fenced: bool,
-    /// What the balancer knows of it.
-    pub turn: Option<Turn>,
 }
 
 impl Leased {
@@ -96,7 +93,6 @@ impl Leased {
             prepared: false,
             open: false,
             fenced: false,
-            turn: None,
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Lease {
     held: Option<Pooled>,
     pub pool: Arc<Pool>,
     used: bool,
+    /// A request is under way on its node since then, for the balancer.
+    turn: Option<Instant>,
 }
 
 /// What is to be done before the next client may have the connection.
@@ -35,7 +37,7 @@ pub struct Return {
 
 impl Lease {
     pub(super) fn new(held: Pooled, pool: Arc<Pool>) -> Lease {
-        Lease { held: Some(held), pool, used: false }
+        Lease { held: Some(held), pool, used: false, turn: None }
     }
 
     /// Moves the socket to `worker`'s reactor where it is not there yet; false, and closed when dropped, where the
@@ -59,18 +61,31 @@ impl Lease {
         self.used = true;
     }
 
+    /// A request begins on it, for the balancer.
+    pub fn begin_turn(&mut self, now: Instant) {
+        self.pool.node.begin_turn();
+        self.turn = Some(now);
+    }
+
+    /// It has ended; where it ended well, by `now`, its time counts.
+    pub fn end_turn(&mut self, now: Option<Instant>) {
+        if let Some(began) = self.turn.take() {
+            self.pool.node.end_turn(now.map(|now| (began, now)));
+        }
+    }
+
     /// Gives the connection back, idle at ReadyForQuery; a reset, a ROLLBACK or an unsettled cancel
     /// happens behind the client's back first.
     pub fn give_back(mut self, now: Instant, how: Return) {
+        self.end_turn(None);
         let Some(mut held) = self.held.take() else { return };
-        let pool = self.pool.clone();
         let undisturbed = held.identity.is_settled() && !held.identity.is_in_doubt();
         if !how.reset && !how.open && !held.suspect && undisturbed {
             held.at_rest = now;
-            return pool.checkin(now, held, Verdict::Clean);
+            return self.pool.checkin(now, held, Verdict::Clean);
         }
         self.used = true;
-        let closes = (how.reset || held.suspect) && pool.config.load().reset == Reset::Close;
+        let closes = (how.reset || held.suspect) && self.pool.config.load().reset == Reset::Close;
         self.held = Some(held);
         if !closes {
             tokio::spawn(self.clean(how));
@@ -122,6 +137,7 @@ impl DerefMut for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.end_turn(None);
         if let Some(held) = self.held.take() {
             let verdict = if self.used { Verdict::Discard } else { Verdict::Clean };
             self.pool.checkin(Instant::now(), held, verdict);
