@@ -181,6 +181,12 @@ fn what_a_session_defines_it_sees_at_once() {
         assert_eq!(said(&mut other, "SELECT n FROM own_view"), prepared.to_string());
         assert_eq!(pgweir.warm(&mut other, "SELECT n FROM own_view"), prepared.to_string());
     }
+    // The stream tells of a transaction that changed no rows: what others define is looked for soon, too.
+    let pgweir = self::pgweir(&cluster, "60s");
+    let mut client = Wire::connect(pgweir.port());
+    pgweir.warm(&mut client, "SELECT n FROM own_view");
+    around(&cluster, "CREATE OR REPLACE VIEW own_view AS SELECT 77 AS n FROM own");
+    wait_until(LIMIT, "what another has defined", || said(&mut client, "SELECT n FROM own_view") == "77");
 }
 
 #[test]
