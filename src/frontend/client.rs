@@ -144,7 +144,7 @@ impl Client {
         // Counted under the lock: the connection cannot be given back in between.
         let request = self.target.lock().as_ref().map(|key| key.begin());
         let Some(request) = request else {
-            // The nudge's lock orders what its hearer then looks at.
+            // Who hears the nudge sees it.
             let waits = self.waits.compare_exchange(WAITS, CANCELLED, Ordering::Relaxed, Ordering::Relaxed);
             waits.iter().for_each(|_| self.nudge());
             return None;
