@@ -140,6 +140,40 @@ fn definitions_that_cannot_be_looked_at_are_not_relied_on() {
     pgweir.warm(&mut client, sql);
 }
 
+/// Two changes between two looks that leave the catalogs as they were.
+#[test]
+fn a_right_that_was_taken_back_at_once_is_no_right() {
+    let cluster = cluster();
+    around(
+        &cluster,
+        "CREATE TABLE brief (n int); INSERT INTO brief VALUES (1);
+         CREATE ROLE brief_role; GRANT SELECT ON brief TO brief_role;
+         CREATE TABLE brief_secured (n int); INSERT INTO brief_secured VALUES (1);
+         ALTER TABLE brief_secured ENABLE ROW LEVEL SECURITY; GRANT SELECT ON brief_secured TO app",
+    );
+    let pgweir = pgweir(&cluster, "50ms");
+    let mut client = Wire::connect(pgweir.port());
+    let locker = connect(&cluster.primary().url(sample::DATABASE));
+    for (sql, given, taken, without) in [
+        ("SELECT n FROM brief", "ALTER ROLE app SUPERUSER", "ALTER ROLE app NOSUPERUSER", "error"),
+        ("SELECT n FROM brief", "GRANT brief_role TO app", "REVOKE brief_role FROM app", "error"),
+        (
+            "SELECT n FROM brief_secured",
+            "CREATE POLICY brief_policy ON brief_secured USING (true)",
+            "DROP POLICY brief_policy ON brief_secured",
+            "nothing",
+        ),
+    ] {
+        wait_until(LIMIT, taken, || said(&mut client, sql) == without);
+        wait(locker.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_ts_dict IN ACCESS EXCLUSIVE MODE")).unwrap();
+        around(&cluster, given);
+        wait_until(LIMIT, given, || said(&mut client, sql) == "1");
+        around(&cluster, taken);
+        wait(locker.batch_execute("ROLLBACK")).unwrap();
+        wait_until(LIMIT, taken, || said(&mut client, sql) == without);
+    }
+}
+
 /// The definitions are looked at by themselves every minute only.
 #[test]
 fn what_a_session_defines_it_sees_at_once() {

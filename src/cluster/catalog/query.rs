@@ -27,6 +27,9 @@ pub(super) fn loaded(moment: Option<&Row>) -> Option<&str> {
 /// nothing else. Names of columns, labels of enums, collations, text search and rights are of no concern to a node, but to
 /// results that are kept; the server's own text search can be altered too. What a role may by itself stands in a catalog that
 /// only superusers read, and so without its rows' `xmin`. Temporary tables are left out.
+///
+/// What comes and goes again between two looks leaves no row; where it would matter to a read in between that names nothing
+/// new (a membership, a policy, an attribute of a role), the server's counts of changes of the catalog show it.
 pub(super) const DIGEST: &str = "\
     SELECT sum(hashtextextended(kind || id || '.' || xmin::text, 0)), count(*) FROM (\
     SELECT 'f' AS kind, oid::text AS id, xmin FROM pg_proc WHERE oid >= 16384 \
@@ -61,6 +64,9 @@ pub(super) const DIGEST: &str = "\
     UNION ALL SELECT 'h', n.oid::text || '.' || r.oid, n.xmin FROM pg_namespace AS n \
         JOIN pg_roles AS r ON rolname = nspname \
     UNION ALL SELECT 'a', concat_ws('.', oid, rolname, rolsuper, rolinherit, rolbypassrls), '0'::xid FROM pg_roles \
+    UNION ALL SELECT 'b', concat_ws('.', oid, pg_stat_get_tuples_inserted(oid), pg_stat_get_tuples_updated(oid), \
+        pg_stat_get_tuples_deleted(oid)), '0'::xid FROM pg_class \
+        WHERE oid IN ('pg_authid'::regclass, 'pg_auth_members'::regclass, 'pg_policy'::regclass, 'pg_cast'::regclass) \
     UNION ALL SELECT 's', setdatabase::text || '.' || setrole, xmin FROM pg_db_role_setting) AS rows";
 
 /// The keys of node trees behind which an OID stands that matters, and flags. System columns that show locks are counted
