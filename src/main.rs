@@ -11,10 +11,6 @@ use pgweir::cli::{CheckArgs, Cli, Command, DemoArgs, Exit, ExplainArgs, HealthAr
 use pgweir::config::{self, Config};
 use pgweir::{app, check, demo, explain, health, load, logging};
 
-/// With glibc's a simple transaction takes 8 % more instructions, and an idle client no less memory.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // a panic is a fault of pgweir's own, and says so to whoever supervises it
     let exit = std::panic::catch_unwind(start).unwrap_or(Exit::Fault);
