@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ struct Demo {
 
 impl Demo {
     fn start(mut command: Command) -> Demo {
+        LazyLock::force(&USUAL);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let said = Arc::<Mutex<String>>::default();
         let (lines, heard) = (BufReader::new(child.stdout.take().unwrap()), said.clone());
@@ -106,14 +107,13 @@ fn assert_gone(folder: &Path) {
     assert!(!folder.exists(), "{} is still there", folder.display());
 }
 
-/// Taken by this test, or by somebody else.
-fn taken(port: u16) -> Option<TcpListener> {
-    TcpListener::bind(("127.0.0.1", port)).ok()
-}
+/// The usual ports, taken by these tests or by somebody else: of two demos that begin at a time both would have one, which
+/// each gives up for a moment to its pgweir.
+static USUAL: LazyLock<[Option<TcpListener>; 2]> =
+    LazyLock::new(|| [6432, 9432].map(|port| TcpListener::bind(("127.0.0.1", port)).ok()));
 
 #[test]
 fn replicas_get_their_shares_and_the_end_leaves_nothing() {
-    let _held = (taken(6432), taken(9432));
     let mut demo = Demo::plain(&[]);
     demo.wait_for("port 6432 is taken: using ");
     demo.wait_for("port 9432 is taken: using ");
