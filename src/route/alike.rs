@@ -11,6 +11,10 @@ use crate::sql::template::Pattern;
 const SETS: usize = 64;
 const WAYS: usize = 4;
 
+/// Of the templates that a set has not, one in so many is noted: where there are more than it has room for, to note each would
+/// cost more than it saves.
+const SPARING: u8 = 16;
+
 /// Bytes that choose the set.
 const BEGINNING: usize = 16;
 
@@ -24,11 +28,13 @@ struct Set<T> {
     next: usize,
     /// Texts that were found to be alike; it wraps.
     found: u8,
+    /// Templates that were not there; it wraps.
+    missed: u8,
 }
 
 impl<T> Default for Alike<T> {
     fn default() -> Alike<T> {
-        let empty = || Mutex::new(Set { ways: [const { None }; WAYS], next: 0, found: 0 });
+        let empty = || Mutex::new(Set { ways: [const { None }; WAYS], next: 0, found: 0, missed: 0 });
         Alike((0..SETS).map(|_| empty()).collect())
     }
 }
@@ -46,10 +52,14 @@ impl<T: Clone> Alike<T> {
 
     /// Notes what is known of texts with this template.
     pub fn note(&self, template: &[u8], known: &T) {
+        let Some(mut set) = self.set(template).and_then(Mutex::try_lock) else { return };
+        set.missed = set.missed.wrapping_add(1);
+        if set.missed % SPARING != 1 {
+            return;
+        }
         // A constant at the beginning would choose another set each time; and without any, the text itself is looked up.
         let suits = |pattern: &Pattern| pattern.first().is_some_and(|first| first >= BEGINNING);
-        let pattern = Pattern::new(template).filter(suits);
-        let Some((pattern, mut set)) = pattern.zip(self.set(template).and_then(Mutex::try_lock)) else { return };
+        let Some(pattern) = Pattern::new(template).filter(suits) else { return };
         let place = set.next;
         set.next = (place + 1) % WAYS;
         set.ways[place] = Some((pattern, known.clone()));
@@ -78,7 +88,9 @@ mod tests {
     }
 
     fn note(alike: &Alike<u32>, text: &str, known: u32) {
-        alike.note(template(text.as_bytes(), &mut [0; LONGEST]).expect("a template"), &known);
+        let mut buffer = [0; LONGEST];
+        let template = template(text.as_bytes(), &mut buffer).expect("a template");
+        (0..SPARING).for_each(|_| alike.note(template, &known));
     }
 
     #[test]
