@@ -164,7 +164,7 @@ impl Statements {
     /// looked. A look at all of them frees a sixteenth, and as many must have been turned away before the next: on a worker
     /// that meets ever new statements each costs the same, however many records there are.
     fn evict(&self) -> bool {
-        let share = (self.records.len() / 16).max(1);
+        let share = (self.taken.load(Ordering::Relaxed) / 16).max(1);
         if self.turned_away.fetch_add(1, Ordering::Relaxed) + 1 < share {
             return false;
         }
