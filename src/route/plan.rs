@@ -358,9 +358,8 @@ impl Plans {
         for (fingerprint, known) in self.by_fingerprint.iter() {
             self.by_fingerprint.insert(fingerprint, released(known));
         }
-        for (template, known) in self.by_template.iter() {
-            self.by_template.insert(template, released(known));
-        }
+        // Filled anew by fingerprint.
+        self.by_template.clear();
     }
 
     /// The plan of what is not looked at: too large to hold, or in an encoding that lexes otherwise.
@@ -394,6 +393,7 @@ impl Plans {
 
     fn work_out(&self, text: &str) -> Plan {
         let (known, comments) = self.find_out(text);
+        let known = self.with_record(known, text);
         let traceparent = comments.then(|| fingerprint::traceparent(text).map(str::to_owned)).flatten();
         self.of(known, text, traceparent)
     }
@@ -407,7 +407,6 @@ impl Plans {
     }
 
     fn of(&self, known: Arc<Known>, text: &str, traceparent: Option<String>) -> Plan {
-        let known = self.with_record(known, text);
         let whole = text.len() <= MAX_KEPT_TEXT;
         let text = if whole { text.into() } else { bounded_text(text).into() };
         Plan { known, text, whole, traceparent }
@@ -422,13 +421,7 @@ impl Plans {
                 self.alike.note(template, &known);
                 (known, false)
             }
-            Some(known) => {
-                let known = self.with_record(known, text);
-                if known.record.fingerprint.is_some() {
-                    self.by_template.insert(template.into(), known.clone());
-                }
-                (known, false)
-            }
+            Some(known) => (known, false),
             None => self.known(text, Some(template)),
         }
     }
@@ -437,6 +430,14 @@ impl Plans {
     fn known(&self, text: &str, template: Option<&[u8]>) -> (Arc<Known>, bool) {
         let Fingerprinted { fingerprint, by_literal, comments } = fingerprint::fingerprint(text);
         let known = if by_literal { None } else { self.by_fingerprint.get(&fingerprint) };
+        let known = known.map(|known| match known.record.fingerprint {
+            Some(_) => known,
+            None => {
+                let known = self.with_record(known, text);
+                self.by_fingerprint.insert(fingerprint, known.clone());
+                known
+            }
+        });
         if let (Some(known), Some(template)) = (&known, template) {
             self.by_template.insert(template.into(), known.clone());
         }
