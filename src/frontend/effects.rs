@@ -52,7 +52,7 @@ impl Session {
     /// A statement has succeeded, with this command tag.
     pub fn apply(&mut self, plan: &Arc<Plan>, tag: &[u8]) {
         let facts = &plan.facts;
-        if facts.effects.is_empty() && facts.control.is_empty() {
+        if !facts.is_felt() {
             return;
         }
         facts.control.iter().for_each(|control| self.apply_control(control, tag));

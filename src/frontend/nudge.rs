@@ -36,7 +36,7 @@ impl Nudge {
 
     /// Ready once for what was raised; else whoever polled last is woken.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_raised() {
+        if self.hear() {
             return Poll::Ready(());
         }
         let task = cx.waker().data() as usize;
@@ -46,10 +46,11 @@ impl Nudge {
         *self.waker.lock() = Some(cx.waker().clone());
         self.task.store(task, Ordering::Relaxed);
         // By who had the lock before, and woke another.
-        if self.is_raised() { Poll::Ready(()) } else { Poll::Pending }
+        if self.hear() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn is_raised(&self) -> bool {
+    /// Whether it was raised; it is not any more.
+    fn hear(&self) -> bool {
         self.raised.load(Ordering::Acquire) && self.raised.swap(false, Ordering::AcqRel)
     }
 }

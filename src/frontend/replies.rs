@@ -12,7 +12,6 @@ use crate::frontend::requests::emit;
 use crate::frontend::retry::Again;
 use crate::frontend::session::{Kept, Session};
 use crate::net::buffers::drop_front;
-use crate::route::plan::Plan;
 use crate::session::pipeline::{Expect, Failed, Step};
 use crate::session::prepared::as_client_says;
 use crate::wire::read::ErrorFields;
@@ -489,7 +488,9 @@ impl Session {
                         self.apply(&plan, tag);
                         copy.ended = Some(self.record(&plan));
                     }
-                    Some(Expect::Query { plan: Some(plan), .. }) if plan.facts.statements == 1 && has_effects(plan) => {
+                    Some(Expect::Query { plan: Some(plan), .. })
+                        if plan.facts.statements == 1 && plan.facts.is_felt() =>
+                    {
                         let plan = plan.clone();
                         self.apply(&plan, tag);
                     }
@@ -573,11 +574,6 @@ impl Session {
             self.consume();
         }
     }
-}
-
-/// It does something to the session.
-fn has_effects(plan: &Plan) -> bool {
-    !(plan.facts.effects.is_empty() && plan.facts.control.is_empty())
 }
 
 /// The server ends, or was told to end the connection, or replay needs what it holds.

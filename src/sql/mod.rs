@@ -84,6 +84,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// It does something to its session.
+    pub fn is_felt(&self) -> bool {
+        !(self.effects.is_empty() && self.control.is_empty())
+    }
+
     /// Where it may run is left to the catalog.
     pub fn is_open(&self) -> bool {
         matches!(self.primary, None | Some(Reason::UnknownFunction | Reason::UnknownOperator))
