@@ -40,7 +40,7 @@ pub fn measure(cluster: &Cluster, rounds: usize, seconds: u64) -> Result<String,
     for round in 0..rounds {
         eprintln!("changes, round {}", round + 1);
         let without = run(cluster, None, script, seconds)?;
-        let pgweir = targets::pgweir(cluster, targets::PGWEIR_CACHE, 1, None)?;
+        let pgweir = targets::pgweir(cluster, targets::PGWEIR_ALL, 1, targets::own_build())?;
         wait_for_slot(cluster)?;
         let with = run(cluster, Some(&pgweir), script, seconds)?;
         for (name, cost) in [("without", without), ("with", with)] {
@@ -73,7 +73,7 @@ fn run(cluster: &Cluster, pgweir: Option<&Target>, script: &str, seconds: u64) -
     let mut pgbench = targets::pgbench(cluster, primary.address)?;
     pgbench.args(["-n", "-M", "prepared", "-c", "8", "-f", script]);
     pgbench.args(["-R", &RATE.to_string(), "-T", &seconds.to_string(), NAME]);
-    let output = pgbench.output()?;
+    let output = process::output(&mut pgbench, Duration::from_secs(seconds + 30))?;
     let printed = String::from_utf8_lossy(&output.stdout);
     let writes = printed.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
     let writes = writes.and_then(|count| count.split_whitespace().next()?.parse::<f64>().ok());

@@ -8,12 +8,17 @@ use std::time::Duration;
 use pgweir::demo::cluster::Cluster;
 use serde::Serialize;
 
-use crate::crowd;
+use crate::crowd::Crowd;
 use crate::process::{self, Cpu};
-use crate::targets::{CHILDREN, DIRECT, FLOOR, NAME, PGPOOL, PGWEIR_CACHE, Target, pgbench};
+use crate::targets::{CHILDREN, DIRECT, FLOOR, NAME, PGPOOL, PGWEIR, Target, pgbench};
 
 /// 2,000 rows of 1,000 bytes.
 const LARGE: &str = "SELECT repeat('x', 1000) FROM generate_series(1, 2000);\n";
+
+/// What a run may take beyond its own time, logins included.
+const GRACE: Duration = Duration::from_secs(30);
+/// What a run of so many transactions may take, with system calls traced.
+const TRACED: Duration = Duration::from_secs(120);
 
 /// Few rows read often, and many seldom.
 const REPEATED: &str =
@@ -28,8 +33,8 @@ pub struct Load {
     pub prepares: bool,
     /// Also measured: system calls.
     pub traced: bool,
-    /// Also on what keeps results.
-    cached: bool,
+    /// The same rows again and again, which a cache keeps.
+    pub repeats: bool,
     tls: bool,
     /// The clients pause between transactions, so that all that is offered is served.
     pub pauses: bool,
@@ -37,8 +42,8 @@ pub struct Load {
 }
 
 const fn load(name: &'static str, clients: usize, arguments: &'static [&'static str]) -> Load {
-    let (prepares, traced, cached, tls, pauses, script) = (false, false, false, false, false, None);
-    Load { name, clients, arguments, prepares, traced, cached, tls, pauses, script }
+    let (prepares, traced, repeats, tls, pauses, script) = (false, false, false, false, false, None);
+    Load { name, clients, arguments, prepares, traced, repeats, tls, pauses, script }
 }
 
 pub const LOADS: [Load; 13] = [
@@ -48,14 +53,14 @@ pub const LOADS: [Load; 13] = [
     Load { traced: true, script: Some(LARGE), ..load("2 MB results", 4, &["-M", "simple"]) },
     Load {
         traced: true,
-        cached: true,
+        repeats: true,
         script: Some(REPEATED),
         ..load("repeated reads, simple", 32, &["-M", "simple"])
     },
     Load {
         traced: true,
         prepares: true,
-        cached: true,
+        repeats: true,
         script: Some(REPEATED),
         ..load("repeated reads, prepared", 32, &["-M", "prepared"])
     },
@@ -79,7 +84,7 @@ pub struct Run {
     pub p99: f64,
     /// The proxy's CPU time for each transaction; its logins are in it, spread over all.
     pub proxy_cpu: Option<f64>,
-    /// Its part in user space.
+    /// Its part in user space: wrong by much in a single run, as the kernel divides a process's whole life by samples.
     pub proxy_user_cpu: Option<f64>,
     /// Postgres's.
     pub server_cpu: Option<f64>,
@@ -99,13 +104,12 @@ impl Load {
         let many = self.clients > 100 && (target.name == FLOOR || target.name == DIRECT && !self.pauses);
         // It takes TLS towards its servers too where it offers it, and has a process for each client.
         let pgpool = target.name.starts_with(PGPOOL) && (self.tls || self.clients == 1 || self.clients > CHILDREN);
-        // What the cache costs where it brings nothing is seen in the first loads.
-        let costs = target.name == PGWEIR_CACHE && self.traced;
-        let kept = target.caches() && !self.cached && !costs;
-        !many && !pgpool && !kept && (target.may_prepare || !self.prepares)
+        // pgweir without a cache has shown in the first loads what it costs.
+        let repeats = if self.repeats { target.name != PGWEIR } else { !target.only_repeats() };
+        !many && !pgpool && repeats && (target.may_prepare || !self.prepares)
     }
 
-    /// Runs pgbench against the target once.
+    /// Sends it to the target once.
     pub fn run(
         &self,
         target: &Target,
@@ -115,18 +119,24 @@ impl Load {
     ) -> Result<Run, Box<dyn Error>> {
         let folder = cluster.scratch().path();
         if let (true, Length::Time(time)) = (self.pauses, length) {
-            return crowd::run(target, self.clients, folder, time);
+            let crowd = Crowd { clients: self.clients, pauses: true };
+            return crowd.run(target, cluster, postmasters, time);
         }
         let prefix = "latency";
         let mut command = pgbench(cluster, target.address)?;
         let threads = if self.clients > 100 { "2" } else { "1" };
         command.args(["-n", "-c", &self.clients.to_string(), "-j", threads]).args(self.arguments);
-        match length {
-            // pgbench counts its logins as time.
+        let limit = match length {
             Length::Time(time) => {
-                command.args(["-T", &(time.as_secs().max(1) + self.clients as u64 / 100).to_string()])
+                // pgbench counts its logins as time.
+                let seconds = time.as_secs().max(1) + self.clients as u64 / 100;
+                command.args(["-T", &seconds.to_string()]);
+                Duration::from_secs(seconds) + GRACE
             }
-            Length::Transactions(count) => command.args(["-t", &count.to_string()]),
+            Length::Transactions(count) => {
+                command.args(["-t", &count.to_string()]);
+                TRACED
+            }
         };
         if let Some(text) = self.script {
             let script = folder.join("script.sql");
@@ -137,9 +147,13 @@ impl Load {
             command.env("PGSSLMODE", "require");
         }
         command.arg("-l").arg("--log-prefix").arg(folder.join(prefix)).arg(NAME);
-        let before = self.cpu(target, postmasters);
-        let output = command.output()?;
-        let after = self.cpu(target, postmasters);
+        let before = cpu(target, postmasters);
+        let output = process::output(&mut command, limit).map_err(|error| {
+            // What it has logged is no part of the next run.
+            let _ = take_latencies(folder, prefix);
+            format!("{} on {}: {error}", self.name, target.name)
+        })?;
+        let after = cpu(target, postmasters);
         let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
             return Err(format!("{} on {}: {printed}", self.name, target.name).into());
@@ -160,10 +174,11 @@ impl Load {
             server_cpu: Some(per_transaction((after.1 - before.1).all())),
         })
     }
+}
 
-    fn cpu(&self, target: &Target, postmasters: &[u32]) -> (Cpu, Cpu) {
-        (target.cpu(), postmasters.iter().map(|pid| process::cpu(*pid)).sum())
-    }
+/// The proxy's, and Postgres's.
+pub fn cpu(target: &Target, postmasters: &[u32]) -> (Cpu, Cpu) {
+    (target.cpu(), postmasters.iter().map(|pid| process::cpu(*pid)).sum())
 }
 
 /// `tps = 1234.5 (without initial connection time)`

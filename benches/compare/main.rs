@@ -6,6 +6,7 @@
 
 mod changes;
 mod crowd;
+mod echo;
 mod idle;
 mod load;
 mod plot;
@@ -17,15 +18,20 @@ mod targets;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use pgweir::demo::cluster::Cluster;
+use pgweir::net::descriptors;
 
 use load::{LOADS, Length, Load};
 use process::Strace;
 use report::{Calls, Report, Round};
 use targets::Target;
+
+/// Of each run, unless said.
+const SECONDS: u64 = 2;
 
 /// Transactions of each client while system calls are counted.
 const TRACED: u32 = 400;
@@ -33,7 +39,7 @@ const TRACED: u32 = 400;
 #[derive(Debug, Parser)]
 #[command(name = "compare", about = "Measures what a query costs through pgweir, its peers and a bare relay")]
 struct Options {
-    /// Two short rounds: under two minutes in all.
+    /// One short round without idle clients and system calls: about three minutes.
     #[arg(long)]
     quick: bool,
     /// Interleaved rounds.
@@ -60,11 +66,11 @@ struct Options {
     /// Another build of pgweir, to be measured beside this one as pgweir-other.
     #[arg(long)]
     other: Option<PathBuf>,
-    /// Leave out direct, floor, pgbouncer, pgpool, pgpool-cache, pgweir, pgweir-routing or pgweir-cache; may be repeated.
+    /// Leave out direct, floor, echo, pgbouncer, pgpool, pgpool-cache, pgweir or pgweir-all; may be repeated.
     #[arg(long)]
     without: Vec<String>,
-    /// Idle connections; 0: not measured.
-    #[arg(long, default_value_t = 5000)]
+    /// Idle clients; 0: not measured.
+    #[arg(long, default_value_t = 10_000)]
     idle: usize,
     /// Measures instead what the change stream costs the primary.
     #[arg(long)]
@@ -82,16 +88,19 @@ struct Options {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, mode, listen, server, threads, ..] = &arguments[..]
-        && mode == "relay"
-    {
-        return Ok(relay::run(listen.parse()?, server.parse()?, threads.parse()?)?);
+    match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [_, "relay", server, threads, listen, ..] => {
+            return Ok(relay::run(listen.parse()?, server.parse()?, threads.parse()?)?);
+        }
+        [_, "echo", listen, ..] => return Ok(echo::run(listen.parse()?)?),
+        _ => {}
     }
     // `cargo test --all-targets` runs this as well, without the flag.
     if !arguments.iter().any(|argument| argument == "--bench") {
         return Ok(());
     }
     let options = Options::parse();
+    descriptors::raise_limit();
     if options.changes {
         let cluster = targets::start_postgres()?;
         println!("{}", changes::measure(&cluster, options.rounds.unwrap_or(3), options.seconds.unwrap_or(10))?);
@@ -120,8 +129,12 @@ fn default_out() -> PathBuf {
 
 fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
     let began = Instant::now();
-    let mut report = Report { machine: machine(), ..Report::default() };
+    let arguments = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let mut report = Report { machine: machine(), commit: commit(), arguments, ..Report::default() };
     let cluster = targets::start_postgres()?;
+    if options.idle > 0 && !options.quick {
+        measure_idle(options, &cluster, &mut report);
+    }
     let targets = start(options, &cluster, &mut report)?;
     let all: Vec<&Target> = targets.iter().chain(&options.proxy).collect();
     for target in &all {
@@ -131,15 +144,8 @@ fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
         .iter()
         .filter(|load| options.only.is_empty() || options.only.iter().any(|only| load.name.contains(only.as_str())))
         .collect();
-    count_calls(&loads, &all, &cluster, &mut report)?;
-    if options.idle > 0 {
-        let besides = [targets::FLOOR, targets::PGWEIR_ROUTING];
-        for target in all.iter().filter(|target| !besides.contains(&target.name.as_str()) && !target.caches()) {
-            let Some(pid) = target.only_process() else { continue };
-            eprintln!("{} idle clients of {}", options.idle, target.name);
-            let bytes = idle::bytes_per_client(target.address, pid, options.idle)?;
-            report.idle_bytes.insert(target.name.clone(), bytes);
-        }
+    if !options.quick {
+        count_calls(&loads, &all, &cluster, &mut report)?;
     }
     run_rounds(options, began, &loads, &all, &cluster, &mut report)?;
     Ok(report)
@@ -148,8 +154,8 @@ fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
 /// What a build does at all that is measured of it.
 fn train(executable: &Path, seconds: u64) -> Result<(), Box<dyn Error>> {
     let cluster = targets::start_postgres()?;
-    for name in targets::OWN {
-        let target = targets::pgweir(&cluster, name, 1, Some(executable))?;
+    for name in [targets::PGWEIR, targets::PGWEIR_ALL] {
+        let target = targets::pgweir(&cluster, name, 1, executable)?;
         for load in LOADS.iter().filter(|load| load.suits(&target)) {
             eprintln!("{} on {name}", load.name);
             load.run(&target, &cluster, &[], Length::Time(Duration::from_secs(seconds)))?;
@@ -158,38 +164,71 @@ fn train(executable: &Path, seconds: u64) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+const NAMES: [&str; 9] = [
+    targets::DIRECT,
+    targets::FLOOR,
+    targets::ECHO,
+    targets::PGBOUNCER,
+    targets::PGPOOL,
+    targets::PGPOOL_CACHE,
+    targets::PGWEIR,
+    targets::PGWEIR_ALL,
+    targets::PGWEIR_OTHER,
+];
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        let left_out = self.without.iter().any(|without| without == name);
+        !left_out && (name != targets::PGWEIR_OTHER || self.other.is_some())
+    }
+}
+
+/// Starts a target. `None`: it is not installed.
+fn make(name: &str, options: &Options, cluster: &Cluster) -> Result<Option<Target>, Box<dyn Error>> {
+    match name {
+        targets::DIRECT => targets::direct(cluster).map(Some),
+        targets::FLOOR => targets::floor(cluster, options.workers).map(Some),
+        targets::ECHO => targets::echo(cluster).map(Some),
+        targets::PGBOUNCER => targets::pgbouncer(cluster, options.workers),
+        targets::PGPOOL | targets::PGPOOL_CACHE => targets::pgpool(cluster, name),
+        _ => {
+            let build = if name == targets::PGWEIR_OTHER { &options.other } else { &options.build };
+            let build = build.as_deref().unwrap_or(targets::own_build());
+            targets::pgweir(cluster, name, options.workers, build).map(Some)
+        }
+    }
+}
+
 fn start(options: &Options, cluster: &Cluster, report: &mut Report) -> Result<Vec<Target>, Box<dyn Error>> {
-    let wanted = |name: &str| !options.without.iter().any(|without| without == name);
     let mut targets = Vec::new();
-    if wanted(targets::DIRECT) {
-        targets.push(targets::direct(cluster)?);
-    }
-    if wanted(targets::FLOOR) {
-        targets.push(targets::floor(cluster, options.workers)?);
-    }
-    if wanted(targets::PGBOUNCER) {
-        match targets::pgbouncer(cluster, options.workers)? {
-            Some(target) => targets.push(target),
-            None => report.notes.push("PgBouncer is not installed (Debian, Ubuntu: apt-get install pgbouncer)".into()),
+    for name in NAMES.into_iter().filter(|name| options.wants(name)) {
+        match make(name, options, cluster) {
+            Ok(Some(target)) => targets.push(target),
+            Ok(None) => report.notes.push(format!("{name} is not installed (`make bench-setup` on Debian and Ubuntu)")),
+            // A peer that does not start here keeps nobody else from being measured.
+            Err(error) if name.starts_with(targets::PGPOOL) || name == targets::PGBOUNCER => {
+                report.notes.push(error.to_string());
+            }
+            Err(error) => return Err(error),
         }
-    }
-    for name in [targets::PGPOOL, targets::PGPOOL_CACHE].into_iter().filter(|name| wanted(name)) {
-        match targets::pgpool(cluster, name)? {
-            Some(target) => targets.push(target),
-            None => report.notes.push(format!("{name} is not installed (Debian, Ubuntu: apt-get install pgpool2)")),
-        }
-    }
-    for name in targets::OWN.into_iter().filter(|name| wanted(name)) {
-        targets.push(targets::pgweir(cluster, name, options.workers, options.build.as_deref())?);
-    }
-    if let Some(other) = &options.other {
-        targets.push(targets::pgweir(cluster, targets::PGWEIR_OTHER, options.workers, Some(other))?);
     }
     for target in targets.iter().filter(|target| !target.may_prepare) {
         let (name, version) = (&target.name, &target.version);
         report.notes.push(format!("{name} {version} has no prepared statements in transaction pooling: not measured"));
     }
     Ok(targets)
+}
+
+/// Of processes of their own, of which nothing else has been asked before.
+fn measure_idle(options: &Options, cluster: &Cluster, report: &mut Report) {
+    let (postmasters, time) = (postmasters(cluster), Duration::from_secs(options.seconds.unwrap_or(SECONDS)));
+    for name in [targets::PGBOUNCER, targets::PGWEIR_ALL].into_iter().filter(|name| options.wants(name)) {
+        eprintln!("{} idle clients of {name}", options.idle);
+        match idle::measure(|| make(name, options, cluster), cluster, &postmasters, options.idle, time) {
+            Ok(idle) => report.idle.extend(idle),
+            Err(error) => report.notes.push(format!("idle clients of {name}: {error}")),
+        }
+    }
 }
 
 /// Apart from the rounds, as it makes everything slow.
@@ -227,8 +266,8 @@ fn run_rounds(
     cluster: &Cluster,
     report: &mut Report,
 ) -> Result<(), Box<dyn Error>> {
-    let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 4 });
-    let seconds = options.seconds.unwrap_or(if options.quick { 1 } else { 2 });
+    let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 4 });
+    let seconds = options.seconds.unwrap_or(if options.quick { 1 } else { SECONDS });
     let length = Length::Time(Duration::from_secs(seconds));
     let postmasters = postmasters(cluster);
     let mut longest = Duration::ZERO;
@@ -256,6 +295,16 @@ fn run_rounds(
 fn postmasters(cluster: &Cluster) -> Vec<u32> {
     let pid = |folder: &Path| fs::read_to_string(folder.join("postmaster.pid")).ok()?.lines().next()?.parse().ok();
     cluster.servers().filter_map(|server| pid(server.data_path())).collect()
+}
+
+fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "HEAD"])?;
+    let unchanged = git(&["diff", "--quiet", "HEAD", "--", "src", "Cargo.lock"]).is_some();
+    Some(if unchanged { commit } else { commit + "-dirty" })
 }
 
 fn machine() -> String {

@@ -5,14 +5,20 @@ use std::io;
 use std::iter::Sum;
 use std::ops::{Add, Sub};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pgweir::demo::cluster::end;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// proc(5) counts in clock ticks; USER_HZ is 100 on every Linux architecture that Rust knows.
 const TICK: Duration = Duration::from_millis(10);
+
+/// Processes that have come or gone within this time are waited for, up to the limit.
+const SETTLED: Duration = Duration::from_millis(50);
+const SETTLING: Duration = Duration::from_secs(10);
 
 /// CPU time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,9 +57,18 @@ impl Sum for Cpu {
 }
 
 /// What a process and all it has forked have used, all threads included: its own, the ended ones', and the living ones'.
+/// One that ends meanwhile would count twice or not at all, so it is read when none has come or gone for a while.
 pub fn cpu(parent: u32) -> Cpu {
-    let living = children(parent).into_iter().map(|pid| Cpu { user: ticks(pid, &[14]), system: ticks(pid, &[15]) });
-    Cpu { user: ticks(parent, &[14, 16]), system: ticks(parent, &[15, 17]) } + living.sum()
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        let before = children(parent);
+        thread::sleep(SETTLED);
+        let living = before.iter().map(|pid| Cpu { user: ticks(*pid, &[14]), system: ticks(*pid, &[15]) });
+        let all = Cpu { user: ticks(parent, &[14, 16]), system: ticks(parent, &[15, 17]) } + living.sum();
+        if children(parent) == before || Instant::now() > deadline {
+            return all;
+        }
+    }
 }
 
 fn children(parent: u32) -> Vec<u32> {
@@ -80,6 +95,41 @@ pub fn resident(pid: u32) -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
+/// Open files and sockets.
+pub fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// A child process that runs for a bounded time.
+pub struct Bounded {
+    pid: Pid,
+    ended: Receiver<io::Result<Output>>,
+}
+
+impl Bounded {
+    pub fn start(command: &mut Command) -> io::Result<Bounded> {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let (pid, (ending, ended)) = (Pid::from_child(&child), mpsc::channel());
+        // Nobody listens any more when the bench itself is at its end.
+        thread::spawn(move || ending.send(child.wait_with_output()));
+        Ok(Bounded { pid, ended })
+    }
+
+    /// What it has printed, once it has ended; it is killed at the limit, and that is an error.
+    pub fn finish(self, limit: Duration) -> io::Result<Output> {
+        self.ended.recv_timeout(limit).unwrap_or_else(|_| {
+            // Should it end just now, there is nobody to be killed.
+            let _ = kill_process(self.pid, Signal::KILL);
+            Err(io::Error::other(format!("it had not ended after {} s", limit.as_secs())))
+        })
+    }
+}
+
+/// Runs a command to its end, or kills it at the limit.
+pub fn output(command: &mut Command, limit: Duration) -> io::Result<Output> {
+    Bounded::start(command)?.finish(limit)
+}
+
 /// strace attached to a process and all its threads, counting.
 pub struct Strace {
     child: Option<Child>,
@@ -102,7 +152,7 @@ impl Strace {
             if Instant::now() > deadline {
                 return Err(io::Error::other("strace does not attach"));
             }
-            std::thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
         Ok(Strace { child, report })
     }

@@ -5,18 +5,22 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::load::{LOADS, Run};
-use crate::targets::{DIRECT, FLOOR, PGBOUNCER};
+use crate::idle::Idle;
+use crate::load::{LOADS, Load, Run};
+use crate::targets::{DIRECT, ECHO, FLOOR, PGBOUNCER, PGPOOL_CACHE};
 
 /// All that was measured.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     pub machine: String,
+    /// What was built, `-dirty` where it is not all of that.
+    pub commit: Option<String>,
+    pub arguments: Vec<String>,
     pub versions: BTreeMap<String, String>,
     pub notes: Vec<String>,
     pub rounds: Vec<Round>,
     pub calls: Vec<Calls>,
-    pub idle_bytes: BTreeMap<String, f64>,
+    pub idle: Vec<Idle>,
 }
 
 /// One run with its place in the order of things.
@@ -68,19 +72,19 @@ impl Report {
     }
 
     /// A figure of one target over the same figure of another in the same round.
-    fn ratios(&self, load: &str, target: &str, base: &str, figure: fn(&Run) -> Option<f64>) -> Vec<f64> {
+    fn ratios(&self, load: &str, target: &str, base: &str, figure: Figure) -> Vec<f64> {
         self.beside(load, target, base, figure).into_iter().map(|(own, of_base)| own / of_base).collect()
     }
 
     /// A figure of one target, and the same figure of another in the same round.
-    fn beside(&self, load: &str, target: &str, base: &str, figure: fn(&Run) -> Option<f64>) -> Vec<(f64, f64)> {
+    fn beside(&self, load: &str, target: &str, base: &str, figure: Figure) -> Vec<(f64, f64)> {
         let of_base = |round| self.runs(load, base).find(|run| run.round == round);
         self.runs(load, target).filter_map(|run| Some((figure(&run.run)?, figure(&of_base(run.round)?.run)?))).collect()
     }
 
     /// A figure of one target under one load; `None` where it was not measured.
-    pub fn spread(&self, load: &str, target: &str, figure: fn(&Run) -> Option<f64>) -> Option<Spread> {
-        Spread::of(self.runs(load, target).filter_map(|run| figure(&run.run)).collect())
+    pub fn spread(&self, load: &str, target: &str, figure: Figure) -> Option<Spread> {
+        Spread::of(figures(self.runs(load, target), figure))
     }
 
     /// In the order in which they were measured.
@@ -96,7 +100,8 @@ impl Report {
 
     /// Tables in Markdown.
     pub fn markdown(&self) -> String {
-        let mut text = format!("{}\n\n", self.machine);
+        let mut text = format!("{}, pgweir at {}\n\n", self.machine, self.commit.as_deref().unwrap_or("no commit"));
+        let _ = writeln!(text, "    compare {}\n", self.arguments.join(" "));
         for (name, version) in &self.versions {
             let _ = writeln!(text, "- {name} {version}");
         }
@@ -104,57 +109,122 @@ impl Report {
             let _ = writeln!(text, "- Note: {note}");
         }
         for load in LOADS.iter().filter(|load| self.rounds.iter().any(|round| round.load == load.name)) {
+            let columns: Vec<_> = COLUMNS.iter().filter(|(_, column)| column.suits(load)).collect();
             let _ = write!(text, "\n### {}, {} client(s)\n\n", load.name, load.clients);
-            text += "| | tx/s | mean ms | p50 | p95 | p99 | p99 ÷ p50 | p95 above direct | proxy CPU µs/tx | of it in user space | × floor | × PgBouncer | tx/s × direct | Postgres CPU µs/tx | calls/tx |\n";
-            text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
-            self.targets().into_iter().for_each(|target| self.row(&mut text, load.name, target));
-        }
-        if !self.idle_bytes.is_empty() {
-            text += "\n### Resident KiB for each idle client\n\n";
-            for (target, bytes) in &self.idle_bytes {
-                let _ = writeln!(text, "- {target}: {:.2}", bytes / 1024.0);
+            let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
+            let _ = writeln!(text, "| | {} |\n|{}", names.join(" | "), " --- |".repeat(names.len() + 1));
+            for target in self.targets().into_iter().filter(|target| self.runs(load.name, target).next().is_some()) {
+                let cells: Vec<_> = columns.iter().map(|(_, column)| self.cell(load.name, target, column)).collect();
+                let _ = writeln!(text, "| {target} | {} |", cells.join(" | "));
             }
+        }
+        if !self.idle.is_empty() {
+            text += &self.idle_tables();
         }
         text
     }
 
-    fn row(&self, text: &mut String, load: &str, target: &str) {
-        if self.runs(load, target).next().is_none() {
-            return;
-        }
-        let all = |figure: fn(&Run) -> Option<f64>, digits| {
-            Spread::show(self.runs(load, target).filter_map(|run| figure(&run.run)).collect(), digits)
-        };
-        let ratio = |base, figure: fn(&Run) -> Option<f64>| match target == base {
-            true => self.spread(load, target, figure).map_or("–", |_| "1").into(),
-            false => Spread::show(self.ratios(load, target, base, figure), 2),
-        };
-        let calls = self.calls.iter().find(|calls| calls.load == load && calls.target == target);
-        // What is added to what each transaction takes: under full load it would say how the processors are shared.
-        let above = match LOADS.iter().any(|known| known.name == load && known.pauses) {
-            true => {
+    fn cell(&self, load: &str, target: &str, column: &Column) -> String {
+        match *column {
+            Column::Figure(figure, digits) => Spread::show(figures(self.runs(load, target), figure), digits),
+            Column::Ratio(base, figure) if target == base => {
+                self.spread(load, target, figure).map_or("–", |_| "1").into()
+            }
+            Column::Ratio(base, figure) => Spread::show(self.ratios(load, target, base, figure), 2),
+            Column::AboveDirect => {
                 let p95s = self.beside(load, target, DIRECT, |run| Some(run.p95 / 1000.0));
                 Spread::show(p95s.into_iter().map(|(own, direct)| own - direct).collect(), 2)
             }
-            false => "–".into(),
-        };
-        let cells = [
-            target.to_owned(),
-            all(|run| Some(run.tps), 0),
-            all(|run| Some(run.mean / 1000.0), 2),
-            all(|run| Some(run.p50 / 1000.0), 2),
-            all(|run| Some(run.p95 / 1000.0), 2),
-            all(|run| Some(run.p99 / 1000.0), 2),
-            all(|run| Some(run.p99 / run.p50), 1),
-            above,
-            all(|run| run.proxy_cpu, 1),
-            all(|run| run.proxy_user_cpu, 1),
-            ratio(FLOOR, |run| run.proxy_cpu),
-            ratio(PGBOUNCER, |run| run.proxy_cpu),
-            ratio(DIRECT, |run| Some(run.tps)),
-            all(|run| run.server_cpu, 1),
-            calls.map_or("–".into(), |calls| format!("{:.2}", calls.total)),
-        ];
-        let _ = writeln!(text, "| {} |", cells.join(" | "));
+            Column::UserSpace => self.user_space(load, target).map_or("–".into(), |micros| format!("{micros:.1}")),
+            Column::Calls => {
+                let calls = self.calls.iter().find(|calls| calls.load == load && calls.target == target);
+                calls.map_or("–".into(), |calls| format!("{:.2}", calls.total))
+            }
+        }
+    }
+
+    /// For each transaction of all rounds: the kernel tells user space from itself by samples, too few in one round.
+    fn user_space(&self, load: &str, target: &str) -> Option<f64> {
+        let runs: Vec<_> = self.runs(load, target).map(|round| &round.run).collect();
+        let transactions: u64 = runs.iter().map(|run| run.transactions).sum();
+        let micros = runs.iter().map(|run| Some(run.proxy_user_cpu? * run.transactions as f64)).sum::<Option<f64>>()?;
+        (transactions > 0).then(|| micros / transactions as f64)
+    }
+
+    fn idle_tables(&self) -> String {
+        let mut text = "\n### Resident KiB for each idle client\n\n| | clients | KiB | clients under TLS | KiB |\n\
+                        | --- | --- | --- | --- | --- |\n"
+            .to_owned();
+        for Idle { target, clients, bytes, tls, .. } in &self.idle {
+            let tls =
+                tls.as_ref().map_or("– | –".into(), |tls| format!("{} | {:.1}", tls.clients, tls.bytes / 1024.0));
+            let _ = writeln!(text, "| {target} | {clients} | {:.2} | {tls} |", bytes / 1024.0);
+        }
+        text += "\n### 1,000 busy clients, alone and beside idle ones\n\n\
+                 | | idle | tx/s | p50 | p99 | p99 ÷ p50 | proxy CPU µs/tx |\n| --- | --- | --- | --- | --- | --- | --- |\n";
+        for idle in &self.idle {
+            for (clients, runs) in [(0, &idle.alone), (idle.clients, &idle.beside)] {
+                let show = |figure: fn(&Run) -> f64, digits| Spread::show(runs.iter().map(figure).collect(), digits);
+                let cells = [
+                    show(|run| run.tps, 0),
+                    show(|run| run.p50 / 1000.0, 1),
+                    show(|run| run.p99 / 1000.0, 1),
+                    show(|run| run.p99 / run.p50, 2),
+                    Spread::show(runs.iter().filter_map(|run| run.proxy_cpu).collect(), 1),
+                ];
+                let _ = writeln!(text, "| {} | {clients} | {} |", idle.target, cells.join(" | "));
+            }
+        }
+        text
+    }
+}
+
+fn figures<'a>(runs: impl Iterator<Item = &'a Round>, figure: Figure) -> Vec<f64> {
+    runs.filter_map(|round| figure(&round.run)).collect()
+}
+
+type Figure = fn(&Run) -> Option<f64>;
+
+/// What is shown of a target under a load.
+enum Column {
+    /// With so many digits.
+    Figure(Figure, usize),
+    /// To that of another target.
+    Ratio(&'static str, Figure),
+    /// How far p95 is above Postgres's own: what is added to what each transaction takes.
+    AboveDirect,
+    UserSpace,
+    Calls,
+}
+
+const COLUMNS: [(&str, Column); 16] = [
+    ("tx/s", Column::Figure(|run| Some(run.tps), 0)),
+    ("mean ms", Column::Figure(|run| Some(run.mean / 1000.0), 2)),
+    ("p50", Column::Figure(|run| Some(run.p50 / 1000.0), 2)),
+    ("p95", Column::Figure(|run| Some(run.p95 / 1000.0), 2)),
+    ("p99", Column::Figure(|run| Some(run.p99 / 1000.0), 2)),
+    ("p99 ÷ p50", Column::Figure(|run| Some(run.p99 / run.p50), 1)),
+    ("p95 above direct", Column::AboveDirect),
+    ("proxy CPU µs/tx", Column::Figure(|run| run.proxy_cpu, 1)),
+    ("of it in user space", Column::UserSpace),
+    ("× floor", Column::Ratio(FLOOR, |run| run.proxy_cpu)),
+    ("× echo", Column::Ratio(ECHO, |run| run.proxy_cpu)),
+    ("× pgpool-cache", Column::Ratio(PGPOOL_CACHE, |run| run.proxy_cpu)),
+    ("× PgBouncer", Column::Ratio(PGBOUNCER, |run| run.proxy_cpu)),
+    ("tx/s × direct", Column::Ratio(DIRECT, |run| Some(run.tps))),
+    ("Postgres CPU µs/tx", Column::Figure(|run| run.server_cpu, 1)),
+    ("calls/tx", Column::Calls),
+];
+
+impl Column {
+    /// Whether it says anything under a load.
+    fn suits(&self, load: &Load) -> bool {
+        match self {
+            Column::Ratio(ECHO | PGPOOL_CACHE, _) => load.repeats,
+            // Under full load it would say how the processors are shared.
+            Column::AboveDirect => load.pauses,
+            Column::Calls => load.traced,
+            _ => true,
+        }
     }
 }

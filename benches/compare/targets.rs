@@ -28,15 +28,14 @@ pub const DIRECT: &str = "direct";
 pub const FLOOR: &str = "floor";
 pub const PGBOUNCER: &str = "pgbouncer";
 pub const PGWEIR: &str = "pgweir";
-pub const PGWEIR_ROUTING: &str = "pgweir-routing";
-/// With results kept.
-pub const PGWEIR_CACHE: &str = "pgweir-cache";
-/// This pgweir, in all its guises.
-pub const OWN: [&str; 3] = [PGWEIR, PGWEIR_ROUTING, PGWEIR_CACHE];
+/// With a replica beside the primary, and results kept.
+pub const PGWEIR_ALL: &str = "pgweir-all";
 pub const PGPOOL: &str = "pgpool";
 pub const PGPOOL_CACHE: &str = "pgpool-cache";
-/// Another build of pgweir.
+/// Another build of pgweir, with all that pgweir-all has.
 pub const PGWEIR_OTHER: &str = "pgweir-other";
+/// Answers from memory: the limit of what is kept.
+pub const ECHO: &str = "echo";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -55,7 +54,7 @@ pub struct Target {
 
 /// A child process that is stopped when dropped.
 #[derive(Debug)]
-struct Running(Option<Child>);
+pub struct Running(pub Option<Child>);
 
 impl Target {
     /// A proxy that somebody else has started: `name=host:port,pid`.
@@ -70,9 +69,9 @@ impl Target {
         Ok(Target { pids: vec![pid], ..Target::new(name, address) })
     }
 
-    /// Whether it keeps results.
-    pub fn caches(&self) -> bool {
-        [PGWEIR_CACHE, PGPOOL_CACHE].contains(&self.name.as_str())
+    /// Whether it can serve nothing but repeated reads, or is there for them alone.
+    pub fn only_repeats(&self) -> bool {
+        [ECHO, PGPOOL_CACHE].contains(&self.name.as_str())
     }
 
     /// The process that does all its work: Pgpool-II has one for each client.
@@ -160,7 +159,8 @@ pub fn start_postgres() -> Result<Cluster> {
     write_readable(&private_path, &private)?;
     cluster.primary().psql(&format!("CREATE ROLE {NAME} LOGIN REPLICATION PASSWORD '{NAME}'"))?;
     cluster.primary().psql(&format!("CREATE DATABASE {NAME} OWNER {NAME}"))?;
-    let filled = pgbench(&cluster, local(cluster.primary().port()))?.args(["-i", "-q", "-s", SCALE, NAME]).output()?;
+    let mut fill = pgbench(&cluster, local(cluster.primary().port()))?;
+    let filled = process::output(fill.args(["-i", "-q", "-s", SCALE, NAME]), Duration::from_secs(120))?;
     if !filled.status.success() {
         return Err(format!("pgbench -i: {}", String::from_utf8_lossy(&filled.stderr)).into());
     }
@@ -184,22 +184,35 @@ pub fn direct(cluster: &Cluster) -> Result<Target> {
 
 /// This executable once more, so that its CPU time is its own.
 pub fn floor(cluster: &Cluster, workers: usize) -> Result<Target> {
-    let port = free_port()?;
-    let mut command = Command::new(std::env::current_exe()?);
-    let addresses = [port, cluster.primary().port()].map(|port| local(port).to_string());
-    command.arg("relay").args(addresses).arg(workers.to_string());
-    // Its keeper knows it by the folder's name.
-    command.arg(cluster.scratch().path());
-    Target::spawned(FLOOR, port, "tokio, 16 KiB buffers", cluster, &mut command)
+    let server = local(cluster.primary().port()).to_string();
+    ourselves(FLOOR, "tokio, 16 KiB buffers", cluster, &["relay", &server, &workers.to_string()])
 }
 
-/// `executable`: another one than was built with this.
-pub fn pgweir(cluster: &Cluster, name: &str, workers: usize, executable: Option<&Path>) -> Result<Target> {
+/// The same, on one thread.
+pub fn echo(cluster: &Cluster) -> Result<Target> {
+    ourselves(ECHO, "tokio, answers from memory", cluster, &["echo"])
+}
+
+fn ourselves(name: &str, version: &str, cluster: &Cluster, mode: &[&str]) -> Result<Target> {
+    let port = free_port()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    // The keeper of the folder knows it by the folder's name.
+    command.args(mode).arg(local(port).to_string()).arg(cluster.scratch().path());
+    Target::spawned(name, port, version, cluster, &mut command)
+}
+
+/// The pgweir that was built with this, seen from the repository.
+pub fn own_build() -> &'static Path {
+    let built = Path::new(env!("CARGO_BIN_EXE_pgweir"));
+    built.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(built)
+}
+
+pub fn pgweir(cluster: &Cluster, name: &str, workers: usize, executable: &Path) -> Result<Target> {
     let port = free_port()?;
     let config = cluster.scratch().path().join(format!("{name}.toml"));
     let mut nodes =
         format!("nodes = [{{ host = \"127.0.0.1\", port = {}, role = \"primary\" }}", cluster.primary().port());
-    if name == PGWEIR_ROUTING {
+    if name != PGWEIR {
         let ports = cluster.replicas().iter().map(|replica| replica.port());
         ports.for_each(|port| nodes += &format!(", {{ host = \"127.0.0.1\", port = {port}, role = \"replica\" }}"));
     }
@@ -214,12 +227,13 @@ pub fn pgweir(cluster: &Cluster, name: &str, workers: usize, executable: Option<
          [[databases]]\nname = \"{NAME}\"\ntls = \"disable\"\n{nodes}]\n",
         chain.display(),
         private.display(),
-        name == PGWEIR_CACHE
+        name != PGWEIR
     );
     fs::write(&config, text)?;
-    let mut command = Command::new(executable.unwrap_or(Path::new(env!("CARGO_BIN_EXE_pgweir"))));
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(executable));
     command.args(["run", "--config"]).arg(&config);
-    Target::spawned(name, port, env!("CARGO_PKG_VERSION"), cluster, &mut command)
+    let version = format!("{} ({})", env!("CARGO_PKG_VERSION"), executable.display());
+    Target::spawned(name, port, &version, cluster, &mut command)
 }
 
 /// As many processes as workers. `None`: it is not installed.
