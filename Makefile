@@ -31,7 +31,7 @@ lint:
 
 # What a query costs, beside PgBouncer and a bare relay. BENCH_OPTIONS: --quick, --only simple, --help, …
 bench: bench-setup
-	$(CARGO) bench --locked --bench compare -- $(BENCH_OPTIONS)
+	PATH="$(CURDIR)/target/pgbouncer/bin:$$PATH" $(CARGO) bench --locked --bench compare -- $(BENCH_OPTIONS)
 
 # target/pgo/pgweir: the release build, laid out by a profile of the bench's loads.
 pgo: bench-setup

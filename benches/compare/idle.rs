@@ -28,7 +28,7 @@ const FOREVER: Duration = Duration::from_secs(3600);
 /// The clients that are busy.
 const BUSY: Crowd = Crowd { clients: 1000, pauses: false };
 /// Runs with the idle clients, and as many without.
-const RUNS: usize = 2;
+const RUNS: usize = 3;
 
 /// What one target has shown.
 #[derive(Debug, Serialize)]

@@ -4,10 +4,12 @@
 //! loopback, bounded in time, and stopped in the end. CPU time for each transaction is the figure that holds on a
 //! noisy machine; ratios are taken within a round.
 
+mod budgets;
 mod changes;
 mod crowd;
 mod echo;
 mod idle;
+mod instructions;
 mod load;
 mod plot;
 mod process;
@@ -54,7 +56,7 @@ struct Options {
     /// Worker threads of pgweir and of the floor, and processes of PgBouncer.
     #[arg(long, default_value_t = 1)]
     workers: usize,
-    /// Only loads whose name contains this; may be repeated.
+    /// Only loads whose name contains this, their clients with it: "simple, 32"; may be repeated.
     #[arg(long)]
     only: Vec<String>,
     /// Another proxy, already running: name=host:port,pid. It must know user, password and database `bench`.
@@ -75,6 +77,9 @@ struct Options {
     /// Measures instead what the change stream costs the primary.
     #[arg(long)]
     changes: bool,
+    /// Counts instead the instructions of each transaction, of this build and of the other one: some minutes.
+    #[arg(long)]
+    instructions: bool,
     /// Runs instead each load once on this build of pgweir, which was made to write a profile (`make pgo`).
     #[arg(long)]
     train: Option<PathBuf>,
@@ -106,6 +111,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{}", changes::measure(&cluster, options.rounds.unwrap_or(3), options.seconds.unwrap_or(10))?);
         return Ok(());
     }
+    if options.instructions {
+        // A cache is cold for longer than such a run.
+        let loads: Vec<_> = options.loads().into_iter().filter(|load| load.traced && !load.repeats).collect();
+        let builds: Vec<_> = [Some(options.build()), options.other.as_deref()].into_iter().flatten().collect();
+        println!("{}", instructions::measure(&targets::start_postgres()?, &loads, &builds)?);
+        return Ok(());
+    }
     if let Some(executable) = &options.train {
         return train(executable, options.seconds.unwrap_or(3));
     }
@@ -130,7 +142,8 @@ fn default_out() -> PathBuf {
 fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
     let began = Instant::now();
     let arguments = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let mut report = Report { machine: machine(), commit: commit(), arguments, ..Report::default() };
+    let mut report =
+        Report { machine: machine(), commit: commit(), arguments, workers: options.workers, ..Report::default() };
     let cluster = targets::start_postgres()?;
     if options.idle > 0 && !options.quick {
         measure_idle(options, &cluster, &mut report);
@@ -140,10 +153,7 @@ fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
     for target in &all {
         report.versions.insert(target.name.clone(), target.version.clone());
     }
-    let loads: Vec<&Load> = LOADS
-        .iter()
-        .filter(|load| options.only.is_empty() || options.only.iter().any(|only| load.name.contains(only.as_str())))
-        .collect();
+    let loads = options.loads();
     if !options.quick {
         count_calls(&loads, &all, &cluster, &mut report)?;
     }
@@ -177,6 +187,16 @@ const NAMES: [&str; 9] = [
 ];
 
 impl Options {
+    fn loads(&self) -> Vec<&'static Load> {
+        let title = |load: &Load| format!("{}, {} clients", load.name, load.clients);
+        let named = |load: &Load| self.only.iter().any(|only| title(load).contains(only.as_str()));
+        LOADS.iter().filter(|load| self.only.is_empty() || named(load)).collect()
+    }
+
+    fn build(&self) -> &Path {
+        self.build.as_deref().unwrap_or(targets::own_build())
+    }
+
     fn wants(&self, name: &str) -> bool {
         let left_out = self.without.iter().any(|without| without == name);
         !left_out && (name != targets::PGWEIR_OTHER || self.other.is_some())
@@ -192,9 +212,8 @@ fn make(name: &str, options: &Options, cluster: &Cluster) -> Result<Option<Targe
         targets::PGBOUNCER => targets::pgbouncer(cluster, options.workers),
         targets::PGPOOL | targets::PGPOOL_CACHE => targets::pgpool(cluster, name),
         _ => {
-            let build = if name == targets::PGWEIR_OTHER { &options.other } else { &options.build };
-            let build = build.as_deref().unwrap_or(targets::own_build());
-            targets::pgweir(cluster, name, options.workers, build).map(Some)
+            let other = options.other.as_deref().filter(|_| name == targets::PGWEIR_OTHER);
+            targets::pgweir(cluster, name, options.workers, other.unwrap_or(options.build())).map(Some)
         }
     }
 }

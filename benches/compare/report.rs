@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::budgets;
 use crate::idle::Idle;
 use crate::load::{LOADS, Load, Run};
 use crate::targets::{DIRECT, ECHO, FLOOR, PGBOUNCER, PGPOOL_CACHE};
@@ -16,6 +17,7 @@ pub struct Report {
     /// What was built, `-dirty` where it is not all of that.
     pub commit: Option<String>,
     pub arguments: Vec<String>,
+    pub workers: usize,
     pub versions: BTreeMap<String, String>,
     pub notes: Vec<String>,
     pub rounds: Vec<Round>,
@@ -50,7 +52,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Spread> {
+    pub fn of(mut values: Vec<f64>) -> Option<Spread> {
         values.sort_by(f64::total_cmp);
         let (low, high) = (*values.first()?, *values.last()?);
         let middle = values.len() / 2;
@@ -58,10 +60,12 @@ impl Spread {
         Some(Spread { median, low, high })
     }
 
-    fn show(values: Vec<f64>, digits: usize) -> String {
-        match Spread::of(values) {
-            Some(Spread { median, low, high }) => format!("{median:.digits$} ({low:.digits$}–{high:.digits$})"),
-            None => "–".into(),
+    pub fn show(&self, digits: usize) -> String {
+        let Spread { median, low, high } = self;
+        if low == high {
+            format!("{median:.digits$}")
+        } else {
+            format!("{median:.digits$} ({low:.digits$}–{high:.digits$})")
         }
     }
 }
@@ -121,24 +125,31 @@ impl Report {
         if !self.idle.is_empty() {
             text += &self.idle_tables();
         }
-        text
+        text + "\n" + &budgets::table(self)
     }
 
     fn cell(&self, load: &str, target: &str, column: &Column) -> String {
+        let spread = Spread::of(self.values(load, target, column));
+        match (column, spread) {
+            (_, None) => "–".into(),
+            (Column::Ratio(base, _), Some(_)) if target == *base => "1".into(),
+            (_, Some(spread)) => spread.show(column.digits()),
+        }
+    }
+
+    /// One for each round, or one for all.
+    pub fn values(&self, load: &str, target: &str, column: &Column) -> Vec<f64> {
         match *column {
-            Column::Figure(figure, digits) => Spread::show(figures(self.runs(load, target), figure), digits),
-            Column::Ratio(base, figure) if target == base => {
-                self.spread(load, target, figure).map_or("–", |_| "1").into()
-            }
-            Column::Ratio(base, figure) => Spread::show(self.ratios(load, target, base, figure), 2),
+            Column::Figure(figure, _) => figures(self.runs(load, target), figure),
+            Column::Ratio(base, figure) => self.ratios(load, target, base, figure),
             Column::AboveDirect => {
                 let p95s = self.beside(load, target, DIRECT, |run| Some(run.p95 / 1000.0));
-                Spread::show(p95s.into_iter().map(|(own, direct)| own - direct).collect(), 2)
+                p95s.into_iter().map(|(own, direct)| own - direct).collect()
             }
-            Column::UserSpace => self.user_space(load, target).map_or("–".into(), |micros| format!("{micros:.1}")),
+            Column::UserSpace => self.user_space(load, target).into_iter().collect(),
             Column::Calls => {
-                let calls = self.calls.iter().find(|calls| calls.load == load && calls.target == target);
-                calls.map_or("–".into(), |calls| format!("{:.2}", calls.total))
+                let calls = self.calls.iter().filter(|calls| calls.load == load && calls.target == target);
+                calls.map(|calls| calls.total).collect()
             }
         }
     }
@@ -164,13 +175,16 @@ impl Report {
                  | | idle | tx/s | p50 | p99 | p99 ÷ p50 | proxy CPU µs/tx |\n| --- | --- | --- | --- | --- | --- | --- |\n";
         for idle in &self.idle {
             for (clients, runs) in [(0, &idle.alone), (idle.clients, &idle.beside)] {
-                let show = |figure: fn(&Run) -> f64, digits| Spread::show(runs.iter().map(figure).collect(), digits);
+                let show = |figure: Figure, digits| {
+                    let spread = Spread::of(runs.iter().filter_map(figure).collect());
+                    spread.map_or("–".into(), |spread| spread.show(digits))
+                };
                 let cells = [
-                    show(|run| run.tps, 0),
-                    show(|run| run.p50 / 1000.0, 1),
-                    show(|run| run.p99 / 1000.0, 1),
-                    show(|run| run.p99 / run.p50, 2),
-                    Spread::show(runs.iter().filter_map(|run| run.proxy_cpu).collect(), 1),
+                    show(|run| Some(run.tps), 0),
+                    show(|run| Some(run.p50 / 1000.0), 1),
+                    show(|run| Some(run.p99 / 1000.0), 1),
+                    show(|run| Some(run.p99 / run.p50), 2),
+                    show(|run| run.proxy_cpu, 1),
                 ];
                 let _ = writeln!(text, "| {} | {clients} | {} |", idle.target, cells.join(" | "));
             }
@@ -186,7 +200,7 @@ fn figures<'a>(runs: impl Iterator<Item = &'a Round>, figure: Figure) -> Vec<f64
 type Figure = fn(&Run) -> Option<f64>;
 
 /// What is shown of a target under a load.
-enum Column {
+pub enum Column {
     /// With so many digits.
     Figure(Figure, usize),
     /// To that of another target.
@@ -197,7 +211,7 @@ enum Column {
     Calls,
 }
 
-const COLUMNS: [(&str, Column); 16] = [
+pub const COLUMNS: [(&str, Column); 16] = [
     ("tx/s", Column::Figure(|run| Some(run.tps), 0)),
     ("mean ms", Column::Figure(|run| Some(run.mean / 1000.0), 2)),
     ("p50", Column::Figure(|run| Some(run.p50 / 1000.0), 2)),
@@ -217,6 +231,14 @@ const COLUMNS: [(&str, Column); 16] = [
 ];
 
 impl Column {
+    pub fn digits(&self) -> usize {
+        match self {
+            Column::Figure(_, digits) => *digits,
+            Column::UserSpace => 1,
+            _ => 2,
+        }
+    }
+
     /// Whether it says anything under a load.
     fn suits(&self, load: &Load) -> bool {
         match self {

@@ -48,6 +48,8 @@ pub struct Target {
     pub pids: Vec<u32>,
     pub version: String,
     pub may_prepare: bool,
+    /// What it has printed.
+    pub log: PathBuf,
     /// Ours to stop.
     running: Vec<Arc<Running>>,
 }
@@ -87,24 +89,22 @@ impl Target {
     }
 
     fn new(name: &str, address: SocketAddr) -> Target {
-        let (version, may_prepare) = (String::new(), true);
-        Target { name: name.into(), address, pids: Vec::new(), version, may_prepare, running: Vec::new() }
+        let (version, may_prepare, log) = (String::new(), true, PathBuf::new());
+        Target { name: name.into(), address, pids: Vec::new(), version, may_prepare, log, running: Vec::new() }
     }
 
     fn spawned(name: &str, port: u16, version: &str, cluster: &Cluster, command: &mut Command) -> Result<Target> {
-        let log = File::create(cluster.scratch().path().join(format!("{name}.log")))?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        let log = cluster.scratch().path().join(format!("{name}.log"));
+        let file = File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
         let child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
         cluster.scratch().watch(name, child.id())?;
         let address = local(port);
-        let (pids, version) = (vec![child.id()], version.to_owned());
-        let target =
-            Target { pids, version, running: vec![Arc::new(Running(Some(child)))], ..Target::new(name, address) };
+        let (pids, version, running) = (vec![child.id()], version.to_owned(), vec![Arc::new(Running(Some(child)))]);
         wait_listening(address).map_err(|error| {
-            let log = cluster.scratch().path().join(format!("{name}.log"));
-            format!("{name} does not listen: {error}\n{}", fs::read_to_string(log).unwrap_or_default())
+            format!("{name} does not listen: {error}\n{}", fs::read_to_string(&log).unwrap_or_default())
         })?;
-        Ok(target)
+        Ok(Target { pids, version, log, running, ..Target::new(name, address) })
     }
 }
 
