@@ -168,7 +168,10 @@ fn train(executable: &Path, seconds: u64) -> Result<(), Box<dyn Error>> {
         let target = targets::pgweir(&cluster, name, 1, executable)?;
         for load in LOADS.iter().filter(|load| load.suits(&target)) {
             eprintln!("{} on {name}", load.name);
-            load.run(&target, &cluster, &[], Length::Time(Duration::from_secs(seconds)))?;
+            // A build that counts is slow: whether all that was offered was served is not the question.
+            if let Err(error) = load.run(&target, &cluster, &[], Length::Time(Duration::from_secs(seconds))) {
+                eprintln!("{error}");
+            }
         }
     }
     Ok(())
