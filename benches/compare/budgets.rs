@@ -16,7 +16,7 @@ enum Limit {
 }
 use Limit::{AtLeast, AtMost};
 
-/// Load, column, limit. Of PgBouncer, Pgpool-II and the floor, what the best of them takes is known.
+/// Load, column, limit.
 const BUDGETS: [(&str, &str, Limit); 33] = [
     ("simple", "× floor", AtMost(1.15)),
     ("simple", "× PgBouncer", AtMost(1.03)),
@@ -78,9 +78,9 @@ impl fmt::Display for Limit {
     }
 }
 
-/// A row for each that was measured of pgweir-all; the median decides.
+/// A row for each that was measured of pgweir-all, the median decides; nothing where that was left out.
 pub fn table(report: &Report) -> String {
-    let mut text = format!("### Budgets, {PGWEIR_ALL}\n\n| what | budget | measured | |\n| --- | --- | --- | --- |\n");
+    let mut text = String::new();
     let budgets = if report.workers > 1 { &BUDGETS_WORKERS[..] } else { &BUDGETS };
     for (load, name, limit) in budgets {
         let column = COLUMNS.iter().find_map(|(known, column)| (known == name).then_some(column));
@@ -101,7 +101,10 @@ pub fn table(report: &Report) -> String {
         let what = format!("1,000 busy clients beside {clients} idle ones: p99 ÷ p50");
         row(&mut text, &what, AtMost(2.0), fair(beside), 2);
     }
-    text
+    if text.is_empty() {
+        return text;
+    }
+    format!("\n### Budgets, {PGWEIR_ALL}\n\n| what | budget | measured | |\n| --- | --- | --- | --- |\n{text}")
 }
 
 fn row(text: &mut String, what: &str, limit: Limit, values: Vec<f64>, digits: usize) {

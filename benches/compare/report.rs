@@ -125,7 +125,7 @@ impl Report {
         if !self.idle.is_empty() {
             text += &self.idle_tables();
         }
-        text + "\n" + &budgets::table(self)
+        text + &budgets::table(self)
     }
 
     fn cell(&self, load: &str, target: &str, column: &Column) -> String {
