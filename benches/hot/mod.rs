@@ -56,10 +56,11 @@ pub struct Growth {
 }
 
 #[allow(dead_code)] // One of the two benches shows it.
-pub const GROWTHS: [Growth; 5] = [
+pub const GROWTHS: [Growth; 6] = [
     Growth { room: plan_lookup, of: "statements", sizes: [10, 1_000, 5_000] },
     Growth { room: plan_of_new_literal, of: "statements", sizes: [10, 1_000, 5_000] },
     Growth { room: route, of: "replicas", sizes: [1, 4, 16] },
+    Growth { room: route_of_session, of: "replicas", sizes: [1, 4, 16] },
     Growth { room: ledger, of: "connections", sizes: [20, 200, 2_000] },
     Growth { room: cached_read, of: "results kept", sizes: [10, 1_000, 100_000] },
 ];
@@ -144,6 +145,23 @@ fn route(replicas: usize) -> Room {
         black_box(decide(black_box(&Demand::default()), None));
         let node = cluster.reader(&need, Default::default(), now, 0).map(|choice| choice.node.index);
         assert!(black_box(node).is_some());
+    })
+}
+
+/// The same of sessions that read again sooner than is known of any other node than their last: eight reads of each.
+#[allow(dead_code)] // One of the two benches shows it.
+fn route_of_session(replicas: usize) -> Room {
+    let (cluster, now) = (cluster(replicas), Instant::now());
+    let (mut seen, mut reads) = (Seen::default(), 0u32);
+    room("route of a session", move || {
+        black_box(decide(black_box(&Demand::default()), None));
+        let need = Need::new(config::Freshness::Session, seen, None);
+        let node = cluster.reader(&need, Default::default(), now, 0).map(|choice| choice.node.index);
+        reads += 1;
+        match black_box(node).filter(|_| reads % 8 != 0) {
+            Some(node) => seen.on_replica(now, node),
+            None => seen = Seen::default(),
+        }
     })
 }
 

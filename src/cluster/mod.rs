@@ -6,22 +6,23 @@ pub mod catalog;
 pub mod demand;
 pub mod node;
 pub mod probe;
+pub mod view;
 pub mod changes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::cluster::catalog::Definitions;
 use crate::cluster::demand::Demand;
 use crate::cluster::node::{Node, Role};
+use crate::cluster::view::{Found, Version, View};
 use crate::config::{self, LoadBalancing, PrimaryReads};
-use crate::freshness::LastWrite;
-use crate::freshness::Need;
 use crate::freshness::positions::Positions;
+use crate::freshness::{LastWrite, Need};
 use crate::random::Random;
 use crate::route::balance::{Balancer, Load};
 use crate::route::decide::Why;
@@ -61,24 +62,11 @@ pub struct Choice<'a> {
     pub passed_over: bool,
 }
 
-/// Where a session may read, as bits by index.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Found {
-    /// Replicas that serve, and the primary where it takes its turn.
-    serving: u64,
-    /// Those among them that are known to have what the session needs.
-    fresh: u64,
-}
-
-impl Found {
-    pub fn is_any_fresh(self) -> bool {
-        self.fresh != 0
-    }
-
-    /// A replica serves that the session is not to read from yet.
-    pub fn is_any_stale(self) -> bool {
-        self.fresh != self.serving
-    }
+/// How reads are dealt: one choice at a time.
+#[derive(Debug)]
+struct Dealer {
+    view: View,
+    balancer: Balancer,
 }
 
 /// The nodes of one database.
@@ -91,7 +79,8 @@ pub struct Cluster {
     /// For samples that come sooner than each `probe_interval`.
     pub demand: Arc<Demand>,
     pub last_write: LastWrite,
-    balancer: Mutex<Balancer>,
+    dealer: Mutex<Dealer>,
+    version: Version,
     positions: Mutex<Positions>,
     /// Numbers the draws of randomness.
     draws: AtomicU64,
@@ -104,8 +93,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(database: Arc<str>, nodes: &[config::Node], routing: &config::Routing, epoch: Instant) -> Cluster {
-        let changes = watch::Sender::new(0);
-        let node = |(i, n): (usize, &config::Node)| Arc::new(Node::new(i as u16, n.clone(), epoch, changes.clone()));
+        let (changes, version) = (watch::Sender::new(0), Version::default());
+        let node = |(i, n): (usize, &config::Node)| {
+            Arc::new(Node::new(i as u16, n.clone(), epoch, (changes.clone(), version.clone())))
+        };
+        let balancer = Balancer::new(routing.load_balancing, nodes.iter().map(|n| n.weight));
         Cluster {
             database,
             nodes: nodes.iter().enumerate().map(node).collect(),
@@ -113,10 +105,11 @@ impl Cluster {
             definitions: Arc::default(),
             demand: Arc::new(Demand::new(epoch)),
             last_write: LastWrite::new(epoch),
-            balancer: Mutex::new(Balancer::new(routing.load_balancing, nodes.iter().map(|n| n.weight))),
+            dealer: Mutex::new(Dealer { view: View::default(), balancer }),
             positions: Mutex::default(),
             draws: AtomicU64::new(0),
             changes,
+            version,
             samples: watch::Sender::new(0),
             vacant_until: watch::Sender::new(epoch),
         }
@@ -177,14 +170,17 @@ impl Cluster {
         now: Instant,
         random: u64,
     ) -> Option<Choice<'_>> {
-        let found = self.replicas(need, (tried, outdated));
+        let mut dealer = self.dealer();
+        let found = dealer.view.find(need, (tried, outdated));
+        let field = dealer.view.field(found, now);
+        // Where there is none to pick from, nothing is owed either.
+        let picked = found.is_any_fresh().then(|| dealer.balancer.pick(random, field, self.loads(now))).flatten();
+        drop(dealer);
         let stale = found.is_any_stale();
         if stale {
             self.demand.raise(now);
         }
-        let pick = || self.balancer.lock().pick(random, self.loads(found, now));
-        // Where there is none to pick from, nothing is owed either.
-        if let Some(i) = (found.serving != 0).then(pick).flatten() {
+        if let Some(i) = picked {
             let node = &self.nodes[i];
             let why = if node.role() == Role::Primary { Why::PrimaryTurn } else { Why::Read };
             return Some(Choice { node, why, passed_over: stale });
@@ -202,42 +198,29 @@ impl Cluster {
 
     /// Undoes the choice of a replica by [`Cluster::reader`] that comes to nothing: what it is owed is dealt anew.
     pub fn give_back(&self, node: u16, need: &Need, tried: Tried, now: Instant) {
-        let found = self.replicas(need, (tried, Tried::default()));
-        self.balancer.lock().give_back(usize::from(node), self.loads(found, now));
+        let mut dealer = self.dealer();
+        let field = dealer.view.field(dealer.view.find(need, (tried, Tried::default())), now);
+        dealer.balancer.give_back(usize::from(node), field, self.loads(now));
     }
 
     /// The replicas that serve, and those of them that have what a session needs.
-    pub fn replicas(&self, need: &Need, (tried, outdated): (Tried, Tried)) -> Found {
-        let mut found = Found::default();
-        for (i, node) in self.nodes.iter().enumerate().take(64) {
-            let serves = node.role() == Role::Replica
-                && node.config.weight > 0
-                && node.is_up()
-                && !node.is_ejected()
-                && !node.is_astray()
-                && !tried.contains(node.index)
-                && node.lag().is_none_or(|lag| lag <= self.routing.max_lag);
-            let met = || need.is_nothing() || need.is_met(node.index, &node.sample());
-            let fresh = serves && !outdated.contains(node.index) && met();
-            found.serving |= u64::from(serves) << i;
-            found.fresh |= u64::from(fresh) << i;
-        }
-        if self.routing.primary_reads == PrimaryReads::Always
-            && let Some(primary) = self.primary().filter(|node| node.is_up())
-        {
-            found.serving |= 1 << primary.index;
-            found.fresh |= 1 << primary.index;
-        }
-        found
+    pub fn replicas(&self, need: &Need, without: (Tried, Tried)) -> Found {
+        self.dealer().view.find(need, without)
+    }
+
+    /// With a view of the nodes as they are.
+    fn dealer(&self) -> MutexGuard<'_, Dealer> {
+        let mut dealer = self.dealer.lock();
+        let always = self.routing.primary_reads == PrimaryReads::Always;
+        let turn = || self.primary().filter(|node| always && node.is_up());
+        dealer.view.refresh(&self.version, &self.nodes, (self.routing.max_lag, self.warming()), turn);
+        dealer
     }
 
     /// What the balancer is told of each node.
-    fn loads(&self, found: Found, now: Instant) -> impl Fn(usize) -> Load {
+    fn loads(&self, now: Instant) -> impl Fn(usize) -> Load {
         let (warming, policy) = (self.warming(), self.routing.load_balancing);
-        move |i| match found.serving & (1 << i) {
-            0 => Load::default(),
-            bit => Load { barred: found.fresh & bit == 0, ..self.nodes[i].load(now, warming, policy) },
-        }
+        move |i| self.nodes[i].load(now, warming, policy)
     }
 
     /// For the balancer, which needs no better randomness.
@@ -444,12 +427,41 @@ mod tests {
         }
     }
 
+    /// Whoever stands beside it in the file.
+    #[test]
+    fn what_one_node_may_not_answer_is_spread_by_weight() {
+        let cluster = cluster(PrimaryReads::Fallback);
+        let mut without = Tried::default();
+        without.insert(1);
+        let counts = |kept_from: (Tried, Tried)| {
+            let mut counts = [0i32; 4];
+            for read in 0..12_000 {
+                let is_kept = Random::new(read).draw().is_multiple_of(3);
+                let from = if is_kept { kept_from } else { Default::default() };
+                let node = cluster.reader(&anything(), from, Instant::now(), 0).unwrap().node.index;
+                assert!(!is_kept || node != 1);
+                counts[usize::from(node)] += 1;
+            }
+            counts
+        };
+        // It serves others, and makes up for it there.
+        let [_, counted @ ..] = counts((Tried::default(), without));
+        assert!(
+            counted.iter().zip([3_000, 3_000, 6_000]).all(|(count, share)| count.abs_diff(share) <= 5),
+            "{counted:?}"
+        );
+        // It has failed: the others have the reads that it is kept from.
+        let [_, counted @ ..] = counts((without, Tried::default()));
+        let shares = [2_000, 2_000 + 4_000 / 3, 4_000 + 8_000 / 3];
+        assert!(counted.iter().zip(shares).all(|(count, share)| count.abs_diff(share) <= 150), "{counted:?}");
+    }
+
     #[test]
     fn of_two_primaries_the_one_on_the_later_timeline_counts() {
         let cluster = cluster(PrimaryReads::Fallback);
         let auto = |index, port| {
             let config = config::Node { host: "h".into(), port, role: NodeRole::Auto, weight: 1 };
-            Arc::new(Node::new(index, config, Instant::now(), cluster.changes.clone()))
+            Arc::new(Node::new(index, config, Instant::now(), (cluster.changes.clone(), cluster.version.clone())))
         };
         let cluster = Cluster { nodes: vec![auto(0, 0), auto(1, 1)], ..cluster };
         let primary = || cluster.primary().map(|node| node.index);

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use crate::cluster::addresses::Addresses;
+use crate::cluster::view::Version;
 use crate::config::{self, LoadBalancing, NodeRole};
 use crate::freshness::{Lsn, Sample};
 use crate::net::Peer;
@@ -90,11 +91,18 @@ pub struct Node {
     pub failures: AtomicU64,
     /// Counts what those who wait have to know.
     changes: watch::Sender<u64>,
+    /// Counts all that may change where reads go, but for the load.
+    version: Version,
 }
 
 impl Node {
     /// A node counts as up until something says otherwise, so that the first client need not wait for a probe.
-    pub fn new(index: u16, config: config::Node, epoch: Instant, changes: watch::Sender<u64>) -> Node {
+    pub fn new(
+        index: u16,
+        config: config::Node,
+        epoch: Instant,
+        (changes, version): (watch::Sender<u64>, Version),
+    ) -> Node {
         let role = match config.role {
             NodeRole::Primary => 1,
             NodeRole::Replica => 2,
@@ -127,6 +135,7 @@ impl Node {
             writes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             changes,
+            version,
         }
     }
 
@@ -224,6 +233,7 @@ impl Node {
     }
 
     fn tell(&self) {
+        self.version.raise();
         self.changes.send_modify(|count| *count += 1);
     }
 
@@ -282,6 +292,12 @@ impl Node {
         part.clamp(1, u64::from(WHOLE)) as u32
     }
 
+    /// When it has warmed up. `None`: it was never gone.
+    pub fn warm_at(&self, warming: Duration) -> Option<Instant> {
+        let returned = Some(self.returned_at.load(Ordering::Relaxed)).filter(|&at| at != 0)?;
+        Some(self.epoch + Duration::from_micros(returned) + warming)
+    }
+
     /// For the balancer: what its policy asks for.
     pub fn load(&self, now: Instant, warming: Duration, policy: LoadBalancing) -> Load {
         let latency = match policy {
@@ -289,7 +305,7 @@ impl Node {
             LoadBalancing::Weighted | LoadBalancing::LeastBusy => Duration::ZERO,
         };
         let outstanding = self.outstanding.load(Ordering::Relaxed);
-        Load { part: self.part(now, warming), barred: false, outstanding, latency }
+        Load { part: self.part(now, warming), outstanding, latency }
     }
 
     pub fn fault(&self) -> Option<String> {
@@ -303,6 +319,7 @@ impl Node {
             self.astray.store(false, Ordering::Relaxed);
         }
         self.lag.store(lag.map_or(u64::MAX, |lag| lag.as_micros() as u64), Ordering::Relaxed);
+        self.version.raise();
     }
 
     /// A probe was answered in that time.
@@ -321,6 +338,7 @@ impl Node {
         let sample = self.sample();
         let before = sample.asked.is_some_and(|at| at < asked);
         if before && !sample.proven && sample.position > written && !self.astray.swap(true, Ordering::Relaxed) {
+            self.version.raise();
             tracing::warn!(node = %self.name, "the replica is on a history that the primary is not on: nothing is read there");
         }
     }

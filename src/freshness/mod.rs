@@ -167,6 +167,11 @@ impl Need {
         self.seen.until.is_none() && self.floor.is_none()
     }
 
+    /// The node of the session's last read.
+    pub fn home(&self) -> Option<u16> {
+        self.seen.home
+    }
+
     fn is_home(&self, node: u16) -> bool {
         self.seen.home == Some(node)
     }
@@ -196,6 +201,26 @@ impl Sample {
     pub fn has(&self, at: Instant) -> bool {
         // Asked at the very instant of the commit is not enough.
         self.until.is_some_and(|until| until > at)
+    }
+
+    /// No more than either has shown.
+    pub fn min(self, other: Sample) -> Sample {
+        Sample {
+            asked: self.asked.min(other.asked),
+            position: self.position.min(other.position),
+            proven: self.proven && other.proven,
+            until: self.until.min(other.until),
+        }
+    }
+
+    /// No less than either has shown.
+    pub fn max(self, other: Sample) -> Sample {
+        Sample {
+            asked: self.asked.max(other.asked),
+            position: self.position.max(other.position),
+            proven: self.proven || other.proven,
+            until: self.until.max(other.until),
+        }
     }
 }
 

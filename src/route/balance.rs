@@ -10,7 +10,7 @@
 //! share after any number of picks.
 //!
 //! A node that serves, and is merely not fresh enough for the session that asks, is owed the pick that it does not get, up to
-//! [`OWED`]: others ask later that may read there.
+//! a bound: others ask later that may read there. How it is kept is told in [`crate::route::rotation`].
 //!
 //! # `least-busy`
 //!
@@ -27,24 +27,30 @@ use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::LoadBalancing;
+use crate::route::rotation::{Rotation, bits, by_product};
 
 /// All of a node's weight counts; a node that has just come back has less, to warm up.
 pub const WHOLE: u32 = 16;
 
-/// How many picks a node may be behind or ahead because those that ask may not read everywhere. Made up for at once, so it
-/// is also the longest run that a node gets when it has caught up.
-const OWED: i64 = 64;
-
 /// How long a high latency is remembered: after this long without another one, a third is left of it.
 const MEMORY: Duration = Duration::from_secs(5);
+
+/// The nodes of a pick, as bits by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Field {
+    /// The others take no part.
+    pub serving: u64,
+    /// They serve others, and are not to be picked.
+    pub barred: u64,
+    /// All the weight of those that serve counts: none of them warms up.
+    pub whole: bool,
+}
 
 /// What is known of a node at the moment of a pick.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Load {
     /// How much of its weight counts, of [`WHOLE`]; 0: it takes no part.
     pub part: u32,
-    /// It serves others, and is not to be picked.
-    pub barred: bool,
     /// Requests under way.
     pub outstanding: u32,
     /// As [`Peak::at`] says.
@@ -90,173 +96,102 @@ fn decay(passed: Duration) -> f64 {
 #[derive(Debug, Clone)]
 pub struct Balancer {
     policy: LoadBalancing,
-    nodes: Vec<Node>,
-    /// The sum of all weights: no credit goes beyond it in either direction, but for what is [`OWED`].
-    bound: i64,
-}
-
-#[derive(Debug, Clone)]
-struct Node {
-    weight: i64,
-    /// What the node is owed, in picks times the sum of the weights.
-    credit: i64,
-    /// What counts of its weight in the pick under way; 0: it takes no part.
-    counts: i64,
-    load: Load,
+    weights: Vec<u32>,
+    rotation: Rotation,
+    /// The nodes in the rotation, where all of their weight counts: whatever their load, it stays as it is for them.
+    standing: Option<u64>,
+    /// Requests under way on each, as they were for the pick.
+    outstanding: Vec<u32>,
 }
 
 impl Balancer {
     /// For nodes `0..weights.len()`. A node of weight 0 is never picked.
     pub fn new(policy: LoadBalancing, weights: impl IntoIterator<Item = u32>) -> Self {
-        let node = |weight| Node { weight: i64::from(weight), credit: 0, counts: 0, load: Load::default() };
-        let nodes: Vec<Node> = weights.into_iter().map(node).collect();
-        let bound = nodes.iter().map(|node| node.weight * i64::from(WHOLE)).sum();
-        Self { policy, nodes, bound }
+        let weights: Vec<u32> = weights.into_iter().collect();
+        let bound = weights.iter().map(|weight| i64::from(*weight) * i64::from(WHOLE)).sum();
+        let (rotation, outstanding) = (Rotation::new(weights.len(), bound), vec![0; weights.len()]);
+        Self { policy, weights, rotation, standing: None, outstanding }
     }
 
-    /// The next node among those with a part that are not barred; `None` if none has one and a weight. `random` is drawn
+    /// The next node among those that serve and are not barred; `None` if none of these has a weight. `random` is drawn
     /// for each pick.
     ///
-    /// `load` is asked once for each node with a weight. A node without a part keeps the credit it had, neither more
+    /// `load` is asked of those alone of which it may matter. A node without a part keeps the credit it had, neither more
     /// nor less, so that it returns to its share and not to a burst.
-    pub fn pick(&mut self, random: u64, load: impl Fn(usize) -> Load) -> Option<usize> {
-        self.weigh(load);
+    pub fn pick(&mut self, random: u64, field: Field, load: impl Fn(usize) -> Load) -> Option<usize> {
+        self.line_up(field, &load);
         match self.policy {
-            LoadBalancing::Weighted | LoadBalancing::LeastBusy => self.rotate(),
-            LoadBalancing::Latency => self.cheaper_of_two(random),
+            LoadBalancing::Weighted | LoadBalancing::LeastBusy => self.rotation.next(field.barred),
+            LoadBalancing::Latency => self.cheaper_of_two(random, self.rotation.among() & !field.barred, load),
         }
     }
 
-    /// Undoes a pick of which nothing has come, where `load` is what it was then.
-    pub fn give_back(&mut self, picked: usize, load: impl Fn(usize) -> Load) {
+    /// Undoes a pick of which nothing has come, where `field` and `load` are what they were then.
+    pub fn give_back(&mut self, picked: usize, field: Field, load: impl Fn(usize) -> Load) {
         if self.policy == LoadBalancing::Latency {
             // It was drawn.
             return;
         }
-        self.weigh(load);
-        let mut total = 0;
-        for node in self.nodes.iter_mut().filter(|node| node.counts > 0) {
-            total += node.counts;
-            node.credit -= node.counts;
-        }
-        self.nodes[picked].credit += total;
-        let most = self.bound * (OWED + 1);
-        self.nodes.iter_mut().for_each(|node| node.credit = node.credit.clamp(-most, most));
+        self.line_up(field, &load);
+        self.rotation.give_back(picked);
     }
 
-    /// What counts of each node, and for `least-busy` of the least busy alone.
-    fn weigh(&mut self, load: impl Fn(usize) -> Load) {
-        for (index, node) in self.nodes.iter_mut().enumerate() {
-            node.load = if node.weight > 0 { load(index) } else { Load::default() };
-            node.counts = node.weight * i64::from(node.load.part.min(WHOLE));
+    /// Those take part that serve, for `least-busy` the least busy of them alone.
+    fn line_up(&mut self, field: Field, load: &impl Fn(usize) -> Load) {
+        let Self { policy, weights, rotation, standing, outstanding } = self;
+        let by_load = *policy == LoadBalancing::LeastBusy;
+        let standing_before = std::mem::replace(standing, (field.whole && !by_load).then_some(field.serving));
+        if standing.is_some() && *standing == standing_before {
+            return;
         }
-        if self.policy == LoadBalancing::LeastBusy {
-            self.keep_least_busy();
+        let mut counts = [0; 64];
+        for i in bits(field.serving) {
+            let load = load(i);
+            counts[i] = i64::from(weights[i]) * i64::from(load.part.min(WHOLE));
+            outstanding[i] = load.outstanding;
         }
+        if by_load {
+            keep_least_busy(&mut counts, outstanding, field.barred);
+        }
+        rotation.line_up(|i| counts[i]);
     }
 
-    /// Leaves those in the pick that are the least busy for their weight.
-    fn keep_least_busy(&mut self) {
-        let busier = |a: &Node, b: &Node| {
-            by_product((i64::from(a.load.outstanding), b.counts), (i64::from(b.load.outstanding), a.counts))
-        };
-        let Some((_, least)) = self.among_usable(|_| true).min_by(|a, b| busier(a.1, b.1)) else { return };
-        let least = least.clone();
-        for node in self.nodes.iter_mut().filter(|node| node.counts > 0 && busier(node, &least) != Ordering::Equal) {
-            node.counts = 0;
-        }
-    }
-
-    fn cheaper_of_two(&self, random: u64) -> Option<usize> {
-        let first = self.draw(random & u64::from(u32::MAX), None)?;
-        let Some(second) = self.draw(random >> 32, Some(first)) else { return Some(first) };
+    fn cheaper_of_two(&self, random: u64, open: u64, load: impl Fn(usize) -> Load) -> Option<usize> {
+        let first = self.draw(random & u64::from(u32::MAX), open)?;
+        let Some(second) = self.draw(random >> 32, open & !(1 << first)) else { return Some(first) };
         let cost = |at: usize| {
-            let node = &self.nodes[at];
+            let load = load(at);
             // In proportion to what counts of its weight, a heavy node may have more under way.
-            let share = f64::from(node.load.outstanding) / (node.counts as f64 / f64::from(WHOLE));
-            node.load.latency.as_secs_f64() * (share + 1.0)
+            let share = f64::from(load.outstanding) / (self.rotation.counts(at) as f64 / f64::from(WHOLE));
+            load.latency.as_secs_f64() * (share + 1.0)
         };
         Some(if cost(second) < cost(first) { second } else { first })
     }
 
-    /// One of the usable nodes but `not`, by weight; `random` is below 2³².
-    fn draw(&self, random: u64, not: Option<usize>) -> Option<usize> {
-        let among = || self.among_usable(|_| true).filter(|(index, _)| Some(*index) != not);
-        let total: i64 = among().map(|(_, node)| node.counts).sum();
+    /// One of these nodes, by weight; `random` is below 2³².
+    fn draw(&self, random: u64, open: u64) -> Option<usize> {
+        let total: i64 = bits(open).map(|i| self.rotation.counts(i)).sum();
         let mut rest = ((i128::from(random) * i128::from(total)) >> 32) as i64;
-        among()
-            .find(|(_, node)| {
-                rest -= node.counts;
-                rest < 0
-            })
-            .map(|(index, _)| index)
-    }
-
-    fn rotate(&mut self) -> Option<usize> {
-        let (mut count, mut total, mut barred) = (0, 0, 0);
-        for node in self.nodes.iter().filter(|node| node.counts > 0) {
-            count += 1;
-            total += node.counts;
-            barred += if node.load.barred { node.counts } else { 0 };
-        }
-        let picked = self.most_urgent(count, total).or_else(|| self.most_owed())?;
-        if barred > 0 && !self.may_owe(picked) {
-            total -= barred;
-            self.nodes.iter_mut().filter(|node| node.load.barred).for_each(|node| node.counts = 0);
-        }
-        // Without effect while the usable nodes stay the same. When they change from pick to pick, it keeps a node from
-        // saving up more than about one pick, unless it is owed more.
-        let owing = barred > 0 || self.nodes.iter().any(|node| node.credit.abs() > self.bound);
-        let most = if owing { self.bound * (OWED + 1) } else { self.bound };
-        for (index, node) in self.nodes.iter_mut().enumerate() {
-            if node.counts > 0 {
-                let change = node.counts - if index == picked { total } else { 0 };
-                node.credit = (node.credit + change).clamp(-most, most);
-            }
-        }
-        Some(picked)
-    }
-
-    /// Whether those barred may be owed one more pick, which `picked` gets ahead of them.
-    fn may_owe(&self, picked: usize) -> bool {
-        let most = self.bound * OWED;
-        let full = |node: &Node| node.load.barred && node.credit > most;
-        self.nodes[picked].credit > -most && !self.nodes.iter().any(full)
-    }
-
-    /// Of the nodes owed at least `total / (2n - 2)`, the one that would first be owed `total * (2n - 3) / (2n - 2)`.
-    fn most_urgent(&self, count: i64, total: i64) -> Option<usize> {
-        let scale = 2 * count - 2;
-        let owed = |node: &Node| node.credit + node.counts;
-        // Of as many nodes as a cluster has, no number here needs more than 60 bits.
-        let slack = |node: &Node| total * (scale - 1) - owed(node) * scale;
-        self.among_usable(|node| owed(node) * scale >= total)
-            .min_by(|(_, a), (_, b)| by_product((slack(a), b.counts), (slack(b), a.counts)))
-            .map(|(index, _)| index)
-    }
-
-    /// Needed for a single usable node, and after the usable nodes changed, when those left may all be in debt.
-    fn most_owed(&self) -> Option<usize> {
-        self.among_usable(|_| true).min_by_key(|(_, node)| -(node.credit + node.counts)).map(|(index, _)| index)
-    }
-
-    fn among_usable(&self, admit: impl Fn(&Node) -> bool) -> impl Iterator<Item = (usize, &Node)> {
-        self.nodes.iter().enumerate().filter(move |(_, node)| node.usable() && admit(node))
+        bits(open).find(|&i| {
+            rest -= self.rotation.counts(i);
+            rest < 0
+        })
     }
 }
 
-impl Node {
-    /// To be picked.
-    fn usable(&self) -> bool {
-        self.counts > 0 && !self.load.barred
-    }
-}
-
-/// Compares two products, which seldom need more than 64 bits.
-fn by_product((a, b): (i64, i64), (c, d): (i64, i64)) -> Ordering {
-    match (a.checked_mul(b), c.checked_mul(d)) {
-        (Some(left), Some(right)) => left.cmp(&right),
-        _ => (i128::from(a) * i128::from(b)).cmp(&(i128::from(c) * i128::from(d))),
+/// Leaves those in the pick that are as busy for their weight as the least busy that may be picked.
+fn keep_least_busy(counts: &mut [i64; 64], outstanding: &[u32], barred: u64) {
+    let among = (0..64).filter(|&i| counts[i] > 0).fold(0, |among, i| among | 1 << i);
+    let busier = |(i, counts_of_i), (j, counts_of_j)| {
+        let under_way = |i: usize| i64::from(outstanding[i]);
+        by_product((under_way(i), counts_of_j), (under_way(j), counts_of_i))
+    };
+    let Some(least) = bits(among & !barred).min_by(|&i, &j| busier((i, counts[i]), (j, counts[j]))) else { return };
+    let least = (least, counts[least]);
+    for i in bits(among).filter(|&i| i != least.0) {
+        if busier((i, counts[i]), least) != Ordering::Equal {
+            counts[i] = 0;
+        }
     }
 }
 
@@ -269,8 +204,20 @@ mod tests {
         Balancer::new(LoadBalancing::Weighted, weights)
     }
 
+    const UNLOADED: Load = Load { part: WHOLE, outstanding: 0, latency: Duration::ZERO };
+
     fn pick(balancer: &mut Balancer, usable: impl Fn(usize) -> bool) -> Option<usize> {
-        balancer.pick(0, |node| Load { part: if usable(node) { WHOLE } else { 0 }, ..Load::default() })
+        let part = |node| if usable(node) { WHOLE } else { 0 };
+        pick_loaded(balancer, 0, |node| Load { part: part(node), ..UNLOADED })
+    }
+
+    fn pick_loaded(balancer: &mut Balancer, random: u64, load: impl Fn(usize) -> Load) -> Option<usize> {
+        let (mut field, nodes) = (Field { whole: true, ..Field::default() }, balancer.weights.len());
+        for part in (0..nodes).map(|node| (node, load(node).part)).filter(|(_, part)| *part > 0) {
+            field.serving |= 1 << part.0;
+            field.whole &= part.1 == WHOLE;
+        }
+        balancer.pick(random, field, load)
     }
 
     fn picks(balancer: &mut Balancer, count: usize, usable: impl Fn(usize) -> bool) -> Vec<usize> {
@@ -324,30 +271,30 @@ mod tests {
     #[test]
     fn what_a_node_was_barred_from_is_made_up_for() {
         let mut balancer = weighted([1, 1, 2]);
-        let barring = |balancer: &mut Balancer, barred: [bool; 3]| {
-            balancer.pick(0, |node| Load { part: WHOLE, barred: barred[node], ..Load::default() }).unwrap()
+        let barring = |balancer: &mut Balancer, barred| {
+            balancer.pick(0, Field { serving: 0b111, barred, whole: true }, |_| UNLOADED)
         };
-        let mut sequence: Vec<_> = (0..60).map(|_| barring(&mut balancer, [false, true, true])).collect();
+        let mut sequence: Vec<_> = (0..60).map(|_| barring(&mut balancer, 0b110).unwrap()).collect();
         assert_eq!(share(&sequence, 0), 60);
         sequence.extend(picks(&mut balancer, 180, |_| true));
         assert_eq!([0, 1, 2].map(|node| share(&sequence, node)), [60, 60, 120]);
         // What is owed has a bound, and so has the run that pays it.
-        (0..10_000).for_each(|_| assert_eq!(barring(&mut balancer, [true, false, true]), 1));
+        (0..10_000).for_each(|_| assert_eq!(barring(&mut balancer, 0b101), Some(1)));
         let sequence = picks(&mut balancer, 1000, |_| true);
         assert!(share(&sequence[..500], 1) > 0, "{sequence:?}");
         let last = share(&sequence[800..], 1);
         assert!(last.abs_diff(50) <= 1, "{last}");
-        assert_eq!(balancer.pick(0, |_| Load { part: WHOLE, barred: true, ..Load::default() }), None);
+        assert_eq!(barring(&mut balancer, 0b111), None);
     }
 
     #[test]
     fn a_pick_given_back_was_none() {
         let (mut plain, mut other) = (weighted([3, 1, 2]), weighted([3, 1, 2]));
         for _ in 0..50 {
-            let load = |_| Load { part: WHOLE, ..Load::default() };
-            let lost = other.pick(0, load).unwrap();
-            other.give_back(lost, load);
-            assert_eq!(plain.pick(0, load), other.pick(0, load));
+            let field = Field { serving: 0b111, barred: 0, whole: true };
+            let lost = other.pick(0, field, |_| UNLOADED).unwrap();
+            other.give_back(lost, field, |_| UNLOADED);
+            assert_eq!(plain.pick(0, field, |_| UNLOADED), other.pick(0, field, |_| UNLOADED));
         }
     }
 
@@ -378,8 +325,8 @@ mod tests {
     #[test]
     fn a_node_that_warms_up_has_its_part_of_its_share() {
         let mut balancer = weighted([1, 1]);
-        let load = |node| Load { part: if node == 1 { WHOLE / 4 } else { WHOLE }, ..Load::default() };
-        let sequence: Vec<_> = (0..100).map(|_| balancer.pick(0, load).unwrap()).collect();
+        let load = |node| Load { part: if node == 1 { WHOLE / 4 } else { WHOLE }, ..UNLOADED };
+        let sequence: Vec<_> = (0..100).map(|_| pick_loaded(&mut balancer, 0, load).unwrap()).collect();
         assert_eq!(share(&sequence, 1), 20);
     }
 
@@ -387,7 +334,7 @@ mod tests {
     fn the_least_busy_for_its_weight_is_next_and_equals_take_turns() {
         let mut balancer = Balancer::new(LoadBalancing::LeastBusy, [1, 1, 2]);
         let mut next = |outstanding: [u32; 3]| {
-            balancer.pick(0, |node| Load { part: WHOLE, outstanding: outstanding[node], ..Load::default() }).unwrap()
+            pick_loaded(&mut balancer, 0, |node| Load { outstanding: outstanding[node], ..UNLOADED }).unwrap()
         };
         assert_eq!((next([1, 0, 1]), next([1, 2, 1]), next([1, 1, 3])), (1, 2, 0));
         let idle: Vec<_> = (0..40).map(|_| next([0, 0, 0])).collect();
@@ -409,13 +356,9 @@ mod tests {
                 }
                 under_way.retain(|request| request.2 > ms);
                 let outstanding = |node| under_way.iter().filter(|request| request.0 == node).count() as u32;
-                let load = |node: usize| Load {
-                    part: WHOLE,
-                    outstanding: outstanding(node),
-                    latency: peaks[node].at(at(ms)),
-                    ..Load::default()
-                };
-                let node = balancer.pick(draw(), load).unwrap();
+                let load =
+                    |node: usize| Load { part: WHOLE, outstanding: outstanding(node), latency: peaks[node].at(at(ms)) };
+                let node = pick_loaded(&mut balancer, draw(), load).unwrap();
                 counts[node] += 1;
                 under_way.push((node, ms, ms + [2, 20][node]));
             }
@@ -429,12 +372,12 @@ mod tests {
     #[test]
     fn by_latency_equal_nodes_share_by_weight() {
         let (mut balancer, mut draw) = (Balancer::new(LoadBalancing::Latency, [1, 1, 2]), draws());
-        let load = |_| Load { part: WHOLE, outstanding: 0, latency: Duration::from_millis(3), ..Load::default() };
-        let sequence: Vec<_> = (0..4000).map(|_| balancer.pick(draw(), load).unwrap()).collect();
+        let load = |_| Load { latency: Duration::from_millis(3), ..UNLOADED };
+        let sequence: Vec<_> = (0..4000).map(|_| pick_loaded(&mut balancer, draw(), load).unwrap()).collect();
         assert!(share(&sequence, 2).abs_diff(2000) < 150, "{}", share(&sequence, 2));
         let only = |node| Load { part: if node == 1 { WHOLE } else { 0 }, ..Load::default() };
-        assert_eq!(balancer.pick(draw(), only), Some(1));
-        assert_eq!(balancer.pick(draw(), |_| Load::default()), None);
+        assert_eq!(pick_loaded(&mut balancer, draw(), only), Some(1));
+        assert_eq!(pick_loaded(&mut balancer, draw(), |_| Load::default()), None);
     }
 
     #[test]

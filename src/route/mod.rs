@@ -1,6 +1,7 @@
 //! Where a statement runs, and why.
 
 pub mod alike;
+pub mod rotation;
 pub mod balance;
 pub mod block;
 pub mod decide;
