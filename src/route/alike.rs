@@ -65,6 +65,13 @@ impl<T: Clone> Alike<T> {
         set.ways[place] = Some((pattern, known.clone()));
     }
 
+    /// Forgets what is known of texts with the template of this one.
+    pub fn forget(&self, text: &[u8]) {
+        let Some(mut set) = self.set(text).map(Mutex::lock) else { return };
+        let fits = |way: &&mut Option<(Pattern, T)>| way.as_ref().is_some_and(|(pattern, _)| pattern.fits(text));
+        set.ways.iter_mut().filter(fits).for_each(|way| *way = None);
+    }
+
     /// Forgets all of it.
     pub fn clear(&self) {
         self.0.iter().for_each(|set| set.lock().ways = [const { None }; WAYS]);

@@ -5,7 +5,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
@@ -33,6 +33,10 @@ const SIGHTED: usize = 1 << 14;
 /// Of the texts that differ in constants alone, one in so many is noted: there are many that never come again, and each
 /// note is likely to miss the processor's cache.
 const NOTED: u8 = 8;
+
+/// Of the texts of a statement for which there was no room among the records, one in so many asks for one again, while all are
+/// taken: to look for one that can be given up costs as much as all the rest of a plan.
+const ASKED: u8 = 64;
 
 /// Texts longer than this are classified each time rather than kept.
 const MAX_KEPT_TEXT: usize = 16 * 1024;
@@ -88,6 +92,8 @@ struct Learned {
     blocked: AtomicU64,
     /// The last verdicts, each with the scope that it holds in.
     verdicts: [AtomicU64; SCOPES],
+    /// Texts without a record of their own; it wraps.
+    shared: AtomicU8,
     sources: Latest<Sources>,
     /// Of [`Plan::targets`].
     targets: Latest<Targets>,
@@ -225,6 +231,14 @@ impl Plan {
 }
 
 impl Learned {
+    /// For a record where there was no room for one: most likely there is still none.
+    fn is_to_ask(&self) -> bool {
+        // That two workers at once count as one does no harm.
+        let shared = self.shared.load(Ordering::Relaxed);
+        self.shared.store(shared.wrapping_add(1), Ordering::Relaxed);
+        shared.is_multiple_of(ASKED)
+    }
+
     /// Servers have taught it something.
     fn knows_more(&self) -> bool {
         self.refuted.load(Ordering::Relaxed) != 0 || self.blocked.load(Ordering::Relaxed) != 0
@@ -333,7 +347,7 @@ impl Plans {
         }
         let Ok(text) = std::str::from_utf8(text) else { return self.opaque() };
         let (plan, noted) = match self.alike.find(text.as_bytes()) {
-            Some((known, count)) => (self.of(known, text, None), count % NOTED == 0),
+            Some((known, count)) => (self.of(self.with_record(known, text), text, None), count % NOTED == 0),
             None => (self.work_out(text), text.len() <= MAX_KEPT_TEXT),
         };
         let plan = Arc::new(plan);
@@ -393,17 +407,29 @@ impl Plans {
 
     fn work_out(&self, text: &str) -> Plan {
         let (known, comments) = self.find_out(text);
-        let known = self.with_record(known, text);
         let traceparent = comments.then(|| fingerprint::traceparent(text).map(str::to_owned)).flatten();
         self.of(known, text, traceparent)
     }
 
-    /// Its own record in the place of the shared one, where there is one by now: the bound may have been raised.
+    /// What is known by template or fingerprint, with its own record in the place of the shared one where there is one by now,
+    /// and so from then on.
     fn with_record(&self, known: Arc<Known>, text: &str) -> Arc<Known> {
-        match known.record.fingerprint {
-            Some(_) => known,
-            None => Arc::new(Known { record: self.record(known.fingerprint, text), ..known.share() }),
+        let asks = || self.stats.statements.has_room() || known.learned.is_to_ask();
+        if known.record.fingerprint.is_some() || !asks() {
+            return known;
         }
+        let record = self.record(known.fingerprint, text);
+        if record.fingerprint.is_none() {
+            return known;
+        }
+        let known = Arc::new(Known { record, ..known.share() });
+        let mut buffer = [0; template::LONGEST];
+        if let Some(template) = template::template(text.as_bytes(), &mut buffer) {
+            self.by_template.insert(template.into(), known.clone());
+        }
+        self.by_fingerprint.insert(known.fingerprint, known.clone());
+        self.alike.forget(text.as_bytes());
+        known
     }
 
     fn of(&self, known: Arc<Known>, text: &str, traceparent: Option<String>) -> Plan {
@@ -417,11 +443,11 @@ impl Plans {
         let mut buffer = [0; template::LONGEST];
         let Some(template) = template::template(text.as_bytes(), &mut buffer) else { return self.known(text, None) };
         match self.by_template.get(template) {
-            Some(known) if known.record.fingerprint.is_some() => {
+            Some(known) => {
+                let known = self.with_record(known, text);
                 self.alike.note(template, &known);
                 (known, false)
             }
-            Some(known) => (known, false),
             None => self.known(text, Some(template)),
         }
     }
@@ -430,14 +456,7 @@ impl Plans {
     fn known(&self, text: &str, template: Option<&[u8]>) -> (Arc<Known>, bool) {
         let Fingerprinted { fingerprint, by_literal, comments } = fingerprint::fingerprint(text);
         let known = if by_literal { None } else { self.by_fingerprint.get(&fingerprint) };
-        let known = known.map(|known| match known.record.fingerprint {
-            Some(_) => known,
-            None => {
-                let known = self.with_record(known, text);
-                self.by_fingerprint.insert(fingerprint, known.clone());
-                known
-            }
-        });
+        let known = known.map(|known| self.with_record(known, text));
         if let (Some(known), Some(template)) = (&known, template) {
             self.by_template.insert(template.into(), known.clone());
         }
@@ -515,6 +534,36 @@ mod tests {
         assert_eq!(statements.len(), 1, "what servers have said of a statement is not forgotten");
         assert!(plans.plan(refused.as_bytes()).verdict(None).primary == Some(Reason::SideEffect));
         assert!(named("select 1, 2") && !named("select 1"));
+    }
+
+    #[test]
+    fn a_statement_without_a_record_of_its_own_asks_for_one_now_and_then() {
+        let plans = plans();
+        let statements = &plans.stats.statements;
+        statements.set_max(2);
+        let mut literals = 0..;
+        let mut plan =
+            || plans.plan(format!("select a, b, c from t where a = {}", literals.next().unwrap()).as_bytes());
+        let held = [plans.plan(b"select 1, 2"), plans.plan(b"select 1, 2, 3")];
+        (0..100).for_each(|_| drop(plan()));
+        // What is known of it is the same for each: none has asked for itself.
+        let first = plan();
+        let as_first = |plan: Arc<Plan>| Arc::ptr_eq(&plan.known, &first.known);
+        assert!(first.record.fingerprint.is_none() && (0..200).all(|_| as_first(plan())));
+        // A place that is given up it has within as many texts, and by each way it is found from then on.
+        drop(held);
+        plans.by_fingerprint.remove(&fingerprint::fingerprint("select 1, 2").fingerprint);
+        plans.by_template.clear();
+        let waited = (0..300).take_while(|_| plan().record.fingerprint.is_none()).count();
+        assert!((1..=usize::from(ASKED)).contains(&waited), "{waited}");
+        let own = |plan: &Plan| plan.record.fingerprint == Some(plan.fingerprint);
+        assert!((0..100).all(|_| own(&plan())));
+        assert!(plans.by_fingerprint.get(&first.fingerprint).unwrap().record.fingerprint.is_some());
+        // Where there is room it asks at once.
+        let other = |literal: u32| plans.plan(format!("select a, b, d from t where a = {literal}").as_bytes());
+        assert!((0..100).all(|literal| !own(&other(literal))));
+        statements.set_max(3);
+        assert!(own(&other(100)));
     }
 
     #[test]

@@ -153,6 +153,11 @@ impl Statements {
         self.other.clone()
     }
 
+    /// Not all places are taken.
+    pub fn has_room(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) < self.max.load(Ordering::Relaxed)
+    }
+
     fn take_place(&self) -> bool {
         let max = self.max.load(Ordering::Relaxed);
         self.taken
