@@ -14,7 +14,6 @@ use crate::error::Fault;
 use crate::frontend::client::Stop;
 use crate::frontend::session::Session;
 use crate::net::Stream;
-use crate::net::buffers::Buffers;
 use crate::pool::checkout::{Answer, Pool};
 
 /// Bytes of the client that may wait to be consumed; a frame that must be whole may be larger.
@@ -101,20 +100,19 @@ impl Session {
         Poll::Pending
     }
 
-    /// Sends what is to be sent, and waits for the next event. `need`: the client's frame at the head of the inbox is
-    /// complete at this many bytes, and of no use before.
-    pub async fn event(&mut self, need: usize) -> Event {
-        poll_fn(|cx| match self.client.nudged.poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Event::Stopped),
-            Poll::Pending => match self.poll_event(need, cx) {
-                Poll::Pending => self.poll_due(cx).map(|()| Event::Due),
-                happened => happened,
-            },
-        })
-        .await
+    /// Sends what is to be sent; ready with the next event. `need`: the client's frame at the head of the inbox is complete
+    /// at this many bytes, and of no use before.
+    pub fn poll_event(&mut self, need: usize, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.client.nudged.poll(cx).is_ready() {
+            return Poll::Ready(Event::Stopped);
+        }
+        match self.poll_peers(need, cx) {
+            Poll::Pending => self.poll_due(cx).map(|()| Event::Due),
+            happened => happened,
+        }
     }
 
-    fn poll_event(&mut self, need: usize, cx: &mut Context<'_>) -> Poll<Event> {
+    fn poll_peers(&mut self, need: usize, cx: &mut Context<'_>) -> Poll<Event> {
         match self.poll_mailbox(cx) {
             Ok(false) => {}
             // The ReadyForQuery that was held is the server's next.
@@ -146,7 +144,7 @@ impl Session {
             };
         if let (false, Some(leased)) = (client_full, &mut self.leased) {
             let server = &mut *leased.lease;
-            match poll_receive(&mut server.stream, &mut server.inbox, &self.worker.buffers, cx) {
+            match server.stream.poll_receive(&mut server.inbox, &self.worker.buffers, cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Event::ServerGone(io::ErrorKind::UnexpectedEof.into())),
                 Poll::Ready(Ok(_)) => return Poll::Ready(Event::Server),
                 Poll::Ready(Err(e)) => return Poll::Ready(Event::ServerGone(e)),
@@ -166,7 +164,7 @@ impl Session {
 
     /// Sends the outbox, and behind it the notifications whose time it is.
     pub(super) fn poll_send_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
+        while !self.outbox.is_empty() || self.stream.is_tls() || self.subscription.is_some() {
             let before = self.outbox.len();
             let polled = self.stream.poll_send(&mut self.outbox, cx);
             let sent = before - self.outbox.len();
@@ -183,7 +181,7 @@ impl Session {
     }
 
     fn poll_receive_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let polled = poll_receive(&mut self.stream, &mut self.inbox, &self.worker.buffers, cx);
+        let polled = self.stream.poll_receive(&mut self.inbox, &self.worker.buffers, cx);
         if let Poll::Ready(Ok(received)) = polled {
             self.counters().received(received as u64);
         }
@@ -202,24 +200,4 @@ pub async fn part(stream: &mut Stream, out: &mut BytesMut) {
         Ok::<_, io::Error>(())
     };
     let _ = tokio::time::timeout(FAREWELL, parting).await;
-}
-
-/// Reads what is there into `buffer`; while nothing is, an empty buffer holds no memory.
-pub(super) fn poll_receive(
-    stream: &mut Stream,
-    buffer: &mut BytesMut,
-    buffers: &Buffers,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    // Mostly nothing is there, and then no buffer is needed.
-    if stream.poll_read_ready(cx)?.is_pending() {
-        buffers.give_back(buffer);
-        return Poll::Pending;
-    }
-    buffers.make_room(buffer);
-    let received = pin!(stream.read_buf(buffer)).poll(cx);
-    if received.is_pending() {
-        buffers.give_back(buffer);
-    }
-    received
 }

@@ -5,6 +5,7 @@ pub mod batch;
 pub mod block;
 pub mod cached;
 pub mod invalidation;
+pub mod choice;
 pub mod client;
 pub mod console;
 pub mod database;

@@ -481,12 +481,14 @@ impl Session {
                     self.invalidate();
                 }
                 self.request.rows += read::tag_rows(tag);
-                match self.pipeline.front() {
-                    Some(Expect::Execute { plan: Some(plan), values, .. }) => {
-                        let plan = plan.clone();
-                        self.request.values.clone_from(values);
-                        self.apply(&plan, tag);
-                        copy.ended = Some(self.record(&plan));
+                match self.pipeline.front_mut() {
+                    // What is owed for it ends here.
+                    Some(Expect::Execute { plan, values, .. }) if plan.is_some() => {
+                        self.request.values = values.take();
+                        if let Some(plan) = plan.take() {
+                            self.apply(&plan, tag);
+                            copy.ended = Some(self.record(&plan));
+                        }
                     }
                     Some(Expect::Query { plan: Some(plan), .. })
                         if plan.facts.statements == 1 && plan.facts.is_felt() =>

@@ -275,8 +275,9 @@ impl Session {
         self.counters().bind();
         let body = &frame[scan::HEADER..];
         let (portal, name) = read::bind_names(body)?;
-        let there = self.standing(name, leased);
-        let rest = &body[portal.len() + name.len() + 2..];
+        let (there, shared) = self.standing(name, leased);
+        let behind = portal.len() + 1 + name.len();
+        let rest = &body[behind + 1..];
         if let OnServer::Same(statement) = &there
             && !self.is_unnamed_there(name)
         {
@@ -295,20 +296,16 @@ impl Session {
             self.name_for_sql(&plan.facts, leased);
             self.note_plan(&plan, leased);
             self.note_in_block(&plan, Some(portal));
-            self.note_portal(portal, &plan, rest);
+            self.note_portal(portal, plan, rest);
         }
         let out = &mut leased.lease.outbox;
-        out.put_u8(head.tag);
-        out.put_u32((head.total - 1 - name.len() + new.len()) as u32);
-        out.put_slice(portal);
-        out.put_u8(0);
+        write::header(out, head.tag, head.total - 1 - name.len() + new.len());
+        out.put_slice(&body[..=portal.len()]);
         out.put_slice(&new);
-        out.put_u8(0);
-        out.put_slice(rest);
-        let name = self.names.shared(name);
+        out.put_slice(&body[behind..]);
         self.pipeline.push(match there {
-            OnServer::Missing => Expect::Bind { name, statement: None, refused },
-            OnServer::Same(statement) => Expect::Bind { name, statement: Some(statement), refused },
+            OnServer::Missing => Expect::Bind { name: None, statement: None, refused },
+            OnServer::Same(statement) => Expect::Bind { name: shared, statement: Some(statement), refused },
             OnServer::Changed(statement) => Expect::Changed { describes: None, plan: statement.plan.clone() },
         });
         Ok(())
@@ -334,16 +331,15 @@ impl Session {
             self.pipeline.push(Expect::DescribedHere { parameters: parameters.into() });
             return Ok(());
         }
-        let there = self.standing(name, leased);
+        let (there, shared) = self.standing(name, leased);
         if let OnServer::Same(statement) = &there {
             self.name_for_sql(&statement.plan.facts, leased);
         }
         let new = self.name_there(name, &there, leased);
         write::of_statement(&mut leased.lease.outbox, frontend::DESCRIBE, &new);
-        let name = self.names.shared(name);
         self.pipeline.push(match there {
-            OnServer::Missing => Expect::Describe { name, statement: None },
-            OnServer::Same(statement) => Expect::Describe { name, statement: Some(statement) },
+            OnServer::Missing => Expect::Describe { name: None, statement: None },
+            OnServer::Same(statement) => Expect::Describe { name: shared, statement: Some(statement) },
             OnServer::Changed(s) => Expect::Changed { plan: s.plan.clone(), describes: Some(s) },
         });
         Ok(())
@@ -371,8 +367,7 @@ impl Session {
     }
 
     /// `bound`: of the Bind, behind its names; of one that is passed on as it arrives, not all.
-    fn note_portal(&mut self, name: &[u8], plan: &Arc<Plan>, bound: &[u8]) {
-        let plan = plan.clone();
+    fn note_portal(&mut self, name: &[u8], plan: Arc<Plan>, bound: &[u8]) {
         let values = match self.proxy.stats.shows_parameters() {
             true => values(bound).ok().map(Arc::new),
             false => None,

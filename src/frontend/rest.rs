@@ -15,7 +15,6 @@ use crate::freshness::Seen;
 use crate::frontend::client::{Activity, Entered, Stop};
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::invalidation::{Written, Wrote};
-use crate::frontend::io;
 use crate::frontend::proxy::Proxy;
 use crate::frontend::serve::{End, stop_fault};
 use crate::frontend::session::{Request, Session, Unended, Worker};
@@ -161,7 +160,7 @@ impl Rest {
         if let Poll::Ready(Err(_)) = self.stream.poll_send(&mut BytesMut::new(), cx) {
             return Poll::Ready(Woken::ClientGone);
         }
-        match io::poll_receive(&mut self.stream, &mut self.inbox, &self.worker.buffers, cx) {
+        match self.stream.poll_receive(&mut self.inbox, &self.worker.buffers, cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Woken::ClientGone),
             Poll::Ready(Ok(received)) => {

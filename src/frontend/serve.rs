@@ -1,24 +1,27 @@
 //! The loop of a session: read a batch, choose a node, lease, relay, give back.
 
+use std::future::{Future, poll_fn};
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, Tried};
-use crate::config::{Freshness, PoolMode};
+use tokio::time::Sleep;
+
+use crate::cluster::Tried;
+use crate::config::PoolMode;
 use crate::error::{Fault, sqlstate};
-use crate::freshness::Need;
 use crate::frontend::batch::{Batch, Head};
 use crate::frontend::cached::Answer;
+use crate::frontend::choice::Chosen;
 use crate::frontend::client::{Activity, Stop};
 use crate::frontend::io::{self, Event};
 use crate::frontend::replies::Relayed;
 use crate::frontend::requests::Forwarded;
 use crate::frontend::retry::Again;
 use crate::frontend::session::{Kept, Leased, Request, Scanned, Session, Unended};
-use crate::frontend::tables::Floor;
 use crate::net::buffers::drop_front;
 use crate::pool::lease::Return;
-use crate::route::decide::{self, Target, Why};
+use crate::route::decide::Why;
 use crate::session::pins::Pin;
 use crate::wire::tag::frontend;
 use crate::wire::{read, scan, write};
@@ -32,6 +35,9 @@ const NO_BLOCKS: &str = "transaction blocks are not allowed in statement pooling
 /// Messages that a client has ready come in less time one after the other.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Events of one session after which the others of its worker have their turn.
+const EVENTS: usize = 32;
+
 /// How a session ended.
 #[derive(Debug)]
 pub enum End {
@@ -43,56 +49,102 @@ pub enum End {
     Server,
 }
 
-/// The node for a batch, by its index.
-#[derive(Debug, Clone, Copy)]
-pub struct Chosen {
-    pub node: u16,
-    pub why: Why,
-    /// As [`crate::cluster::Choice::passed_over`].
-    pub passed_over: bool,
+/// What a turn of the loop leaves to a future of its own, for which an idle client need not have room.
+enum Later {
+    Ended(End),
+    /// To be put to rest.
+    Rest,
+    /// The block that the client has begun is to begin on a server.
+    Begin,
+    /// The cache has to be asked further, or gives its answer in pieces.
+    Consult(Batch, Answer),
+    /// There is no idle connection on the node that was chosen.
+    TakeOn(Batch, Option<Chosen>),
+}
+
+impl From<End> for Later {
+    fn from(end: End) -> Later {
+        Later::Ended(end)
+    }
+}
+
+impl From<Fault> for Later {
+    fn from(fault: Fault) -> Later {
+        Later::Ended(End::Fault(fault))
+    }
+}
+
+/// What a session waits for between two polls.
+#[derive(Default)]
+struct Awaited {
+    /// As in [`Session::poll_event`]; `None` where what is there has not been looked at.
+    need: Option<usize>,
+    /// Ends when what has come is to be taken for all that comes.
+    pause: Option<std::pin::Pin<Box<Sleep>>>,
+}
+
+impl Awaited {
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(PAUSE))).as_mut().poll(cx)
+    }
 }
 
 impl Session {
     /// Serves the client until one side ends, or (`None`) until it is to be put to rest.
     pub(super) async fn run(&mut self) -> Option<End> {
+        let mut awaited = Awaited::default();
+        let mut done = Ok(());
         loop {
-            let need = match self.advance().await {
-                Ok(Some(need)) => need,
-                Ok(None) => return Some(End::Client),
-                Err(end) => return Some(end),
+            done = match done {
+                Ok(()) => Err(poll_fn(|cx| self.poll_turn(&mut awaited, cx)).await),
+                Err(Later::Ended(end)) => return Some(end),
+                Err(Later::Rest) => return None,
+                Err(Later::Begin) => Box::pin(self.begin_unasked()).await.map_err(Later::from),
+                Err(Later::Consult(batch, answer)) => Box::pin(self.consult(batch, answer)).await,
+                Err(Later::TakeOn(batch, chosen)) => Box::pin(self.take_on(batch, chosen)).await.map_err(Later::from),
             };
-            let event = match self.unended {
-                Unended::Waiting => Box::pin(tokio::time::timeout(PAUSE, self.event(need))).await,
-                Unended::No | Unended::Paused => Ok(self.event(need).await),
-            };
-            let Ok(event) = event else {
-                self.unended = Unended::Paused;
-                continue;
-            };
-            let ended = match event {
-                Event::Client | Event::Room => None,
-                Event::ClientGone => Some(End::Client),
-                Event::Server => self.on_server(),
-                Event::ServerGone(error) => self.on_server_gone(&error.to_string()),
-                Event::Fault(fault) => Some(End::Fault(fault)),
-                Event::Due => Box::pin(self.begin_unasked()).await.err(),
-                Event::Stopped => match self.client.stop_reason() {
-                    Stop::None if self.may_rest() => return None,
-                    Stop::None => self.on_nudge(),
-                    why => Some(End::Fault(stop_fault(why))),
-                },
-            };
-            if ended.is_some() {
-                return ended;
-            }
-            if let Some(fault) = self.settle() {
-                return Some(End::Fault(fault));
-            }
         }
     }
 
-    /// Does all that the received bytes allow; how many the next step needs, or `None` at the client's Terminate.
-    async fn advance(&mut self) -> Result<Option<usize>, End> {
+    /// Does what the events so far allow; ready with what it cannot do itself.
+    fn poll_turn(&mut self, awaited: &mut Awaited, cx: &mut Context<'_>) -> Poll<Later> {
+        for _ in 0..EVENTS {
+            let need = match awaited.need.take().map_or_else(|| self.advance(), Ok) {
+                Ok(need) => need,
+                Err(later) => return Poll::Ready(later),
+            };
+            let Poll::Ready(event) = self.poll_event(need, cx) else {
+                if self.unended == Unended::Waiting && awaited.poll_pause(cx).is_ready() {
+                    self.unended = Unended::Paused;
+                    continue;
+                }
+                awaited.need = Some(need);
+                return Poll::Pending;
+            };
+            awaited.pause = None;
+            let later = match event {
+                Event::Client | Event::Room => None,
+                Event::Server => self.on_server().map(Later::from),
+                Event::ClientGone => Some(Later::Ended(End::Client)),
+                Event::ServerGone(error) => self.on_server_gone(&error.to_string()).map(Later::from),
+                Event::Fault(fault) => Some(fault.into()),
+                Event::Due => Some(Later::Begin),
+                Event::Stopped => match self.client.stop_reason() {
+                    Stop::None if self.may_rest() => Some(Later::Rest),
+                    Stop::None => self.on_nudge().map(Later::from),
+                    why => Some(stop_fault(why).into()),
+                },
+            };
+            if let Some(later) = later.or_else(|| self.settle().map(Later::from)) {
+                return Poll::Ready(later);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Does all that the received bytes allow; how many the next step needs.
+    fn advance(&mut self) -> Result<usize, Later> {
         loop {
             if let Some(leased) = &self.leased {
                 let awaits = self.pipeline.ends_in_own_sync() || self.pipeline.is_beginning();
@@ -103,69 +155,80 @@ impl Session {
                         // What follows is decided when this is done. Behind Terminate no more CopyData comes.
                         let copying = self.pipeline.awaits_copy();
                         let owed = (self.pipeline.owes_ready() && !copying) || self.pipeline.is_survey();
-                        return Ok((!self.terminating || owed).then_some(0));
+                        return if self.terminating && !owed { Err(End::Client.into()) } else { Ok(0) };
                     }
-                    if self.leaves_failed_block().map_err(End::Fault)? {
+                    if self.leaves_failed_block()? {
                         continue;
                     }
                     if self.is_in_fresh_block() {
                         if !self.drop_rest() {
-                            return Ok(Some(0));
+                            return Ok(0);
                         }
-                        match self.begin_in_block().map_err(End::Fault)? {
-                            Some(need) => return Ok(Some(need)),
+                        match self.begin_in_block()? {
+                            Some(need) => return Ok(need),
                             None => continue,
                         }
                     }
                     self.begin_request();
                 }
                 if self.inbox.is_empty() {
-                    return Ok(Some(scan::HEADER));
+                    return Ok(scan::HEADER);
                 }
-                match self.forward().map_err(End::Fault)? {
-                    Forwarded::All { need } => return Ok(Some(need)),
+                match self.forward()? {
+                    Forwarded::All { need } => return Ok(need),
                     Forwarded::Terminate => self.terminating = true,
                 }
                 continue;
             }
             if !self.drop_rest() {
-                return Ok(Some(0));
+                return Ok(0);
             }
             if self.inbox.is_empty() {
                 self.scanned.clear();
-                return Ok(Some(scan::HEADER));
+                return Ok(scan::HEADER);
             }
-            match self.scan().map_err(End::Fault)? {
-                Head::Wait(need) => return Ok(Some(need)),
+            match self.scan()? {
+                Head::Wait(need) => return Ok(need),
                 Head::Here(bytes) => self.answer(bytes),
-                Head::Terminate => return Ok(None),
-                Head::Batch(batch) => {
-                    self.request = Request { floor: batch.floor, ..Request::new(Instant::now(), Why::Read) };
-                    if self.answer_alone(&batch) {
-                        continue;
-                    }
-                    let answer = match batch.demand.in_block {
-                        true => Answer::Run,
-                        false => self.ask_cache(&batch),
-                    };
-                    let given = match answer {
-                        Answer::Given => true,
-                        Answer::Wait(sought, flight) => Box::pin(self.share(&batch, sought, flight)).await?,
-                        Answer::Give(sought, entry, read) => Box::pin(self.give(&batch, &sought, &entry, read)).await?,
-                        Answer::Seek(sought) => Box::pin(self.seek(&batch, sought)).await?,
-                        Answer::Run => false,
-                    };
-                    if given {
-                        continue;
-                    }
-                    let chosen = self.choose(&batch, Tried::default());
-                    match chosen.and_then(|chosen| self.lease_idle(chosen, &batch)) {
-                        Some(leased) => self.send(batch, leased)?,
-                        // Boxed, as all that is rare and large: an idle client's future has room for it otherwise.
-                        None => Box::pin(self.take_on(batch, chosen)).await?,
-                    }
-                }
+                Head::Terminate => return Err(End::Client.into()),
+                Head::Batch(batch) => self.take(batch)?,
             }
+        }
+    }
+
+    /// A batch of a client that holds no connection.
+    fn take(&mut self, batch: Batch) -> Result<(), Later> {
+        self.request = Request { floor: batch.floor, ..Request::new(Instant::now(), Why::Read) };
+        if self.answer_alone(&batch) {
+            return Ok(());
+        }
+        let answer = match batch.demand.in_block {
+            true => Answer::Run,
+            false => self.ask_cache(&batch),
+        };
+        match answer {
+            Answer::Given => Ok(()),
+            Answer::Run => self.run_batch(batch),
+            answer => Err(Later::Consult(batch, answer)),
+        }
+    }
+
+    async fn consult(&mut self, batch: Batch, answer: Answer) -> Result<(), Later> {
+        let given = match answer {
+            Answer::Given => true,
+            Answer::Wait(sought, flight) => self.share(&batch, sought, flight).await?,
+            Answer::Give(sought, entry, read) => self.give(&batch, &sought, &entry, read).await?,
+            Answer::Seek(sought) => self.seek(&batch, sought).await?,
+            Answer::Run => false,
+        };
+        if given { Ok(()) } else { self.run_batch(batch) }
+    }
+
+    fn run_batch(&mut self, batch: Batch) -> Result<(), Later> {
+        let chosen = self.choose(&batch, Tried::default());
+        match chosen.and_then(|chosen| self.lease_idle(chosen, &batch)) {
+            Some(leased) => Ok(self.send(batch, leased)?),
+            None => Err(Later::TakeOn(batch, chosen)),
         }
     }
 
@@ -243,7 +306,7 @@ impl Session {
             return Ok(());
         }
         match self.find_lease(&batch, chosen).await? {
-            Ok(leased) => self.send(batch, leased),
+            Ok(leased) => self.send(batch, leased).map_err(End::Fault),
             Err(fault) => {
                 self.refuse(batch, &fault);
                 Ok(())
@@ -251,59 +314,7 @@ impl Session {
         }
     }
 
-    pub(super) fn cluster(&self) -> &Cluster {
-        &self.database.cluster
-    }
-
-    pub(super) fn target(&self, batch: &Batch) -> Target {
-        match self.mode {
-            PoolMode::Session => Target::Primary(Why::SessionMode),
-            _ if batch.demand.read_only && self.retries_block => Target::Primary(Why::Retry),
-            _ if self.parameters.is_serializable() => Target::Primary(Why::Serializable),
-            PoolMode::Transaction | PoolMode::Statement => match decide::decide(&batch.demand, self.parameters.route())
-            {
-                Target::Replica if batch.floor == Floor::Unknown => Target::Primary(Why::Freshness),
-                target => target,
-            },
-        }
-    }
-
-    pub(super) fn choose(&self, batch: &Batch, outdated: Tried) -> Option<Chosen> {
-        let cluster = self.cluster();
-        match self.target(batch) {
-            Target::Primary(why) => cluster.primary().map(|node| Chosen { node: node.index, why, passed_over: false }),
-            Target::Replica => {
-                let (now, random) = (self.request.mark, cluster.draw());
-                let Some(choice) = cluster.reader(&self.need(), (self.tried, outdated), now, random) else {
-                    // `primary_reads` is about reads, and what a block will be is not known.
-                    let primary = cluster.primary().filter(|_| batch.demand.is_of_block())?;
-                    return Some(Chosen { node: primary.index, why: Why::NoReplica, passed_over: false });
-                };
-                Some(Chosen { node: choice.node.index, why: choice.why, passed_over: choice.passed_over })
-            }
-        }
-    }
-
-    pub(super) fn is_replica(&self, node: u16) -> bool {
-        !matches!(self.cluster().primary(), Some(primary) if primary.index == node)
-    }
-
-    /// What is promised to the session's reads.
-    pub(super) fn promise(&self) -> Freshness {
-        self.parameters.freshness().unwrap_or(self.cluster().routing.freshness)
-    }
-
-    /// What a replica must have for the read under way.
-    pub(super) fn need(&self) -> Need {
-        let token = self.parameters.token();
-        let floor = match self.request.floor {
-            Floor::At(floor) => token.max(Some(floor)),
-            Floor::None | Floor::Unknown => token,
-        };
-        Need::new(self.promise(), self.seen, floor)
-    }
-
-    fn send(&mut self, batch: Batch, leased: Box<Leased>) -> Result<(), End> {
+    fn send(&mut self, batch: Batch, leased: Box<Leased>) -> Result<(), Fault> {
         if batch.demand.in_block && batch.end == 0 {
             // What comes as it comes is not to come before the block has begun.
             self.take_up(leased);
@@ -328,7 +339,7 @@ impl Session {
             self.note_opening();
         }
         self.open_block(&batch, replica);
-        self.forward().map_err(End::Fault)?;
+        self.forward()?;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::Tried;
 use crate::frontend::batch::Batch;
-use crate::frontend::serve::Chosen;
+use crate::frontend::choice::Chosen;
 use crate::frontend::session::Session;
 use crate::route::decide::Why;
 

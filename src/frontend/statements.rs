@@ -14,7 +14,7 @@ use crate::frontend::names::runs_by_name;
 use crate::frontend::session::{Kept, Leased, Scanned, Session};
 use crate::route::plan::Plan;
 use crate::session::pipeline::{Expect, Undo};
-use crate::session::prepared::{Description, NAME_PREFIX, Statement, UNKNOWN};
+use crate::session::prepared::{Description, NAME_PREFIX, Name, Statement, UNKNOWN};
 use crate::sql::Control;
 use crate::wire::tag::frontend;
 use crate::wire::{read, write};
@@ -165,14 +165,15 @@ impl Session {
     /// Sees to it that the connection has what a Bind or a Describe (`describes`) names, as the client knows it; false
     /// while its server has yet to say.
     pub(super) fn provide(&mut self, name: &[u8], describes: bool, leased: &mut Leased) -> bool {
-        let Some(known) = self.names.find(name).cloned() else { return true };
+        let Some(known) = self.names.find(name) else { return true };
         if describes && self.without_rows(name).is_some() {
             return true;
         }
         let proven = self.names.is_proven(name);
-        if self.is_there(name, &known, leased) {
+        if self.is_there(name, known, leased) {
             return !proven || self.is_described(known.id, name, leased);
         }
+        let known = known.clone();
         if let Some(fresh) = leased.fresh.take_if(|fresh| fresh.of == known.id)
             && self.is_there(name, &fresh.statement, leased)
         {
@@ -284,12 +285,13 @@ impl Session {
     }
 
     /// What stands on the server for a client's name, once [`Session::provide`] has seen to it.
-    pub(super) fn standing(&self, name: &[u8], leased: &mut Leased) -> OnServer {
-        let Some(statement) = self.names.find(name) else { return OnServer::Missing };
-        match self.keeps_names() || self.is_there(name, statement, leased) {
+    pub(super) fn standing(&self, name: &[u8], leased: &mut Leased) -> (OnServer, Option<Name>) {
+        let Some((name, statement)) = self.names.entry(name) else { return (OnServer::Missing, None) };
+        let there = match self.keeps_names() || self.is_there(name.map_or(b"", |name| name), statement, leased) {
             true => OnServer::Same(statement.clone()),
             false => OnServer::Changed(statement.clone()),
-        }
+        };
+        (there, name.cloned())
     }
 
     /// The name to use on the server. One that the client has not made goes as it is, to be missing there too; in

@@ -1,20 +1,22 @@
 //! A connection: plain TCP, unix socket, or TLS of either side.
 
 use std::fmt;
+use std::future::Future;
 use std::io::{self, IoSlice, Read};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustix::net::SendFlags;
 use rustls::{ConnectionCommon, SideData};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
-use crate::net::buffers::drop_front;
+use crate::net::buffers::{Buffers, drop_front};
 
 /// The first probe comes before the idle timeouts of common load balancers and NATs (350 s and less), and a peer that is
 /// gone without a word is noticed within two minutes.
@@ -230,18 +232,35 @@ impl Stream {
         }
     }
 
-    /// Whether a read is worth a try: ready where the reactor has seen something come, and on TLS, which may hold some.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.transport {
-            Transport::Plain(Socket::Tcp(stream)) => stream.poll_read_ready(cx),
-            Transport::Plain(Socket::Unix(stream)) => stream.poll_read_ready(cx),
-            _ => Poll::Ready(Ok(())),
+    /// Reads what is there into `buffer`; while nothing is, an empty buffer holds no memory. Plain sockets leave the
+    /// runtime's budget alone: who reads on without end gives way by itself.
+    pub fn poll_receive(
+        &mut self,
+        buffer: &mut BytesMut,
+        buffers: &Buffers,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let received = match &self.transport {
+            Transport::Plain(socket) => socket.poll_receive(buffer, buffers, cx),
+            Transport::TlsClient(_) | Transport::TlsServer(_) => {
+                buffers.make_room(buffer);
+                pin!(self.read_buf(buffer)).poll(cx)
+            }
+        };
+        if received.is_pending() {
+            buffers.give_back(buffer);
         }
+        received
     }
 
-    /// Writes all of `out`; ready where nothing is left, in TLS's own buffer either.
+    /// Writes all of `out`; ready where nothing is left, in TLS's own buffer either. As to the budget, see
+    /// [`Stream::poll_receive`].
     pub fn poll_send(&mut self, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if out.is_empty() && !self.is_tls() {
+        if let Transport::Plain(socket) = &self.transport {
+            while !out.is_empty() {
+                let sent = ready!(socket.poll_send(out, cx))?;
+                drop_front(out, sent);
+            }
             return Poll::Ready(Ok(()));
         }
         while !out.is_empty() {
@@ -276,6 +295,70 @@ impl Socket {
             Socket::Gone => return Err(io::ErrorKind::NotConnected.into()),
         };
         Ok(())
+    }
+
+    /// Asks the kernel where the reactor has seen something come, and only then registers with it: half the work of
+    /// [`AsyncRead::poll_read`], which does both each time.
+    fn poll_receive(&self, buffer: &mut BytesMut, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            let received = self.transfer(Interest::READABLE, || {
+                buffers.make_room(buffer);
+                let room = buffer.capacity() - buffer.len();
+                let received = match self {
+                    Socket::Tcp(stream) => stream.try_read_buf(buffer),
+                    Socket::Unix(stream) => stream.try_read_buf(buffer),
+                    Socket::Gone => Ok(0),
+                };
+                Ok((received?, room))
+            });
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(on_socket!(self, io => io.poll_read_ready(cx)))?;
+                }
+                received => return Poll::Ready(received),
+            }
+        }
+    }
+
+    /// As [`Socket::poll_receive`]. The system call is made without libc, for which it is a place where threads may be
+    /// cancelled: as many instructions again.
+    fn poll_send(&self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            let sent = self.transfer(Interest::WRITABLE, || {
+                let sent = match self {
+                    Socket::Tcp(stream) => rustix::net::send(stream, bytes, SendFlags::NOSIGNAL),
+                    Socket::Unix(stream) => rustix::net::send(stream, bytes, SendFlags::NOSIGNAL),
+                    Socket::Gone => Ok(0),
+                };
+                Ok((sent?, bytes.len()))
+            });
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(on_socket!(self, io => io.poll_write_ready(cx)))?;
+                }
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+
+    /// Moves bytes by `act`, which says how many, and how many it could have moved, unless the reactor knows that none
+    /// can be. After fewer than could be nothing more can be moved, as tokio's own reads and writes take it: the next
+    /// waits for the reactor without asking the kernel.
+    fn transfer(&self, interest: Interest, act: impl FnOnce() -> io::Result<(usize, usize)>) -> io::Result<usize> {
+        let mut short = None;
+        let act = || match act()? {
+            (moved, most) if 0 < moved && moved < most => {
+                short = Some(moved);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            (moved, _) => Ok(moved),
+        };
+        let moved = match self {
+            Socket::Tcp(stream) => stream.try_io(interest, act),
+            Socket::Unix(stream) => stream.try_io(interest, act),
+            Socket::Gone => Err(io::ErrorKind::NotConnected.into()),
+        };
+        short.map_or(moved, Ok)
     }
 
     /// Past the reactor. The socket is non-blocking, and the reactor's edges survive a read that it does not know of.

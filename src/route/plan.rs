@@ -150,16 +150,16 @@ impl Plan {
     /// its names mean.
     pub fn verdict(&self, scope: Option<&Scope>) -> Verdict {
         let facts = &*self.facts;
-        let unknown = facts.effects.contains(&Effect::Unknown);
+        let is_unknown = || facts.effects.contains(&Effect::Unknown);
         if !facts.is_open() {
-            return Verdict { primary: facts.primary, opaque: unknown };
+            return Verdict { primary: facts.primary, opaque: is_unknown() };
         }
         if self.is_refuted(scope) {
             return Verdict { primary: Some(Reason::SideEffect), opaque: true };
         }
         match scope {
             Some(scope) => self.learned.verdict(scope, facts),
-            None => Verdict { primary: without_catalog(facts), opaque: unknown },
+            None => Verdict { primary: without_catalog(facts), opaque: is_unknown() },
         }
     }
 

@@ -109,7 +109,8 @@ impl Pipeline {
     /// A ReadyForQuery is owed to the client.
     pub fn owes_ready(&self) -> bool {
         let owes = |e: &Expect| matches!(e, Expect::Query { .. } | Expect::Function | Expect::Sync { shown: true });
-        self.queue.iter().any(owes)
+        // It is mostly the last.
+        self.queue.iter().rev().any(owes)
     }
 
     /// pgweir has ended a segment with a Sync of its own, and its outcome is not known yet.
@@ -303,8 +304,12 @@ impl Pipeline {
 
     /// It is not known yet whether the block begins that what follows is meant for.
     pub fn is_beginning(&self) -> bool {
-        // Ahead of it there are the session's settings at most.
-        self.queue.iter().take(2).any(|expect| matches!(expect, Expect::Begin))
+        match self.queue.front() {
+            Some(Expect::Begin) => true,
+            // The session's settings.
+            Some(Expect::Replay) => self.queue.iter().take(2).any(|expect| matches!(expect, Expect::Begin)),
+            _ => false,
+        }
     }
 
     /// … and nothing follows.

@@ -20,7 +20,7 @@ use crate::route::plan::Plan;
 use crate::wire::read::Reader;
 
 pub use held::Held;
-pub use names::{Names, as_client_says};
+pub use names::{Name, Names, as_client_says};
 
 /// A statement as servers know it.
 #[derive(Debug)]

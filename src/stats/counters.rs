@@ -209,7 +209,7 @@ impl Database {
 
     /// The counters to be used by a worker.
     pub fn at(&self, worker: usize) -> &Counters {
-        &self.shards[worker % self.shards.len()]
+        self.shards.get(worker).unwrap_or(&self.shards[0])
     }
 
     /// The sum over the workers.

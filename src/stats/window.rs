@@ -110,7 +110,7 @@ impl Window {
     /// Counts a request that ended at `now`. The lock is the worker's own: only a reader ever contends.
     pub fn record(&self, worker: usize, now: Instant, request: &Request) {
         let second = self.second(now);
-        let mut shard = self.shards[worker % self.shards.len()].lock();
+        let mut shard = self.shards.get(worker).unwrap_or(&self.shards[0]).lock();
         let Shard { slots, earlier: (counts, latency) } = &mut *shard;
         let slot = &mut slots[(second % SLOTS) as usize];
         if slot.second < second {

@@ -43,6 +43,11 @@ impl<'a> Reader<'a> {
 
     /// A string ended by NUL, without it.
     pub fn cstr(&mut self) -> Result<&'a [u8], Malformed> {
+        // As unnamed portals and statements are.
+        if let Some((0, tail)) = self.rest.split_first() {
+            self.rest = tail;
+            return Ok(&[]);
+        }
         let end = first_nul(self.rest).ok_or(Malformed("invalid string in message"))?;
         let s = &self.rest[..end];
         self.rest = &self.rest[end + 1..];

@@ -17,6 +17,12 @@ pub fn frame(out: &mut BytesMut, tag: u8, fill: impl FnOnce(&mut BytesMut)) {
     length_prefixed(out, fill);
 }
 
+/// The header of a frame whose body follows; `length` is what it says of itself, the tag left out.
+pub fn header(out: &mut BytesMut, tag: u8, length: usize) {
+    let [a, b, c, d] = (length as u32).to_be_bytes();
+    out.put_slice(&[tag, a, b, c, d]);
+}
+
 /// Length and body without a tag, as in startup packets.
 pub fn length_prefixed(out: &mut BytesMut, fill: impl FnOnce(&mut BytesMut)) {
     let at = out.len();

@@ -7,11 +7,14 @@ use quick_cache::DefaultHashBuilder;
 
 use super::{NAME_PREFIX, Statement};
 
+/// A name that a client has made, shared with what is owed for it.
+pub type Name = Arc<[u8]>;
+
 /// One client's names. The empty name is the unnamed statement.
 #[derive(Debug, Default)]
 pub struct Names {
     unnamed: Option<Arc<Statement>>,
-    named: HashMap<Arc<[u8]>, Arc<Statement>, DefaultHashBuilder>,
+    named: HashMap<Name, Arc<Statement>, DefaultHashBuilder>,
     /// Those that pgweir has said are prepared, without asking a server, and that no server has confirmed since.
     unproven: Vec<Box<[u8]>>,
     version: u64,
@@ -22,9 +25,12 @@ impl Names {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
     }
 
-    /// A name that the client has made, to be kept beside what is owed for it.
-    pub fn shared(&self, name: &[u8]) -> Option<Arc<[u8]>> {
-        self.named.get_key_value(name).map(|(name, _)| name.clone())
+    /// The statement together with its name; the unnamed one has none.
+    pub fn entry(&self, name: &[u8]) -> Option<(Option<&Name>, &Arc<Statement>)> {
+        match name.is_empty() {
+            true => self.unnamed.as_ref().map(|statement| (None, statement)),
+            false => self.named.get_key_value(name).map(|(name, statement)| (Some(name), statement)),
+        }
     }
 
     /// Binds or unbinds a name; gives back what it stood for.
