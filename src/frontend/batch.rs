@@ -241,26 +241,58 @@ impl Batch {
     }
 }
 
-/// Bounds a frame by its kind, as Postgres does (`SocketBackend`).
+/// The most that a frame may say of its length, by its tag, as Postgres bounds it (`SocketBackend`); 0: of no kind that a
+/// client may send.
+const LIMITS: [usize; 256] = {
+    let kinds: [(&[u8], usize); 3] = [
+        (&[frontend::SYNC, frontend::FLUSH], scan::HEADER - 1),
+        (
+            &[
+                frontend::CLOSE,
+                frontend::COPY_DONE,
+                frontend::COPY_FAIL,
+                frontend::DESCRIBE,
+                frontend::EXECUTE,
+                frontend::TERMINATE,
+            ],
+            scan::MAX_SMALL_FRAME,
+        ),
+        (
+            &[frontend::BIND, frontend::COPY_DATA, frontend::FUNCTION_CALL, frontend::PARSE, frontend::QUERY],
+            scan::MAX_FRAME,
+        ),
+    ];
+    let (mut limits, mut kind) = ([0; 256], 0);
+    while kind < kinds.len() {
+        let (tags, limit) = kinds[kind];
+        let mut at = 0;
+        while at < tags.len() {
+            limits[tags[at] as usize] = limit;
+            at += 1;
+        }
+        kind += 1;
+    }
+    limits
+};
+
+/// Bounds a frame by its kind.
 ///
 /// # Errors
 /// Larger than its kind may be, or of no kind that a client may send.
+#[inline]
 pub fn check_size(head: scan::Head) -> Result<(), Fault> {
-    match head.tag {
-        frontend::SYNC | frontend::FLUSH if head.total > scan::HEADER => Err(Fault::protocol("invalid message format")),
-        frontend::BIND | frontend::COPY_DATA | frontend::FUNCTION_CALL | frontend::PARSE | frontend::QUERY => Ok(()),
-        frontend::CLOSE
-        | frontend::COPY_DONE
-        | frontend::COPY_FAIL
-        | frontend::DESCRIBE
-        | frontend::EXECUTE
-        | frontend::FLUSH
-        | frontend::SYNC
-        | frontend::TERMINATE => match head.total - 1 > scan::MAX_SMALL_FRAME {
-            true => Err(Fault::protocol("invalid message length")),
-            false => Ok(()),
-        },
-        tag => Err(unknown(tag)),
+    match head.total - 1 <= LIMITS[usize::from(head.tag)] {
+        true => Ok(()),
+        false => Err(too_large(head.tag)),
+    }
+}
+
+#[cold]
+fn too_large(tag: u8) -> Fault {
+    match tag {
+        frontend::SYNC | frontend::FLUSH => Fault::protocol("invalid message format"),
+        tag if LIMITS[usize::from(tag)] > 0 => Fault::protocol("invalid message length"),
+        tag => unknown(tag),
     }
 }
 

@@ -300,9 +300,9 @@ pub struct Session {
     pub unsettled: Option<Instant>,
     /// The ParameterStatus values that the client began with: those to which RESET returns.
     pub greeting: Statuses,
-    /// ParameterStatus values that the client was told since the last ReadyForQuery.
     /// Values of startup parameters that the client was told since.
     pub told: Vec<(Box<str>, Box<str>)>,
+    /// ParameterStatus values that the client was told since the last ReadyForQuery.
     pub reported: Vec<(Box<str>, Box<str>)>,
     /// The client's encoding and string syntax are read as Postgres reads them.
     pub readable: bool,
