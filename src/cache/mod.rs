@@ -66,6 +66,6 @@ mod model_shared;
 
 pub use changes::{Change, Changes, Mark, Reads, Table};
 pub use results::{
-    Asked, Counts, DatabaseId, Fill, INVALIDATIONS, Invalidation, LONGEST_WAIT, Landed, Limits, MOST_BEHIND, Results,
-    UNFIT, Unfit, Wanted,
+    Asked, Counters, Counts, DatabaseId, Fill, INVALIDATIONS, Invalidation, LONGEST_WAIT, Landed, Limits, MOST_BEHIND,
+    Results, UNFIT, Unfit, Wanted,
 };

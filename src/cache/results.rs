@@ -126,8 +126,9 @@ pub struct Counts {
     pub differences: u64,
 }
 
+/// Those of one database, as they are counted.
 #[derive(Debug, Default)]
-struct Counters {
+pub struct Counters {
     hits: AtomicU64,
     misses: AtomicU64,
     shared: AtomicU64,
@@ -144,7 +145,7 @@ struct Counters {
 pub struct Results {
     inner: Mutex<Inner>,
     /// Reads that were asked for once, and those of them that were kept since; made with the first of them.
-    sighted: OnceLock<[Sighted; 2]>,
+    sighted: OnceLock<Sighted<2>>,
     max_entry_bytes: AtomicU64,
 }
 
@@ -229,6 +230,9 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Slots for the reads that were asked for once, and for those that were kept: 256 KiB each.
 const SIGHTED: usize = 1 << 16;
+/// Its lanes: what has come once, and what was kept.
+const ONCE: usize = 0;
+const KEPT: usize = 1;
 
 impl Results {
     pub fn new(limits: Limits) -> Results {
@@ -383,23 +387,21 @@ impl Results {
 
     /// What a read is known by, for [`Results::note_kept`]; `None` where it is the first of its kind, and so a miss that is not
     /// kept. `read` is what tells it from others; two that it does not tell apart are kept one time sooner.
-    pub fn sight(&self, database: DatabaseId, read: impl Hash) -> Option<u64> {
-        let [sighted, kept] = self.sighted.get_or_init(|| [Sighted::new(SIGHTED), Sighted::new(SIGHTED)]);
+    /// `counters` are the database's. No lock is taken.
+    pub fn sight(&self, database: DatabaseId, counters: &Counters, read: impl Hash) -> Option<u64> {
+        let sighted = self.sighted.get_or_init(|| Sighted::new(SIGHTED));
         let hash = sighted.hash((database, read));
-        if sighted.note(hash) || kept.has(hash) {
+        if sighted.note(hash, ONCE) || sighted.has(hash, KEPT) {
             return Some(hash);
         }
-        if let Some(counters) = self.counters(database) {
-            counters.misses.fetch_add(1, Ordering::Relaxed);
-            counters.refused[Refusal::Once as usize].fetch_add(1, Ordering::Relaxed);
-        }
+        counters.refused[Refusal::Once as usize].fetch_add(1, Ordering::Relaxed);
         None
     }
 
     /// The result of a read that was sighted before is kept: it is asked for again, however many others come once meanwhile.
     pub fn note_kept(&self, sight: u64) {
-        if let Some([_, kept]) = self.sighted.get() {
-            kept.note(sight);
+        if let Some(sighted) = self.sighted.get() {
+            sighted.note(sight, KEPT);
         }
     }
 
@@ -446,7 +448,7 @@ impl Results {
         standing.stream.map_or(now.saturating_duration_since(by) > MOST_BEHIND, |told| told.by > by)
     }
 
-    fn counters(&self, database: DatabaseId) -> Option<Arc<Counters>> {
+    pub fn counters(&self, database: DatabaseId) -> Option<Arc<Counters>> {
         Some(self.inner.lock().databases.get(database.0 as usize)?.counters.clone())
     }
 
@@ -481,7 +483,8 @@ impl Results {
         Counts {
             share,
             hits: load(&counters.hits),
-            misses: load(&counters.misses),
+            // A first sight is a miss.
+            misses: load(&counters.misses) + load(&counters.refused[Refusal::Once as usize]),
             shared: load(&counters.shared),
             stale: load(&counters.stale),
             stored: load(&counters.stored),
@@ -561,16 +564,17 @@ mod tests {
     #[test]
     fn the_first_of_its_kind_is_a_miss_that_is_not_kept() {
         let (results, database) = results();
-        let asked = ["a", "a", "a"].map(|read| results.sight(database, read).is_none());
+        let counters = results.counters(database).unwrap();
+        let asked = ["a", "a", "a"].map(|read| results.sight(database, &counters, read).is_none());
         assert_eq!(asked, [true, false, false]);
         let counts = results.counts(database);
         assert_eq!((counts.misses, counts.refused[Refusal::Once as usize]), (1, 1));
-        let kept = results.sight(database, "a").unwrap();
+        let kept = results.sight(database, &counters, "a").unwrap();
         results.note_kept(kept);
         for n in 0..8 * SIGHTED {
-            results.sight(database, n);
+            results.sight(database, &counters, n);
         }
-        assert_eq!(results.sight(database, "a"), Some(kept));
+        assert_eq!(results.sight(database, &counters, "a"), Some(kept));
     }
 
     #[test]

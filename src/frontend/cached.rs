@@ -89,7 +89,7 @@ impl Session {
     /// Asks the cache for a batch. Where it is to run, its reply is kept if the cache wants it.
     pub(super) fn ask_cache(&mut self, batch: &Batch) -> Answer {
         self.filling = None;
-        let Some(cached) = self.database.cached.clone() else { return Answer::Run };
+        let Some(cached) = &self.database.cached else { return Answer::Run };
         // A retry, a client that listens, names that only the server knows: none of them is plain.
         let plain = batch.end > 0 && self.tried == Tried::default() && self.subscription.is_none();
         // A client that does not read what it has asked for is slowed down by a server.
@@ -99,11 +99,12 @@ impl Session {
         if !plain || !reads || asks_token || !self.sql_names.is_empty() || self.target(batch) != Target::Replica {
             return Answer::Run;
         }
-        let sight = self.sight_of(&cached, batch);
+        let sight = self.sight_of(cached, batch);
         if sight == Some(None) {
             self.request.cache = CacheUse::Unkept(Refusal::Once as u8);
             return Answer::Run;
         }
+        let cached = cached.clone();
         let inbox = std::mem::take(&mut self.inbox);
         let replied = self.reply_to(&cached, &inbox[..batch.end]);
         self.inbox = inbox;
@@ -130,7 +131,7 @@ impl Session {
             return None;
         }
         let gist = request::gist(&self.inbox[..batch.end])?;
-        Some(cached.results.sight(cached.id, (statement, gist)))
+        Some(cached.results.sight(cached.id, &cached.counters, (statement, gist)))
     }
 
     /// The session wants to know nothing of it.

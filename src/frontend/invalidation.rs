@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::cache::admit::Choice;
 use crate::cache::rules::{Ruled, Rules};
-use crate::cache::{Change, DatabaseId, Invalidation, Results, Table};
+use crate::cache::{Change, Counters, DatabaseId, Invalidation, Results, Table};
 use crate::catalog::Catalog;
 use crate::catalog::publication::Publication;
 use crate::catalog::sources::Targets;
@@ -111,6 +111,7 @@ pub struct Cached {
     pub database: Arc<str>,
     pub results: Arc<Results>,
     pub id: DatabaseId,
+    pub counters: Arc<Counters>,
     pub ttl: Duration,
     /// `[[cache.rules]]` that are for it.
     pub rules: ArcSwapOption<Rules>,
@@ -141,12 +142,14 @@ impl Cached {
         shared: Option<&Arc<Shared>>,
     ) -> Cached {
         let id = results.add_database(Instant::now());
+        let counters = results.counters(id).unwrap_or_default();
         let cached = Cached {
             rules: ArcSwapOption::from_pointee(Rules::new(&config.rules, &database)),
             publication: ArcSwapOption::empty(),
             database,
             results,
             id,
+            counters,
             ttl: config.ttl,
             urge: Urge::default(),
             verifying: Verifying::new(config.verify),

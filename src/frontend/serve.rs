@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 use crate::cluster::Tried;
-use crate::config::PoolMode;
+use crate::config::{LoadBalancing, PoolMode};
 use crate::error::{Fault, sqlstate};
 use crate::frontend::batch::{Batch, Head};
 use crate::frontend::cached::Answer;
@@ -457,7 +457,7 @@ impl Session {
         let Leased { mut lease, why, actual, suspect, prepared, open, replica, .. } = *leased;
         self.client.set_target(None);
         // Of single reads alone, which are alike on all nodes.
-        if replica && why != Why::InTransaction {
+        if replica && why != Why::InTransaction && self.cluster().routing.load_balancing == LoadBalancing::Latency {
             lease.end_turn(Some(self.request.mark));
         }
         // Bytes behind the last ReadyForQuery belong to nobody: such a connection is dropped, and so closed.

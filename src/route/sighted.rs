@@ -6,16 +6,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use quick_cache::DefaultHashBuilder;
 
 /// Keys that have come, as long as none of the same slot has come since. Two keys of one hash are taken for the same.
+/// What is noted in different lanes is apart, and lies in one line of memory.
 #[derive(Debug)]
-pub struct Sighted {
+pub struct Sighted<const LANES: usize = 1> {
     hasher: DefaultHashBuilder,
-    tags: Box<[AtomicU32]>,
+    /// As many as a power of two.
+    slots: Box<[[AtomicU32; LANES]]>,
 }
 
-impl Sighted {
-    /// With so many slots, of four bytes each.
-    pub fn new(slots: usize) -> Sighted {
-        Sighted { hasher: DefaultHashBuilder::default(), tags: (0..slots.max(1)).map(|_| AtomicU32::new(0)).collect() }
+impl<const LANES: usize> Sighted<LANES> {
+    /// With so many slots at least, of four bytes for each lane.
+    pub fn new(slots: usize) -> Self {
+        let slot = |_| [const { AtomicU32::new(0) }; LANES];
+        Sighted { hasher: DefaultHashBuilder::default(), slots: (0..slots.next_power_of_two()).map(slot).collect() }
     }
 
     pub fn hash(&self, key: impl Hash) -> u64 {
@@ -24,24 +27,28 @@ impl Sighted {
 
     /// Notes the key; whether it has come before.
     pub fn again(&self, key: impl Hash) -> bool {
-        self.note(self.hash(key))
+        self.note(self.hash(key), 0)
     }
 
-    /// The same of the key of this hash.
-    pub fn note(&self, hash: u64) -> bool {
+    /// The same of the key of this hash. Of two that come at once, each may be the first.
+    pub fn note(&self, hash: u64, lane: usize) -> bool {
         let (slot, tag) = self.place(hash);
-        slot.swap(tag, Ordering::Relaxed) == tag
+        let known = slot[lane].load(Ordering::Relaxed) == tag;
+        if !known {
+            slot[lane].store(tag, Ordering::Relaxed);
+        }
+        known
     }
 
     /// Whether it has come before.
-    pub fn has(&self, hash: u64) -> bool {
+    pub fn has(&self, hash: u64, lane: usize) -> bool {
         let (slot, tag) = self.place(hash);
-        slot.load(Ordering::Relaxed) == tag
+        slot[lane].load(Ordering::Relaxed) == tag
     }
 
-    fn place(&self, hash: u64) -> (&AtomicU32, u32) {
+    fn place(&self, hash: u64) -> (&[AtomicU32; LANES], u32) {
         // 0 stands for none.
-        (&self.tags[hash as usize % self.tags.len()], (hash >> 32) as u32 | 1)
+        (&self.slots[hash as usize & (self.slots.len() - 1)], (hash >> 32) as u32 | 1)
     }
 }
 
@@ -51,11 +58,11 @@ mod tests {
 
     #[test]
     fn a_key_is_known_until_another_takes_its_slot() {
-        let one = Sighted::new(1);
+        let one = Sighted::<2>::new(1);
         let a = one.hash("a");
-        assert!(!one.has(a) && !one.again("a"));
-        assert!(one.has(a) && one.note(a));
+        assert!(!one.has(a, 0) && !one.again("a"));
+        assert!(one.has(a, 0) && one.note(a, 0) && !one.has(a, 1) && !one.note(a, 1));
         assert!(!one.again("b"));
-        assert!(!one.has(a) && !one.note(a));
+        assert!(!one.has(a, 0) && !one.note(a, 0) && one.has(a, 1));
     }
 }
