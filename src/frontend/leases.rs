@@ -1,8 +1,6 @@
 //! A connection for a batch: on the node chosen for it, or on another.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Tried;
@@ -23,32 +21,6 @@ use crate::sql::Reason;
 impl Session {
     /// An idle connection to the node chosen for a batch: the common case, in which nothing is waited for.
     pub(super) fn lease_idle(&mut self, chosen: Chosen, batch: &Batch) -> Option<Box<Leased>> {
-        self.lease_after(Duration::ZERO, chosen, batch)
-    }
-
-    /// One that has become free meanwhile: what has come from servers already, the worker may not have looked at yet. One look
-    /// behind all that is costs a third of a place in the queue, and where others stand in that, none comes free.
-    pub(super) async fn lease_next(&mut self, chosen: Option<Chosen>, batch: &Batch) -> Option<Box<Leased>> {
-        let chosen = chosen.filter(|chosen| !self.pools[usize::from(chosen.node)].is_awaited())?;
-        let mut others_first = true;
-        poll_fn(|cx| match std::mem::take(&mut others_first) {
-            true => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            false => Poll::Ready(()),
-        })
-        .await;
-        let now = Instant::now();
-        let began = std::mem::replace(&mut self.request.mark, now);
-        let leased = self.lease_after(now.saturating_duration_since(began), chosen, batch);
-        if leased.is_none() {
-            self.request.mark = began;
-        }
-        leased
-    }
-
-    fn lease_after(&mut self, wait: Duration, chosen: Chosen, batch: &Batch) -> Option<Box<Leased>> {
         if self.is_unsettled(&chosen) {
             return None;
         }
@@ -61,7 +33,7 @@ impl Session {
         if replica && !self.may_read(&lease) {
             return None;
         }
-        self.waited(wait, true);
+        self.waited(Duration::ZERO, true);
         self.client.set_activity(Activity::Active, self.request.mark);
         let fenced = !replica && batch.may_write();
         Some(Box::new(Leased { fenced, ..Leased::new(lease, why, replica) }))

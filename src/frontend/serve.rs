@@ -101,10 +101,7 @@ impl Session {
                 Err(Later::Rest) => return None,
                 Err(Later::Begin) => Box::pin(self.begin_unasked()).await.map_err(Later::from),
                 Err(Later::Consult(batch, answer)) => Box::pin(self.consult(batch, answer)).await,
-                Err(Later::TakeOn(batch, chosen)) => match self.lease_next(chosen, &batch).await {
-                    Some(leased) => self.send(batch, leased).map_err(Later::from),
-                    None => Box::pin(self.take_on(batch, chosen)).await.map_err(Later::from),
-                },
+                Err(Later::TakeOn(batch, chosen)) => Box::pin(self.take_on(batch, chosen)).await.map_err(Later::from),
             };
         }
     }

@@ -156,11 +156,6 @@ impl Pool {
         }
     }
 
-    /// Somebody waits for a connection.
-    pub fn is_awaited(&self) -> bool {
-        self.ledger.lock().has_waiters()
-    }
-
     /// A connection that has died idle is never leased; it is closed instead.
     fn lease(self: &Arc<Self>, held: Pooled, worker: usize, now: Instant) -> Option<Lease> {
         let mut lease = Lease::new(held, self.clone());

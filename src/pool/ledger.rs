@@ -224,11 +224,6 @@ impl<C, W> Ledger<C, W> {
         Checkout::Wait { ticket, create, look_at }
     }
 
-    /// Somebody is in the queue.
-    pub fn has_waiters(&self) -> bool {
-        !self.waiters.is_empty()
-    }
-
     /// Takes an idle connection for `worker`, or nothing: while anyone waits, none is idle.
     pub fn try_checkout(&mut self, worker: usize) -> Option<Held<C>> {
         self.take_idle(worker)
