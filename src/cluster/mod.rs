@@ -259,6 +259,17 @@ mod tests {
     use crate::config::{Freshness, NodeRole};
     use crate::freshness::{Lsn, Sample, Seen};
 
+    pub(super) fn routing(primary_reads: PrimaryReads) -> config::Routing {
+        config::Routing {
+            load_balancing: LoadBalancing::Weighted,
+            failover: true,
+            freshness: Freshness::Session,
+            max_lag: Duration::from_secs(10),
+            primary_reads,
+            probe_interval: Duration::from_secs(1),
+        }
+    }
+
     fn cluster(primary_reads: PrimaryReads) -> Cluster {
         let node = |port, role, weight| config::Node { host: "h".into(), port, role, weight };
         let nodes = [
@@ -267,15 +278,7 @@ mod tests {
             node(2, NodeRole::Replica, 1),
             node(3, NodeRole::Replica, 2),
         ];
-        let routing = config::Routing {
-            load_balancing: LoadBalancing::Weighted,
-            failover: true,
-            freshness: Freshness::Session,
-            max_lag: Duration::from_secs(10),
-            primary_reads,
-            probe_interval: Duration::from_secs(1),
-        };
-        Cluster::new("app".into(), &nodes, &routing, Instant::now())
+        Cluster::new("app".into(), &nodes, &routing(primary_reads), Instant::now())
     }
 
     fn anything() -> Need {

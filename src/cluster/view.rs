@@ -134,21 +134,14 @@ mod tests {
 
     use super::*;
     use crate::cluster::Cluster;
+    use crate::cluster::tests::routing;
     use crate::config::{self, Freshness, LoadBalancing, NodeRole, PrimaryReads};
     use crate::freshness::{Lsn, Seen};
 
     fn cluster(primary_reads: PrimaryReads, epoch: Instant) -> Cluster {
         let node = |port: u16| config::Node { host: "h".into(), port, role: NodeRole::Auto, weight: port.into() };
-        let routing = config::Routing {
-            load_balancing: LoadBalancing::Weighted,
-            failover: true,
-            freshness: Freshness::Session,
-            max_lag: Duration::from_secs(10),
-            primary_reads,
-            probe_interval: Duration::from_secs(1),
-        };
         // The first has no weight.
-        let cluster = Cluster::new("app".into(), &[0, 1, 2, 3, 4].map(node), &routing, epoch);
+        let cluster = Cluster::new("app".into(), &[0, 1, 2, 3, 4].map(node), &routing(primary_reads), epoch);
         cluster.nodes.iter().for_each(|node| node.note_role(node.index != 4));
         cluster
     }

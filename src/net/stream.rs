@@ -256,15 +256,11 @@ impl Stream {
     /// Writes all of `out`; ready where nothing is left, in TLS's own buffer either. As to the budget, see
     /// [`Stream::poll_receive`].
     pub fn poll_send(&mut self, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Transport::Plain(socket) = &self.transport {
-            while !out.is_empty() {
-                let sent = ready!(socket.poll_send(out, cx))?;
-                drop_front(out, sent);
-            }
-            return Poll::Ready(Ok(()));
-        }
         while !out.is_empty() {
-            let sent = ready!(Pin::new(&mut *self).poll_write(cx, out))?;
+            let sent = match &self.transport {
+                Transport::Plain(socket) => ready!(socket.poll_send(out, cx))?,
+                Transport::TlsClient(_) | Transport::TlsServer(_) => ready!(Pin::new(&mut *self).poll_write(cx, out))?,
+            };
             drop_front(out, sent);
         }
         Pin::new(self).poll_flush(cx)
