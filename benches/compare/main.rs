@@ -152,6 +152,7 @@ fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
     let all: Vec<&Target> = targets.iter().chain(&options.proxy).collect();
     for target in &all {
         report.versions.insert(target.name.clone(), target.version.clone());
+        report.targets.push(target.name.clone());
     }
     let loads = options.loads();
     if !options.quick {
@@ -300,7 +301,8 @@ fn run_rounds(
             break;
         }
         for load in loads {
-            for target in targets.iter().filter(|target| load.suits(target)) {
+            let suited: Vec<_> = targets.iter().filter(|target| load.suits(target)).collect();
+            for target in order(round, suited.len()).map(|at| suited[at]) {
                 eprintln!("round {} of {rounds}: {} on {}", round + 1, load.name, target.name);
                 match load.run(target, cluster, &postmasters, length) {
                     Ok(run) => report.rounds.push(Round { round, load: load.name, target: target.name.clone(), run }),
@@ -311,6 +313,14 @@ fn run_rounds(
         longest = longest.max(round_began.elapsed());
     }
     Ok(())
+}
+
+/// In which each of so many has its turn in a round: each at another place than in the last, behind another one. In as many
+/// rounds as there are targets each stands at each place, and where that is an even number behind each other one once
+/// (Williams 1949): 0 1 3 2, 1 2 0 3, ….
+fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    let first = move |place: usize| if place % 2 == 1 { place.div_ceil(2) } else { count - place / 2 };
+    (0..count).map(move |place| (first(place) + round) % count)
 }
 
 /// The first line of each server's lock file.

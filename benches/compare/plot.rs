@@ -19,7 +19,7 @@ pub fn svg(report: &Report) -> String {
     let mut body = String::new();
     let mut y = 30.0;
     for load in &LOADS {
-        let targets = report.targets().into_iter().enumerate();
+        let targets = report.targets.iter().enumerate();
         let bars: Vec<_> = targets
             .filter_map(|(at, name)| Some((at, name, report.spread(load.name, name, |run| run.proxy_cpu)?)))
             .collect();

@@ -18,6 +18,8 @@ pub struct Report {
     pub commit: Option<String>,
     pub arguments: Vec<String>,
     pub workers: usize,
+    /// In the order of the tables.
+    pub targets: Vec<String>,
     pub versions: BTreeMap<String, String>,
     pub notes: Vec<String>,
     pub rounds: Vec<Round>,
@@ -91,17 +93,6 @@ impl Report {
         Spread::of(figures(self.runs(load, target), figure))
     }
 
-    /// In the order in which they were measured.
-    pub fn targets(&self) -> Vec<&str> {
-        let mut targets = Vec::new();
-        for round in &self.rounds {
-            if !targets.contains(&round.target.as_str()) {
-                targets.push(&round.target);
-            }
-        }
-        targets
-    }
-
     /// Tables in Markdown.
     pub fn markdown(&self) -> String {
         let mut text = format!("{}, pgweir at {}\n\n", self.machine, self.commit.as_deref().unwrap_or("no commit"));
@@ -117,7 +108,7 @@ impl Report {
             let _ = write!(text, "\n### {}, {} client(s)\n\n", load.name, load.clients);
             let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
             let _ = writeln!(text, "| | {} |\n|{}", names.join(" | "), " --- |".repeat(names.len() + 1));
-            for target in self.targets().into_iter().filter(|target| self.runs(load.name, target).next().is_some()) {
+            for target in self.targets.iter().filter(|target| self.runs(load.name, target).next().is_some()) {
                 let cells: Vec<_> = columns.iter().map(|(_, column)| self.cell(load.name, target, column)).collect();
                 let _ = writeln!(text, "| {target} | {} |", cells.join(" | "));
             }
