@@ -90,15 +90,21 @@ fn bytes_for_each(
 ) -> Result<([Running; 2], f64), Box<dyn Error>> {
     let pid = pid(target)?;
     let open = |clients| -> Result<(Running, u64), Box<dyn Error>> {
-        let wanted = process::open_files(pid) + clients;
-        let running = sleepers(target, cluster, clients, sslmode)?;
-        wait("the idle clients do not come", || process::open_files(pid) >= wanted)?;
-        thread::sleep(IDLE);
-        Ok((running, process::resident(pid)))
+        Ok((open(target, cluster, clients, sslmode)?, process::resident(pid)))
     };
     let (warm, before) = open(WARM_UP)?;
     let (idle, after) = open(clients)?;
     Ok(([warm, idle], after.saturating_sub(before) as f64 / clients as f64))
+}
+
+/// So many clients more, which have come and are idle.
+pub fn open(target: &Target, cluster: &Cluster, clients: usize, sslmode: &str) -> Result<Running, Box<dyn Error>> {
+    let pid = pid(target)?;
+    let wanted = process::open_files(pid) + clients;
+    let running = sleepers(target, cluster, clients, sslmode)?;
+    wait("the idle clients do not come", || process::open_files(pid) >= wanted)?;
+    thread::sleep(IDLE);
+    Ok(running)
 }
 
 fn sleepers(target: &Target, cluster: &Cluster, clients: usize, sslmode: &str) -> Result<Running, Box<dyn Error>> {

@@ -31,8 +31,8 @@ pub struct Load {
     pub clients: usize,
     arguments: &'static [&'static str],
     pub prepares: bool,
-    /// Also measured: system calls.
-    pub traced: bool,
+    /// Transactions of each client in the long run of two in which something is counted; 0: nothing is.
+    counted: u32,
     /// The same rows again and again, which a cache keeps.
     pub repeats: bool,
     tls: bool,
@@ -42,36 +42,40 @@ pub struct Load {
 }
 
 const fn load(name: &'static str, clients: usize, arguments: &'static [&'static str]) -> Load {
-    let (prepares, traced, repeats, tls, pauses, script) = (false, false, false, false, false, None);
-    Load { name, clients, arguments, prepares, traced, repeats, tls, pauses, script }
+    let (prepares, counted, repeats, tls, pauses, script) = (false, 400, false, false, false, None);
+    Load { name, clients, arguments, prepares, counted, repeats, tls, pauses, script }
 }
 
 pub const LOADS: [Load; 13] = [
-    Load { traced: true, ..load("simple", 32, &["-S", "-M", "simple"]) },
-    Load { traced: true, prepares: true, ..load("prepared", 32, &["-S", "-M", "prepared"]) },
-    Load { traced: true, ..load("extended", 32, &["-S", "-M", "extended"]) },
-    Load { traced: true, script: Some(LARGE), ..load("2 MB results", 4, &["-M", "simple"]) },
+    load("simple", 32, &["-S", "-M", "simple"]),
+    Load { prepares: true, ..load("prepared", 32, &["-S", "-M", "prepared"]) },
+    load("extended", 32, &["-S", "-M", "extended"]),
+    Load { counted: 40, script: Some(LARGE), ..load("2 MB results", 4, &["-M", "simple"]) },
     Load {
-        traced: true,
+        counted: 1000,
         repeats: true,
         script: Some(REPEATED),
         ..load("repeated reads, simple", 32, &["-M", "simple"])
     },
     Load {
-        traced: true,
         prepares: true,
+        counted: 1000,
         repeats: true,
         script: Some(REPEATED),
         ..load("repeated reads, prepared", 32, &["-M", "prepared"])
     },
     Load { tls: true, ..load("simple, TLS", 32, &["-S", "-M", "simple"]) },
-    load("simple, 1 client", 1, &["-S", "-M", "simple"]),
-    Load { prepares: true, ..load("prepared, 1 client", 1, &["-S", "-M", "prepared"]) },
-    load("simple, 500 clients", 500, &["-S", "-M", "simple"]),
-    Load { pauses: true, ..load("5,000 reads a second", 1000, &[]) },
-    load("TPC-B", 32, &["-M", "simple"]),
-    load("reconnect", 8, &["-S", "-M", "simple", "-C"]),
+    Load { counted: 4000, ..load("simple, 1 client", 1, &["-S", "-M", "simple"]) },
+    Load { prepares: true, counted: 4000, ..load("prepared, 1 client", 1, &["-S", "-M", "prepared"]) },
+    Load { counted: 24, ..load("simple, 500 clients", 500, &["-S", "-M", "simple"]) },
+    // Nothing drives it by a number of transactions.
+    Load { counted: 0, pauses: true, ..load("5,000 reads a second", 1000, &[]) },
+    Load { counted: 100, ..load("TPC-B", 32, &["-M", "simple"]) },
+    Load { counted: 40, ..load("reconnect", 8, &["-S", "-M", "simple", "-C"]) },
 ];
+
+/// Of a few clients, while others are connected and idle.
+pub const BESIDE_IDLE: Load = Load { counted: 1600, ..load("simple, beside idle", 8, &["-S", "-M", "simple"]) };
 
 /// What one run has shown. Times in microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -107,6 +111,11 @@ impl Load {
         // pgweir without a cache has shown in the first loads what it costs.
         let repeats = if self.repeats { target.name != PGWEIR } else { !target.only_repeats() };
         !many && !pgpool && repeats && (target.may_prepare || !self.prepares)
+    }
+
+    /// A short run and a long one, of which the difference is what transactions take. `times`: of as long runs.
+    pub fn counted(&self, times: u32) -> Option<[Length; 2]> {
+        (self.counted > 0).then_some([self.counted / 4, self.counted].map(|count| Length::Transactions(times * count)))
     }
 
     /// Sends it to the target once.

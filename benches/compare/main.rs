@@ -35,9 +35,6 @@ use targets::Target;
 /// Of each run, unless said.
 const SECONDS: u64 = 2;
 
-/// Transactions of each client while system calls are counted.
-const TRACED: u32 = 400;
-
 #[derive(Debug, Parser)]
 #[command(name = "compare", about = "Measures what a query costs through pgweir, its peers and a bare relay")]
 struct Options {
@@ -77,7 +74,8 @@ struct Options {
     /// Measures instead what the change stream costs the primary.
     #[arg(long)]
     changes: bool,
-    /// Counts instead the instructions of each transaction, of this build and of the other one: some minutes.
+    /// Counts instead the instructions and allocations of each transaction, of this build and of the other one, also as there
+    /// are more clients connected ("beside idle"): some minutes.
     #[arg(long)]
     instructions: bool,
     /// Runs instead each load once on this build of pgweir, which was made to write a profile (`make pgo`).
@@ -112,10 +110,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     if options.instructions {
-        // A cache is cold for longer than such a run.
-        let loads: Vec<_> = options.loads().into_iter().filter(|load| load.traced && !load.repeats).collect();
+        let loads: Vec<_> = options.loads().into_iter().filter(|load| load.counted(1).is_some()).collect();
+        let beside_idle = options.chooses(&load::BESIDE_IDLE);
         let builds: Vec<_> = [Some(options.build()), options.other.as_deref()].into_iter().flatten().collect();
-        println!("{}", instructions::measure(&targets::start_postgres()?, &loads, &builds)?);
+        println!("{}", instructions::measure(&targets::start_postgres()?, &loads, beside_idle, &builds)?);
         return Ok(());
     }
     if let Some(executable) = &options.train {
@@ -156,7 +154,7 @@ fn measure(options: &Options) -> Result<Report, Box<dyn Error>> {
     }
     let loads = options.loads();
     if !options.quick {
-        count_calls(&loads, &all, &cluster, &mut report)?;
+        count_calls(&loads, &all, &cluster, &mut report);
     }
     run_rounds(options, began, &loads, &all, &cluster, &mut report)?;
     Ok(report)
@@ -192,9 +190,12 @@ const NAMES: [&str; 9] = [
 
 impl Options {
     fn loads(&self) -> Vec<&'static Load> {
-        let title = |load: &Load| format!("{}, {} clients", load.name, load.clients);
-        let named = |load: &Load| self.only.iter().any(|only| title(load).contains(only.as_str()));
-        LOADS.iter().filter(|load| self.only.is_empty() || named(load)).collect()
+        LOADS.iter().filter(|load| self.chooses(load)).collect()
+    }
+
+    fn chooses(&self, load: &Load) -> bool {
+        let title = format!("{}, {} clients", load.name, load.clients);
+        self.only.is_empty() || self.only.iter().any(|only| title.contains(only.as_str()))
     }
 
     fn build(&self) -> &Path {
@@ -255,30 +256,32 @@ fn measure_idle(options: &Options, cluster: &Cluster, report: &mut Report) {
 }
 
 /// Apart from the rounds, as it makes everything slow.
-fn count_calls(
-    loads: &[&Load],
-    targets: &[&Target],
-    cluster: &Cluster,
-    report: &mut Report,
-) -> Result<(), Box<dyn Error>> {
+fn count_calls(loads: &[&Load], targets: &[&Target], cluster: &Cluster, report: &mut Report) {
     if !Strace::is_installed() {
         report.notes.push("strace is not installed: no system calls counted".into());
-        return Ok(());
+        return;
     }
-    for load in loads.iter().filter(|load| load.traced) {
+    for load in loads {
+        let Some(lengths) = load.counted(1) else { continue };
         for target in targets.iter().filter(|target| load.suits(target)) {
             let Some(pid) = target.only_process() else { continue };
             eprintln!("system calls: {} on {}", load.name, target.name);
-            let transactions = if load.clients < 10 { TRACED / 10 } else { TRACED };
-            let strace = Strace::attach(pid, cluster.scratch().path())?;
-            let run = load.run(target, cluster, &[], Length::Transactions(transactions))?;
-            let each = |calls: u64| calls as f64 / run.transactions as f64;
-            let by_name: Vec<_> = strace.finish()?.into_iter().map(|(name, calls)| (name, each(calls))).collect();
-            let total = by_name.iter().map(|(_, calls)| calls).sum();
-            report.calls.push(Calls { load: load.name, target: target.name.clone(), total, by_name });
+            let traced = |length| -> Result<_, Box<dyn Error>> {
+                let strace = Strace::attach(pid, cluster.scratch().path())?;
+                let run = load.run(target, cluster, &[], length)?;
+                Ok((strace.finish()?, run.transactions))
+            };
+            let count = || -> Result<_, Box<dyn Error>> {
+                // Connections that are opened once, and a cache that fills, are part of no count.
+                load.run(target, cluster, &[], lengths[1])?;
+                Ok(Calls::between(load.name, &target.name, &traced(lengths[0])?, &traced(lengths[1])?))
+            };
+            match count() {
+                Ok(calls) => report.calls.push(calls),
+                Err(error) => report.notes.push(format!("system calls: {error}")),
+            }
         }
     }
-    Ok(())
 }
 
 fn run_rounds(

@@ -1,5 +1,6 @@
 //! What the kernel says of a process: CPU time, resident memory, system calls.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::iter::Sum;
@@ -158,7 +159,7 @@ impl Strace {
     }
 
     /// Detaches; the calls counted, by name.
-    pub fn finish(mut self) -> io::Result<Vec<(String, u64)>> {
+    pub fn finish(mut self) -> io::Result<BTreeMap<String, u64>> {
         end(&mut self.child, Signal::INT, Duration::from_secs(10));
         Ok(parse(&fs::read_to_string(&self.report)?))
     }
@@ -179,14 +180,12 @@ fn is_traced(pid: u32) -> bool {
 }
 
 /// Lines of `strace -c`: `% time, seconds, usecs/call, calls, [errors,] syscall`.
-fn parse(report: &str) -> Vec<(String, u64)> {
+fn parse(report: &str) -> BTreeMap<String, u64> {
     let call = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let name = *fields.last()?;
         let calls = fields.get(3)?.parse().ok()?;
         (name != "total" && fields[0].parse::<f64>().is_ok()).then(|| (name.to_owned(), calls))
     };
-    let mut calls: Vec<_> = report.lines().filter_map(call).collect();
-    calls.sort_by_key(|(_, calls)| std::cmp::Reverse(*calls));
-    calls
+    report.lines().filter_map(call).collect()
 }

@@ -46,6 +46,22 @@ pub struct Calls {
     pub by_name: Vec<(String, f64)>,
 }
 
+/// Calls by name, and the transactions of which they are.
+type Counted = (BTreeMap<String, u64>, u64);
+
+impl Calls {
+    /// From a short run and a long one; what both do besides, as logins, falls out of the difference.
+    pub fn between(load: &'static str, target: &str, (few, short): &Counted, (many, long): &Counted) -> Calls {
+        let more = |(name, calls): (&String, &u64)| {
+            let more = *calls as f64 - few.get(name).copied().unwrap_or(0) as f64;
+            (name.clone(), more / long.saturating_sub(*short) as f64)
+        };
+        let mut by_name: Vec<_> = many.iter().map(more).collect();
+        by_name.sort_by(|a, b| b.1.total_cmp(&a.1));
+        Calls { load, target: target.into(), total: by_name.iter().map(|(_, calls)| calls).sum(), by_name }
+    }
+}
+
 /// The middle of some figures, and how far they reach.
 pub struct Spread {
     pub median: f64,
@@ -236,7 +252,7 @@ impl Column {
             Column::Ratio(ECHO | PGPOOL_CACHE, _) => load.repeats,
             // Under full load it would say how the processors are shared.
             Column::AboveDirect => load.pauses,
-            Column::Calls => load.traced,
+            Column::Calls => load.counted(1).is_some(),
             _ => true,
         }
     }

@@ -48,8 +48,6 @@ pub struct Target {
     pub pids: Vec<u32>,
     pub version: String,
     pub may_prepare: bool,
-    /// What it has printed.
-    pub log: PathBuf,
     /// Ours to stop.
     running: Vec<Arc<Running>>,
 }
@@ -89,8 +87,8 @@ impl Target {
     }
 
     fn new(name: &str, address: SocketAddr) -> Target {
-        let (version, may_prepare, log) = (String::new(), true, PathBuf::new());
-        Target { name: name.into(), address, pids: Vec::new(), version, may_prepare, log, running: Vec::new() }
+        let (version, may_prepare) = (String::new(), true);
+        Target { name: name.into(), address, pids: Vec::new(), version, may_prepare, running: Vec::new() }
     }
 
     fn spawned(name: &str, port: u16, version: &str, cluster: &Cluster, command: &mut Command) -> Result<Target> {
@@ -104,7 +102,7 @@ impl Target {
         wait_listening(address).map_err(|error| {
             format!("{name} does not listen: {error}\n{}", fs::read_to_string(&log).unwrap_or_default())
         })?;
-        Ok(Target { pids, version, log, running, ..Target::new(name, address) })
+        Ok(Target { pids, version, running, ..Target::new(name, address) })
     }
 }
 
