@@ -37,8 +37,8 @@ bench: bench-setup
 pgo: bench-setup
 	@CARGO="$(CARGO)" benches/pgo
 
-# What the hot rooms cost: in time, and in instructions, which are held against benches/instructions.toml
-# (also by `make test`), and which hardly grow with what there is of everything.
+# What the hot rooms cost: in time, and in instructions, which are held against benches/instructions.toml (also by
+# `make test`), and so is by how much they grow with what there is of everything; growth shows that at more sizes.
 rooms:
 	$(CARGO) bench --locked --bench rooms
 

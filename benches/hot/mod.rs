@@ -56,6 +56,14 @@ pub struct Growth {
 }
 
 #[allow(dead_code)] // One of the two benches shows it.
+impl Growth {
+    /// Of its room.
+    pub fn name(&self) -> String {
+        (self.room)(1).name.into()
+    }
+}
+
+#[allow(dead_code)] // One of the two benches shows it.
 pub const GROWTHS: [Growth; 6] = [
     Growth { room: plan_lookup, of: "statements", sizes: [10, 1_000, 5_000] },
     Growth { room: plan_of_new_literal, of: "statements", sizes: [10, 1_000, 5_000] },
