@@ -48,7 +48,7 @@ struct Options {
     #[arg(long)]
     seconds: Option<u64>,
     /// No round begins that would not end within so many seconds of the start.
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 1200)]
     limit: u64,
     /// Worker threads of pgweir and of the floor, and processes of PgBouncer.
     #[arg(long, default_value_t = 1)]
