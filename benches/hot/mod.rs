@@ -189,7 +189,7 @@ fn ledger(connections: usize) -> Room {
         drop(ledger.created(now, permit, connection, 0, 0.5));
     }
     room("ledger", move || {
-        let Checkout::Idle(held) = ledger.checkout(now, Duration::ZERO, 0, || ()) else { panic!("all are idle") };
+        let Checkout::Idle(held) = ledger.checkout(now, || Duration::ZERO, 0, || ()) else { panic!("all are idle") };
         drop(black_box(ledger.checkin(now, held, Verdict::Clean)));
     })
 }

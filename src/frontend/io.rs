@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::cluster::node::Node;
 use crate::error::Fault;
 use crate::frontend::client::Stop;
 use crate::frontend::session::Session;
@@ -35,6 +36,8 @@ pub enum Event {
     Server,
     /// The server is gone.
     ServerGone(io::Error),
+    /// The wait in line is over.
+    Lease(Answer),
     /// The block that the client has begun is to begin on a server.
     Due,
     /// `client.stop` was called, or `client.nudge`: something has changed.
@@ -66,16 +69,12 @@ impl Session {
                 return Poll::Ready(Wait::Answer(answer));
             }
             while self.client.nudged.poll(cx).is_ready() {
-                if self.client.stop_reason() != Stop::None {
-                    return Poll::Ready(Wait::Stopped);
-                }
-                if self.client.is_cancelled() {
-                    return Poll::Ready(Wait::Cancelled);
-                }
                 nudged = true;
             }
-            if std::mem::take(&mut nudged) && self.waits_in_vain(&pool.node) {
-                return Poll::Ready(Wait::InVain);
+            if std::mem::take(&mut nudged)
+                && let Some(heard) = self.hear_in_line(&pool.node)
+            {
+                return Poll::Ready(heard);
             }
             match self.poll_waiting_client(cx) {
                 Poll::Ready(()) => Poll::Ready(Wait::ClientGone),
@@ -84,6 +83,15 @@ impl Session {
             }
         })
         .await
+    }
+
+    /// What ends a wait for a connection of `node`, where something has changed.
+    pub(super) fn hear_in_line(&self, node: &Node) -> Option<Wait> {
+        match self.client.stop_reason() {
+            Stop::None if self.client.is_cancelled() => Some(Wait::Cancelled),
+            Stop::None => self.waits_in_vain(node).then_some(Wait::InVain),
+            _ => Some(Wait::Stopped),
+        }
     }
 
     /// Serves the client's socket while something else is waited for; ready when the client is gone.
@@ -103,6 +111,11 @@ impl Session {
     /// Sends what is to be sent; ready with the next event. `need`: the client's frame at the head of the inbox is complete
     /// at this many bytes, and of no use before.
     pub fn poll_event(&mut self, need: usize, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some(line) = &mut self.line
+            && let Poll::Ready(answer) = Pin::new(&mut line.queued).poll(cx)
+        {
+            return Poll::Ready(Event::Lease(answer));
+        }
         if self.client.nudged.poll(cx).is_ready() {
             return Poll::Ready(Event::Stopped);
         }

@@ -128,7 +128,11 @@ impl Session {
     /// Ready when the block that has been begun lazily is to begin on a server.
     pub(super) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.due {
-            Some(due) if self.leased.is_none() && self.block.as_ref().is_some_and(|block| block.is_awaited()) => {
+            Some(due)
+                if self.leased.is_none()
+                    && self.line.is_none()
+                    && self.block.as_ref().is_some_and(|block| block.is_awaited()) =>
+            {
                 due.as_mut().poll(cx)
             }
             _ => Poll::Pending,
@@ -144,7 +148,7 @@ impl Session {
         self.weigh(&begin, &mut batch);
         self.request = Request { floor: batch.floor, ..Request::new(Instant::now(), Why::Read) };
         let found = match self.choose(&batch, Tried::default()) {
-            Some(chosen) => self.lease_unasked(chosen, &batch).await?,
+            Some(chosen) => self.lease_unasked(chosen).await?,
             None => None,
         };
         if let Some(leased) = found {
@@ -156,10 +160,7 @@ impl Session {
         Ok(())
     }
 
-    async fn lease_unasked(&mut self, chosen: Chosen, batch: &Batch) -> Result<Option<Box<Leased>>, End> {
-        if let Some(leased) = self.lease_idle(chosen, batch) {
-            return Ok(Some(leased));
-        }
+    async fn lease_unasked(&mut self, chosen: Chosen) -> Result<Option<Box<Leased>>, End> {
         let Chosen { node, why, .. } = chosen;
         let (replica, pool) = (self.is_replica(node), self.pools[usize::from(node)].clone());
         match self.wait_for_lease(&pool, true).await {

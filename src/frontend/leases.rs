@@ -1,6 +1,5 @@
 //! A connection for a batch: on the node chosen for it, or on another.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Tried;
@@ -10,33 +9,88 @@ use crate::freshness::Seen;
 use crate::frontend::batch::Batch;
 use crate::frontend::choice::Chosen;
 use crate::frontend::client::Activity;
-use crate::frontend::io::Wait;
-use crate::frontend::serve::{End, stop_fault};
+use crate::frontend::io::{Event, Wait};
+use crate::frontend::serve::{End, Later, stop_fault};
 use crate::frontend::session::{Leased, Session};
-use crate::pool::checkout::{Pool, Refused};
+use crate::pool::checkout::{Answer, Found, Pool, Queued, Refused};
 use crate::pool::lease::Lease;
 use crate::route::decide::Why;
 use crate::sql::Reason;
 
+/// A batch that waits for a connection of the node chosen for it.
+#[derive(Debug)]
+pub struct InLine {
+    batch: Batch,
+    chosen: Chosen,
+    replica: bool,
+    pub queued: Queued,
+}
+
+/// What came of asking the chosen node's pool for a connection.
+#[derive(Debug)]
+pub struct Asked {
+    chosen: Chosen,
+    replica: bool,
+    answer: Answer,
+}
+
 impl Session {
-    /// An idle connection to the node chosen for a batch: the common case, in which nothing is waited for.
-    pub(super) fn lease_idle(&mut self, chosen: Chosen, batch: &Batch) -> Option<Box<Leased>> {
-        if self.is_unsettled(&chosen) {
-            return None;
+    /// Sends a batch to the node chosen for it as soon as there is a connection: the common case, in which nothing else is
+    /// waited for.
+    pub(super) fn send_or_queue(&mut self, batch: Batch, chosen: Chosen) -> Result<(), Later> {
+        if self.is_unsettled(&chosen) || batch.begins && self.mode == PoolMode::Statement {
+            return Err(Later::TakeOn(batch, Some(chosen), None));
         }
-        let Chosen { node, why, .. } = chosen;
-        let replica = self.is_replica(node);
-        if batch.begins && self.mode == PoolMode::Statement || !replica && self.awaits_fence(batch) {
-            return None;
+        let replica = self.is_replica(chosen.node);
+        match self.pools[usize::from(chosen.node)].checkout_or_queue(self.worker.index, self.request.mark) {
+            Found::Lease(lease) => {
+                self.waited(Duration::ZERO, true);
+                self.client.set_activity(Activity::Active, self.request.mark);
+                self.send_by(batch, Asked { chosen, replica, answer: Ok(lease) })
+            }
+            Found::Queued(queued) => {
+                self.begin_wait();
+                let line = self.line.insert(Box::new(InLine { batch, chosen, replica, queued }));
+                let pool = line.queued.pool.clone();
+                // The node may have gone since it was chosen.
+                if self.waits_in_vain(&pool.node) { self.leave_line(Wait::InVain) } else { Ok(()) }
+            }
+            Found::Closed => self.send_by(batch, Asked { chosen, replica, answer: Err(Refused::Closed) }),
         }
-        let lease = self.pools[usize::from(node)].try_checkout(self.worker.index, self.request.mark)?;
-        if replica && !self.may_read(&lease) {
-            return None;
+    }
+
+    /// What has happened while a batch waits in line.
+    pub(super) fn on_line_event(&mut self, event: Event) -> Result<(), Later> {
+        let waited = match event {
+            Event::Lease(answer) => Wait::Answer(answer),
+            Event::ClientGone => Wait::ClientGone,
+            Event::Fault(fault) => return Err(fault.into()),
+            Event::Stopped => {
+                let heard = self.line.as_ref().and_then(|line| self.hear_in_line(&line.queued.pool.node));
+                let Some(waited) = heard else { return Ok(()) };
+                waited
+            }
+            Event::Client | Event::Room | Event::Server | Event::ServerGone(_) | Event::Due => return Ok(()),
+        };
+        self.leave_line(waited)
+    }
+
+    fn leave_line(&mut self, waited: Wait) -> Result<(), Later> {
+        let Some(line) = self.line.take() else { return Ok(()) };
+        let InLine { batch, chosen, replica, queued } = *line;
+        let answer = self.end_wait(&queued.pool, waited)?;
+        self.send_by(batch, Asked { chosen, replica, answer })
+    }
+
+    fn send_by(&mut self, batch: Batch, asked: Asked) -> Result<(), Later> {
+        let Asked { chosen, replica, answer } = asked;
+        match answer {
+            Ok(lease) if if replica { self.may_read(&lease) } else { !self.awaits_fence(&batch) } => {
+                let fenced = !replica && batch.may_write();
+                Ok(self.send(batch, Box::new(Leased { fenced, ..Leased::new(lease, chosen.why, replica) }))?)
+            }
+            answer => Err(Later::TakeOn(batch, None, Some(Asked { chosen, replica, answer }))),
         }
-        self.waited(Duration::ZERO, true);
-        self.client.set_activity(Activity::Active, self.request.mark);
-        let fenced = !replica && batch.may_write();
-        Some(Box::new(Leased { fenced, ..Leased::new(lease, why, replica) }))
     }
 
     /// A connection for a batch, or what its client is to be told.
@@ -44,34 +98,39 @@ impl Session {
         &mut self,
         batch: &Batch,
         mut chosen: Option<Chosen>,
+        mut asked: Option<Asked>,
     ) -> Result<Result<Box<Leased>, Fault>, End> {
         let mut outdated = Tried::default();
         loop {
-            let Some(mut next) = chosen.take().or_else(|| self.choose(batch, outdated)) else {
-                let Some(fault) = Box::pin(self.wait_for_primary(batch)).await? else { continue };
-                return Ok(Err(fault));
+            let Asked { chosen: found, replica, answer } = match asked.take() {
+                Some(asked) => asked,
+                None => {
+                    let Some(mut next) = chosen.take().or_else(|| self.choose(batch, outdated)) else {
+                        let Some(fault) = Box::pin(self.wait_for_primary(batch)).await? else { continue };
+                        return Ok(Err(fault));
+                    };
+                    if self.is_unsettled(&next) {
+                        next = Box::pin(self.wait_for_sample(batch, next)).await;
+                    }
+                    let replica = self.is_replica(next.node);
+                    Asked { chosen: next, replica, answer: self.lease(next.node).await? }
+                }
             };
-            if self.is_unsettled(&next) {
-                next = Box::pin(self.wait_for_sample(batch, next)).await;
-            }
-            let Chosen { node, why, .. } = next;
-            let replica = self.is_replica(node);
-            let pool = self.pools[usize::from(node)].clone();
-            match self.lease(&pool).await? {
+            match answer {
                 // Dropped unused, the connection goes back as it is.
                 Ok(lease) if replica && !self.may_read(&lease) => {
-                    self.undeal(&next);
-                    outdated.insert(node);
+                    self.undeal(&found);
+                    outdated.insert(found.node);
                 }
                 Ok(lease) => {
                     let fenced = !replica && self.fence_before(batch).await.map_err(End::Fault)?;
-                    return Ok(Ok(Box::new(Leased { fenced, ..Leased::new(lease, why, replica) })));
+                    return Ok(Ok(Box::new(Leased { fenced, ..Leased::new(lease, found.why, replica) })));
                 }
-                Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(node),
+                Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(found.node),
                 // Another node is the primary now.
                 Err(Refused::Unavailable(_)) if self.fails_over() => {}
                 Err(refused) => {
-                    let timeout = pool.config.load().acquire_timeout;
+                    let timeout = self.database.pools.config().acquire_timeout;
                     return Ok(Err(refused.fault(timeout)));
                 }
             }
@@ -92,16 +151,26 @@ impl Session {
         need.is_nothing() || need.is_met_by(lease.created, node.index, &node.sample())
     }
 
-    async fn lease(&mut self, pool: &Arc<Pool>) -> Result<Result<Lease, Refused>, End> {
-        let began = self.request.mark;
-        self.client.set_activity(Activity::Waiting, began);
+    async fn lease(&mut self, node: u16) -> Result<Answer, End> {
+        let pool = self.pools[usize::from(node)].clone();
+        self.begin_wait();
+        let waited = self.wait_for_lease(&pool, false).await;
+        self.end_wait(&pool, waited)
+    }
+
+    fn begin_wait(&self) {
+        self.client.set_activity(Activity::Waiting, self.request.mark);
         self.client.begin_wait();
-        let waited = self.wait_for_lease(pool, false).await;
+    }
+
+    fn end_wait(&mut self, pool: &Pool, waited: Wait) -> Result<Answer, End> {
         self.client.end_wait();
+        let now = Instant::now();
+        let wait = now.saturating_duration_since(self.request.mark);
         let answer = match waited {
             Wait::Answer(answer) => answer,
             Wait::ClientGone => {
-                self.waited(began.elapsed(), false);
+                self.waited(wait, false);
                 return Err(End::Client);
             }
             Wait::InVain => {
@@ -114,8 +183,7 @@ impl Session {
             Wait::Cancelled => Err(Refused::Cancelled),
             Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),
         };
-        let now = Instant::now();
-        self.waited(now.saturating_duration_since(began), answer.is_ok());
+        self.waited(wait, answer.is_ok());
         self.request.mark = now;
         self.client.set_activity(Activity::Active, now);
         Ok(answer)

@@ -189,6 +189,7 @@ impl Rest {
             held_back: false,
             server_rest: 0,
             leased: None,
+            line: None,
             pipeline: Pipeline::default(),
             request: Request::new(began, Why::Read),
             block: None,

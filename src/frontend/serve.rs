@@ -15,6 +15,7 @@ use crate::frontend::cached::Answer;
 use crate::frontend::choice::Chosen;
 use crate::frontend::client::{Activity, Stop};
 use crate::frontend::io::{self, Event};
+use crate::frontend::leases::Asked;
 use crate::frontend::replies::Relayed;
 use crate::frontend::requests::Forwarded;
 use crate::frontend::retry::Again;
@@ -50,7 +51,8 @@ pub enum End {
 }
 
 /// What a turn of the loop leaves to a future of its own, for which an idle client need not have room.
-enum Later {
+#[derive(Debug)]
+pub(super) enum Later {
     Ended(End),
     /// To be put to rest.
     Rest,
@@ -58,8 +60,8 @@ enum Later {
     Begin,
     /// The cache has to be asked further, or gives its answer in pieces.
     Consult(Batch, Answer),
-    /// There is no idle connection on the node that was chosen.
-    TakeOn(Batch, Option<Chosen>),
+    /// More is to be waited for than a connection of the node that was chosen, or another node is.
+    TakeOn(Batch, Option<Chosen>, Option<Asked>),
 }
 
 impl From<End> for Later {
@@ -101,7 +103,9 @@ impl Session {
                 Err(Later::Rest) => return None,
                 Err(Later::Begin) => Box::pin(self.begin_unasked()).await.map_err(Later::from),
                 Err(Later::Consult(batch, answer)) => Box::pin(self.consult(batch, answer)).await,
-                Err(Later::TakeOn(batch, chosen)) => Box::pin(self.take_on(batch, chosen)).await.map_err(Later::from),
+                Err(Later::TakeOn(batch, chosen, asked)) => {
+                    Box::pin(self.take_on(batch, chosen, asked)).await.map_err(Later::from)
+                }
             };
         }
     }
@@ -122,8 +126,14 @@ impl Session {
                 return Poll::Pending;
             };
             awaited.pause = None;
+            if self.line.is_some() {
+                match self.on_line_event(event) {
+                    Ok(()) => continue,
+                    Err(later) => return Poll::Ready(later),
+                }
+            }
             let later = match event {
-                Event::Client | Event::Room => None,
+                Event::Client | Event::Room | Event::Lease(_) => None,
                 Event::Server => self.on_server().map(Later::from),
                 Event::ClientGone => Some(Later::Ended(End::Client)),
                 Event::ServerGone(error) => self.on_server_gone(&error.to_string()).map(Later::from),
@@ -180,7 +190,7 @@ impl Session {
                 }
                 continue;
             }
-            if !self.drop_rest() {
+            if self.line.is_some() || !self.drop_rest() {
                 return Ok(0);
             }
             if self.inbox.is_empty() {
@@ -225,10 +235,9 @@ impl Session {
     }
 
     fn run_batch(&mut self, batch: Batch) -> Result<(), Later> {
-        let chosen = self.choose(&batch, Tried::default());
-        match chosen.and_then(|chosen| self.lease_idle(chosen, &batch)) {
-            Some(leased) => Ok(self.send(batch, leased)?),
-            None => Err(Later::TakeOn(batch, chosen)),
+        match self.choose(&batch, Tried::default()) {
+            Some(chosen) => self.send_or_queue(batch, chosen),
+            None => Err(Later::TakeOn(batch, None, None)),
         }
     }
 
@@ -300,12 +309,12 @@ impl Session {
     }
 
     /// Finds a connection for a batch, on the node chosen for it or another, and sends it there.
-    async fn take_on(&mut self, batch: Batch, chosen: Option<Chosen>) -> Result<(), End> {
+    async fn take_on(&mut self, batch: Batch, chosen: Option<Chosen>, asked: Option<Asked>) -> Result<(), End> {
         if batch.begins && self.mode == PoolMode::Statement {
             self.refuse(batch, &Fault::error(sqlstate::FEATURE_NOT_SUPPORTED, NO_BLOCKS));
             return Ok(());
         }
-        match self.find_lease(&batch, chosen).await? {
+        match self.find_lease(&batch, chosen, asked).await? {
             Ok(leased) => self.send(batch, leased).map_err(End::Fault),
             Err(fault) => {
                 self.refuse(batch, &fault);
@@ -314,7 +323,7 @@ impl Session {
         }
     }
 
-    fn send(&mut self, batch: Batch, leased: Box<Leased>) -> Result<(), Fault> {
+    pub(super) fn send(&mut self, batch: Batch, leased: Box<Leased>) -> Result<(), Fault> {
         if batch.demand.in_block && batch.end == 0 {
             // What comes as it comes is not to come before the block has begun.
             self.take_up(leased);
@@ -488,6 +497,7 @@ impl Session {
 
     pub(super) async fn finish(&mut self, end: End) {
         self.filling = None;
+        self.line = None;
         match end {
             // It has said Terminate behind a request, and may still read what came of that.
             End::Client if self.terminating && !self.outbox.is_empty() => self.farewell().await,

@@ -17,6 +17,7 @@ use crate::frontend::cached::{Asker, Filling};
 use crate::frontend::client::Entered;
 use crate::frontend::database::{Database, Statuses};
 use crate::frontend::invalidation::{Written, Wrote};
+use crate::frontend::leases::InLine;
 use crate::frontend::names::runs_by_name;
 use crate::frontend::notifications::Subscription;
 use crate::frontend::proxy::Proxy;
@@ -227,6 +228,8 @@ pub struct Session {
 
     /// Boxed: it goes from hand to hand, and an idle client has none.
     pub leased: Option<Box<Leased>>,
+    /// What stands at the head of the inbox waits for one.
+    pub line: Option<Box<InLine>>,
     pub pipeline: Pipeline,
     /// A block that has run nothing yet, or a READ ONLY one on a replica.
     pub block: Option<Box<Block>>,

@@ -1,7 +1,10 @@
 //! A pool: the ledger behind its lock, and the tasks that do what the ledger says.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -116,18 +119,27 @@ impl Pool {
     ///
     /// Dropping the future gives up the place in the queue; a connection already on its way goes back to the pool.
     pub async fn checkout(self: &Arc<Self>, worker: usize) -> Answer {
-        let patience = self.config.load().acquire_timeout;
+        match self.checkout_or_queue(worker, Instant::now()) {
+            Found::Lease(lease) => Ok(lease),
+            Found::Queued(queued) => queued.await,
+            Found::Closed => Err(Refused::Closed),
+        }
+    }
+
+    /// An idle connection for a client of `worker`, or a place in the queue for the next that comes free.
+    pub fn checkout_or_queue(self: &Arc<Self>, worker: usize, now: Instant) -> Found {
         loop {
             let mut receiver = None;
-            let checkout = self.ledger.lock().checkout(Instant::now(), patience, worker, || {
+            let patience = || self.config.load().acquire_timeout;
+            let checkout = self.ledger.lock().checkout(now, patience, worker, || {
                 let (sender, queued) = oneshot::channel();
                 receiver = Some(queued);
                 sender
             });
             match checkout {
                 Checkout::Idle(held) => {
-                    if let Some(lease) = self.lease(held, worker, Instant::now()) {
-                        return Ok(lease);
+                    if let Some(lease) = self.lease(held, worker, now) {
+                        return Found::Lease(lease);
                     }
                 }
                 Checkout::Wait { ticket, create, look_at } => {
@@ -135,18 +147,14 @@ impl Pool {
                     if let Some(look_at) = look_at {
                         tokio::spawn(give_up(Arc::downgrade(self), look_at));
                     }
-                    let Some(receiver) = receiver else { return Err(Refused::Closed) };
-                    let mut lease = self.wait(ticket, receiver).await?;
-                    if lease.settle_on(worker, Instant::now()) {
-                        return Ok(lease);
-                    }
+                    return Found::Queued(Queued { pool: self.clone(), worker, ticket, answer: receiver });
                 }
-                Checkout::Closed => return Err(Refused::Closed),
+                Checkout::Closed => return Found::Closed,
             }
         }
     }
 
-    /// An idle connection for a client of `worker`, or none: the common case, in which nothing is waited for.
+    /// An idle connection for a client of `worker`, or none.
     pub fn try_checkout(self: &Arc<Self>, worker: usize, now: Instant) -> Option<Lease> {
         loop {
             let held = self.ledger.lock().try_checkout(worker)?;
@@ -160,11 +168,6 @@ impl Pool {
     fn lease(self: &Arc<Self>, held: Pooled, worker: usize, now: Instant) -> Option<Lease> {
         let mut lease = Lease::new(held, self.clone());
         lease.settle_on(worker, now).then_some(lease)
-    }
-
-    async fn wait(&self, ticket: Ticket, receiver: oneshot::Receiver<Answer>) -> Answer {
-        let _place = InQueue { pool: self, ticket };
-        receiver.await.unwrap_or(Err(Refused::Closed))
     }
 
     /// Takes a connection back from a lease.
@@ -339,14 +342,57 @@ async fn give_up(pool: Weak<Pool>, mut look_at: Instant) {
     }
 }
 
-/// A place in the queue that is given up when dropped; after the hand-over there is nothing to give up.
-struct InQueue<'a> {
-    pool: &'a Pool,
-    ticket: Ticket,
+/// What there is for a client at once.
+#[derive(Debug)]
+pub enum Found {
+    Lease(Lease),
+    Queued(Queued),
+    /// The pool is closed.
+    Closed,
 }
 
-impl Drop for InQueue<'_> {
+/// A place in a pool's queue, and a future of what comes of it. Dropped, it is given up; a connection already on its way goes
+/// back to the pool.
+#[derive(Debug)]
+pub struct Queued {
+    pub pool: Arc<Pool>,
+    worker: usize,
+    ticket: Ticket,
+    /// `None`: it was called, and there is nothing to give up.
+    answer: Option<oneshot::Receiver<Answer>>,
+}
+
+impl Future for Queued {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        loop {
+            let Some(answer) = &mut self.answer else { return Poll::Ready(Err(Refused::Closed)) };
+            let answer = ready!(Pin::new(answer).poll(cx)).unwrap_or(Err(Refused::Closed));
+            self.answer = None;
+            let mut lease = match answer {
+                Ok(lease) => lease,
+                refused => return Poll::Ready(refused),
+            };
+            let now = Instant::now();
+            if lease.settle_on(self.worker, now) {
+                return Poll::Ready(Ok(lease));
+            }
+            // It has died on the way.
+            drop(lease);
+            match self.pool.checkout_or_queue(self.worker, now) {
+                Found::Lease(lease) => return Poll::Ready(Ok(lease)),
+                Found::Queued(again) => *self = again,
+                Found::Closed => return Poll::Ready(Err(Refused::Closed)),
+            }
+        }
+    }
+}
+
+impl Drop for Queued {
     fn drop(&mut self) {
-        self.pool.ledger.lock().cancel_wait(self.ticket);
+        if self.answer.is_some() {
+            self.pool.ledger.lock().cancel_wait(self.ticket);
+        }
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! - In use, idle and being made together are never more than `max`. When a reload lowers `max`, the surplus goes as it
 //!   becomes idle.
-//! - Waiters are served in the order they came. A connection that comes free is handed straight to the oldest and never
-//!   passes through the idle ones, where a newcomer could take it. So nobody waits while one is idle.
+//! - Waiters are served in the order they came, but for [`LEAP`]. A connection that comes free is handed straight to the
+//!   one whose turn it is and never passes through the idle ones, where a newcomer could take it. So nobody waits while
+//!   one is idle.
 //! - Idle connections are taken last in, first out, those of the asking worker before others. What nobody needs
 //!   gathers at the cold end and is closed there.
 //! - A connection leaves the books in the moment it is given out to be closed.
@@ -35,6 +36,10 @@ use held::Life;
 
 /// The connects that one pool may have under way at once, unless [`Limits`] says otherwise.
 pub const CONCURRENT_CREATES: usize = 4;
+
+/// A waiter of a connection's own worker goes before those of others that came sooner by less than this: to move a socket
+/// to another worker's reactor costs as much as a small query.
+pub const LEAP: Duration = Duration::from_millis(1);
 
 /// The settings the books are kept by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +108,7 @@ struct Idle<C> {
 struct Waiter<W> {
     ticket: Ticket,
     waiter: W,
+    worker: usize,
     since: Instant,
     until: Instant,
 }
@@ -198,13 +204,13 @@ impl<C, W> Ledger<C, W> {
         }
     }
 
-    /// Takes an idle connection for `worker`, or queues what `waiter` makes, for as long as its `patience` lasts.
+    /// Takes an idle connection for `worker`, or queues what `waiter` makes, for as long as it has `patience`.
     ///
     /// If the connection's [`home`](Held::home) is another worker, the caller moves the socket and sets it.
     pub fn checkout(
         &mut self,
         now: Instant,
-        patience: Duration,
+        patience: impl FnOnce() -> Duration,
         worker: usize,
         waiter: impl FnOnce() -> W,
     ) -> Checkout<C> {
@@ -216,8 +222,8 @@ impl<C, W> Ledger<C, W> {
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        let until = now + patience;
-        self.waiters.push_back(Waiter { ticket, waiter: waiter(), since: now, until });
+        let until = now + patience();
+        self.waiters.push_back(Waiter { ticket, waiter: waiter(), worker, since: now, until });
         let look_at = Some(until).filter(|until| self.looks_at.is_none_or(|planned| *until < planned));
         self.looks_at = look_at.or(self.looks_at);
         let create = self.ask(now, self.below_min(now));
@@ -349,11 +355,19 @@ impl<C, W> Ledger<C, W> {
     }
 
     fn hand_over(&mut self, now: Instant, connection: Held<C>) -> Place<C, W> {
-        if let Some(Waiter { waiter, .. }) = self.waiters.pop_front() {
+        if let Some(Waiter { waiter, .. }) = self.next_waiter(connection.home) {
             return Place::Handed { waiter, connection };
         }
         self.idle.push_back(Idle { held: connection, since: now });
         Place::Idle
+    }
+
+    /// Whose turn it is for a connection of the worker `home`.
+    fn next_waiter(&mut self, home: usize) -> Option<Waiter<W>> {
+        let before = self.waiters.front()?.since + LEAP;
+        let mut near = self.waiters.iter().take_while(|waiter| waiter.since < before);
+        let own = near.position(|waiter| waiter.worker == home);
+        self.waiters.remove(own.unwrap_or(0))
     }
 
     /// True if this connection may not stay: the pool is not open, RECONNECT came, or there are too many.

@@ -40,14 +40,18 @@ impl Pool {
     }
 
     fn idle(&mut self, worker: usize) -> Held<u32> {
-        match self.ledger.checkout(self.now, PATIENCE, worker, || "nobody") {
+        match self.ledger.checkout(self.now, || PATIENCE, worker, || "nobody") {
             Checkout::Idle(held) => held,
             other => panic!("not idle: {other:?}"),
         }
     }
 
     fn wait(&mut self, name: &'static str) -> (Ticket, Creates) {
-        match self.ledger.checkout(self.now, PATIENCE, 0, || name) {
+        self.wait_at(0, name)
+    }
+
+    fn wait_at(&mut self, worker: usize, name: &'static str) -> (Ticket, Creates) {
+        match self.ledger.checkout(self.now, || PATIENCE, worker, || name) {
             Checkout::Wait { ticket, create, .. } => (ticket, create),
             other => panic!("does not wait: {other:?}"),
         }
@@ -135,9 +139,26 @@ fn a_cancelled_waiter_is_passed_over() {
 }
 
 #[test]
+fn a_connection_stays_with_its_worker_unless_that_makes_another_wait_much_longer() {
+    let mut pool = Pool::new(1, 1);
+    pool.reap();
+    let mut held = pool.idle(0);
+    let queue = [(1, "first", LEAP / 2), (0, "own", LEAP / 2), (0, "late", LEAP / 2), (1, "last", LEAP)];
+    for (worker, name, pause) in queue {
+        pool.wait_at(worker, name).1.for_each(drop);
+        pool.now += pause;
+    }
+    for expected in ["own", "first", "late", "last"] {
+        let waiter;
+        (waiter, held) = handed(pool.give_back(held));
+        assert_eq!(waiter, expected);
+    }
+}
+
+#[test]
 fn one_look_serves_all_who_wait_unless_it_comes_too_late() {
     let mut pool = Pool::new(0, 1);
-    let wait = |pool: &mut Pool, name, patience| match pool.ledger.checkout(pool.now, patience, 0, || name) {
+    let wait = |pool: &mut Pool, name, patience| match pool.ledger.checkout(pool.now, || patience, 0, || name) {
         Checkout::Wait { look_at, .. } => look_at,
         other => panic!("does not wait: {other:?}"),
     };
@@ -357,7 +378,7 @@ fn a_closed_pool_refuses_everyone() {
     assert_eq!((closed.close.len(), closed.refuse), (0, vec!["a"]));
     assert!(matches!(pool.make(create)[..], [Place::Close(_)]));
     assert!(matches!(pool.give_back(busy), Place::Close(_)));
-    assert!(matches!(pool.ledger.checkout(pool.now, PATIENCE, 0, || "b"), Checkout::Closed));
+    assert!(matches!(pool.ledger.checkout(pool.now, || PATIENCE, 0, || "b"), Checkout::Closed));
     assert_eq!(pool.ledger.resume(pool.now).len(), 0, "for good");
     assert!(pool.ledger.is_empty());
 }

@@ -94,6 +94,8 @@ struct World {
     /// Connection and home, in the order they became idle.
     idle: Vec<(u32, usize, Instant)>,
     queue: Vec<(u32, Ticket)>,
+    /// For which worker each waits, and since when.
+    waits: BTreeMap<u32, (usize, Instant)>,
     /// Until when each waits, and the looks that are planned.
     patience: BTreeMap<u32, Instant>,
     looks: BTreeSet<Instant>,
@@ -116,6 +118,7 @@ impl World {
             generation: 0,
             idle: Vec::new(),
             queue: Vec::new(),
+            waits: BTreeMap::new(),
             patience: BTreeMap::new(),
             looks: BTreeSet::new(),
             alive: BTreeMap::new(),
@@ -184,7 +187,10 @@ impl World {
             }
             Place::Handed { waiter, connection: held } => {
                 assert!(!close, "{connection} should be closed");
-                assert_eq!((*held, waiter), (connection, self.queue.remove(0).0));
+                let (_, oldest) = self.waits[&self.queue[0].0];
+                let leaps = |name: &u32| self.waits[name].0 == home && self.waits[name].1 - oldest < LEAP;
+                let next = self.queue.iter().position(|(name, _)| leaps(name)).unwrap_or(0);
+                assert_eq!((*held, waiter), (connection, self.queue.remove(next).0));
                 self.held.push(held);
             }
             Place::Idle => {
@@ -249,7 +255,7 @@ impl World {
     fn checkout(&mut self, worker: usize, patience: Duration) {
         self.next += 1;
         let name = self.next;
-        match self.ledger.checkout(self.now, patience, worker, || name) {
+        match self.ledger.checkout(self.now, || patience, worker, || name) {
             Checkout::Idle(held) => {
                 let own = self.idle.iter().rev().find(|idle| idle.1 == worker);
                 let &(expected, home, _) = own.or(self.idle.last()).expect("an idle one");
@@ -260,6 +266,7 @@ impl World {
             Checkout::Wait { ticket, create, look_at } => {
                 assert!(self.idle.is_empty(), "waits beside an idle connection");
                 self.queue.push((name, ticket));
+                self.waits.insert(name, (worker, self.now));
                 self.patience.insert(name, self.now + patience);
                 self.looks.extend(look_at);
                 self.grant_min(create);
