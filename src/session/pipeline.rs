@@ -5,11 +5,12 @@
 //! own where their turn comes. An error drops all entries up to the next Sync, as the server skips their messages.
 
 mod expect;
+mod queue;
 mod segments;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
+use queue::Queue;
 use segments::Segments;
 
 use crate::route::plan::Plan;
@@ -38,7 +39,7 @@ pub enum Local {
 
 #[derive(Debug, Default)]
 pub struct Pipeline {
-    queue: VecDeque<Expect>,
+    queue: Queue,
     /// The server waits for CopyData: it ignores Sync until CopyDone or CopyFail.
     copying_in: bool,
     /// Messages have gone to the server that no Sync has followed yet: an implicit transaction may be open, of which no
@@ -115,7 +116,7 @@ impl Pipeline {
 
     /// pgweir has ended a segment with a Sync of its own, and its outcome is not known yet.
     pub fn ends_in_own_sync(&self) -> bool {
-        matches!(self.queue.back(), Some(Expect::Sync { shown: false }))
+        matches!(self.queue.last(), Some(Expect::Sync { shown: false }))
     }
 
     /// The server waits for the client's CopyData: until it has that or its end, it owes nothing.
@@ -178,7 +179,7 @@ impl Pipeline {
         }
         self.segments.note(&expect);
         self.describing += usize::from(matches!(expect, Expect::Description { .. }));
-        self.queue.push_back(expect);
+        self.queue.push(expect);
     }
 
     /// Replies of pgweir's own whose turn it is, one at a time.
@@ -191,7 +192,7 @@ impl Pipeline {
                 Expect::CopyEnd => None,
                 _ => return None,
             };
-            self.queue.pop_front();
+            self.queue.pop();
             if local.is_some() {
                 return local;
             }
@@ -253,7 +254,7 @@ impl Pipeline {
             Expect::Begin | Expect::Replay | Expect::Aside | Expect::Survey | Expect::Description { .. } => false,
             _ => true,
         };
-        if done && let Some(done) = self.queue.pop_front() {
+        if done && let Some(done) = self.queue.pop() {
             self.begun = false;
             self.done(&done);
         }
@@ -338,7 +339,7 @@ impl Pipeline {
             undo.previous = None;
         }
         let sync = self.queue.iter().position(|e| matches!(e, Expect::Sync { .. }));
-        let mut dropped: Vec<_> = self.queue.drain(..sync.unwrap_or(self.queue.len())).collect();
+        let mut dropped = self.queue.take_front(sync.unwrap_or(self.queue.len()));
         self.begun = false;
         self.segments.resolve(dropped.iter().filter(|e| e.ends_segment()).count() as u64);
         self.describing -= dropped.iter().filter(|e| matches!(e, Expect::Description { .. })).count();
@@ -352,7 +353,7 @@ impl Pipeline {
     /// What an error takes back of a name; `None` where a later message, which is not skipped, has changed the name
     /// again.
     pub fn take_back(&mut self, undo: Undo) -> Option<Undo> {
-        for later in &mut self.queue {
+        for later in self.queue.iter_mut() {
             if matches!(later, Expect::Query { .. }) && undo.name.is_empty() {
                 return None;
             }
@@ -366,7 +367,8 @@ impl Pipeline {
 
     /// Everything owed, last first: the connection is lost.
     pub fn abandon(&mut self) -> Vec<Expect> {
-        let mut dropped: Vec<_> = std::mem::take(self).queue.into();
+        let mut queue = std::mem::take(self).queue;
+        let mut dropped = queue.take_front(queue.len());
         dropped.reverse();
         dropped
     }

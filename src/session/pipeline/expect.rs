@@ -26,7 +26,7 @@ pub enum Refused {
 }
 
 /// One owed reply.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Expect {
     /// A Parse that went to the server; not shown where pgweir prepares again on its own.
     Parse {
@@ -107,6 +107,7 @@ pub enum Expect {
     Survey,
     Function,
     /// CopyDone or CopyFail: no reply of its own; it tells which Syncs a COPY swallows.
+    #[default]
     CopyEnd,
 }
 
