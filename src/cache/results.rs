@@ -228,8 +228,9 @@ pub const MOST_BEHIND: Duration = Duration::from_secs(1);
 /// How long a read waits for another that asks the same, before it runs itself.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Slots for the reads that were asked for once, and for those that were kept: 256 KiB each.
-const SIGHTED: usize = 1 << 16;
+/// Slots for the reads that were asked for once, and for those that were kept: 8 KiB each. Of 256 KiB each look found a line
+/// that no cache held: 0.2 µs for a read, and not 0.04.
+const SIGHTED: usize = 1 << 13;
 /// Its lanes: what has come once, and what was kept.
 const ONCE: usize = 0;
 const KEPT: usize = 1;

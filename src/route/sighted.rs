@@ -1,23 +1,25 @@
 //! What has come once, so that what never comes again costs no place.
 
 use std::hash::{BuildHasher, Hash};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use quick_cache::DefaultHashBuilder;
 
-/// Keys that have come, as long as none of the same slot has come since. Two keys of one hash are taken for the same.
-/// What is noted in different lanes is apart, and lies in one line of memory.
+/// Keys that have come, as long as none of the same slot has come since. Of two keys of one slot, one in 255 is taken for the
+/// other. What is noted in different lanes is apart, and lies in one line of memory.
+///
+/// A slot is a byte: where keys come at random, each look finds another line, and how far away that is, is most of what it costs.
 #[derive(Debug)]
 pub struct Sighted<const LANES: usize = 1> {
     hasher: DefaultHashBuilder,
     /// As many as a power of two.
-    slots: Box<[[AtomicU32; LANES]]>,
+    slots: Box<[[AtomicU8; LANES]]>,
 }
 
 impl<const LANES: usize> Sighted<LANES> {
-    /// With so many slots at least, of four bytes for each lane.
+    /// With so many slots at least, of a byte for each lane.
     pub fn new(slots: usize) -> Self {
-        let slot = |_| [const { AtomicU32::new(0) }; LANES];
+        let slot = |_| [const { AtomicU8::new(0) }; LANES];
         Sighted { hasher: DefaultHashBuilder::default(), slots: (0..slots.next_power_of_two()).map(slot).collect() }
     }
 
@@ -46,9 +48,9 @@ impl<const LANES: usize> Sighted<LANES> {
         slot[lane].load(Ordering::Relaxed) == tag
     }
 
-    fn place(&self, hash: u64) -> (&[AtomicU32; LANES], u32) {
+    fn place(&self, hash: u64) -> (&[AtomicU8; LANES], u8) {
         // 0 stands for none.
-        (&self.slots[hash as usize & (self.slots.len() - 1)], (hash >> 32) as u32 | 1)
+        (&self.slots[hash as usize & (self.slots.len() - 1)], ((hash >> 32) as u8).max(1))
     }
 }
 
