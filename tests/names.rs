@@ -185,7 +185,8 @@ fn a_cancel_request_goes_where_its_connection_went() {
         let asleep = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'");
         let cancelling = async {
             wait_for("the sleep", async || cluster().primary().psql(&asleep).unwrap() == "1").await;
-            identity.begin().send().await.unwrap();
+            identity.serve(1);
+            identity.begin(1).unwrap().send().await.unwrap();
         };
         let (slept, ()) = tokio::join!(lease.query("SELECT pg_sleep(30)"), cancelling);
         assert!(matches!(slept, Err(BackendError::Server(e)) if e.code == "57014"));
@@ -198,7 +199,8 @@ fn a_cancel_request_goes_where_its_connection_went() {
         let lease = setup.lease().await;
         let pid = lease.identity.pid;
         setup.first.set(Mode::Silent);
-        lease.identity.begin().send().await.unwrap_err();
+        lease.identity.serve(1);
+        lease.identity.begin(1).unwrap().send().await.unwrap_err();
         setup.first.set(Mode::Open);
         lease.give_back(Instant::now(), Return::default());
         let has_it = || setup.pool.servers().iter().any(|server| server.pid == pid);

@@ -276,10 +276,13 @@ fn address(peer: &Peer) -> (String, u16) {
 }
 
 fn clients(proxy: &Proxy) -> Vec<SocketRow> {
-    proxy.clients.all().iter().map(|client| client_row(client)).collect()
+    let pools = all(proxy).into_iter().flat_map(|database| database.pools.all());
+    let servers = pools.flat_map(|pool| pool.servers());
+    let links: HashMap<u64, u64> = servers.map(|server| (server.serves(), server.id.load(Ordering::Relaxed))).collect();
+    proxy.clients.all().iter().map(|client| client_row(client, links.get(&client.id).copied())).collect()
 }
 
-fn client_row(client: &Client) -> SocketRow {
+fn client_row(client: &Client, link: Option<u64>) -> SocketRow {
     let (activity, since) = client.activity();
     let pins = Pins::from_bits(client.pins.load(Ordering::Relaxed));
     let waiting = activity == Activity::Waiting;
@@ -300,7 +303,7 @@ fn client_row(client: &Client) -> SocketRow {
         wait: if waiting { since.elapsed() } else { Duration::ZERO },
         close_needed: false,
         id: client.id,
-        link: client.target().map(|server| server.id.load(Ordering::Relaxed)),
+        link,
         remote_pid: 0,
         tls: client.tls.clone(),
         application_name: client.application_name.lock().clone(),
@@ -316,7 +319,7 @@ fn servers(proxy: &Proxy) -> Vec<SocketRow> {
     for pool in all(proxy).iter().flat_map(|d| d.pools.all()) {
         let idle: HashMap<u64, IdleServer> = pool.idle_servers().into_iter().map(|idle| (idle.id, idle)).collect();
         for server in pool.servers() {
-            let client = clients.get(&server.serves.load(Ordering::Relaxed));
+            let client = clients.get(&server.serves());
             let idle = idle.get(&server.id.load(Ordering::Relaxed));
             rows.push(server_row(&pool, &server, client.map(|client| &**client), idle));
         }
@@ -326,7 +329,7 @@ fn servers(proxy: &Proxy) -> Vec<SocketRow> {
 
 /// What is said on the connection is its client's doing; of an idle one, what the last left.
 fn server_row(pool: &Pool, server: &Identity, client: Option<&Client>, idle: Option<&IdleServer>) -> SocketRow {
-    let serves = server.serves.load(Ordering::Relaxed);
+    let serves = server.serves();
     let (addr, port) = address(&server.peer);
     let (local_addr, local_port) = address(&server.local);
     let (asked, application_name) = match (client, idle) {
@@ -406,6 +409,7 @@ fn node_row(database: &Database, node: &Node) -> NodeRow {
         database.pools.all().iter().filter(|p| p.node.index == node.index).map(|p| p.snapshot()).collect();
     let lagging = node.is_astray() || node.lag().is_some_and(|lag| lag > database.cluster.routing.max_lag);
     let replica = node.role() == Role::Replica;
+    let (reads, writes) = database.tally.of_node(node.index);
     let (position, written) = (node.position(), database.cluster.primary().and_then(|primary| primary.position()));
     NodeRow {
         index: node.index,
@@ -428,9 +432,9 @@ fn node_row(database: &Database, node: &Node) -> NodeRow {
         lsn: position.map(|at| at.to_string()),
         connections: count(snapshots.iter().map(|s| s.active + s.idle).sum()),
         active: count(snapshots.iter().map(|s| s.active).sum()),
-        queries: node.reads.load(Ordering::Relaxed) + node.writes.load(Ordering::Relaxed),
-        reads: node.reads.load(Ordering::Relaxed),
-        writes: node.writes.load(Ordering::Relaxed),
+        queries: reads + writes,
+        reads,
+        writes,
         errors: node.failures.load(Ordering::Relaxed),
         probe: node.probe(),
         reason: node.fault().or_else(|| {

@@ -52,7 +52,7 @@ fn look(
         Activity::Active if over(pool.statement_timeout) => {
             let statement = (client.id, since);
             if !cancelled.contains(&statement) {
-                client.cancel();
+                proxy.cancel(client);
             }
             Some(statement)
         }

@@ -32,7 +32,7 @@ pub struct Identity {
     pub local: Peer,
     pub created: Instant,
     /// The id of the client that has it; 0: none.
-    pub serves: AtomicU64,
+    serves: AtomicU64,
     /// Statements prepared on it: the count of its [`crate::session::prepared::Held`].
     pub prepared: Arc<AtomicUsize>,
     /// BackendKeyData.
@@ -71,14 +71,30 @@ impl Identity {
         }
     }
 
-    /// Counts a request as under way until the result is dropped.
-    pub fn begin(self: &Arc<Self>) -> CancelRequest {
-        self.under_way.fetch_add(1, Ordering::AcqRel);
-        CancelRequest(self.clone())
+    /// The client of this id has it, from here on.
+    pub fn serve(&self, client: u64) {
+        self.serves.store(client, Ordering::Relaxed);
+    }
+
+    /// The id of the client that has it; 0: none.
+    pub fn serves(&self) -> u64 {
+        self.serves.load(Ordering::Relaxed)
+    }
+
+    /// Its client has it no more. A request that is not seen to be under way behind this is not begun either.
+    pub fn release(&self) {
+        self.serves.store(0, Ordering::SeqCst);
+    }
+
+    /// Counts a request as under way until the result is dropped, if the connection serves this client.
+    pub fn begin(self: &Arc<Self>, client: u64) -> Option<CancelRequest> {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        let request = CancelRequest(self.clone());
+        (self.serves.load(Ordering::SeqCst) == client).then_some(request)
     }
 
     pub fn is_settled(&self) -> bool {
-        self.under_way.load(Ordering::Acquire) == 0
+        self.under_way.load(Ordering::SeqCst) == 0
     }
 
     /// Settled, and yet a request may still come to hit whoever has the connection then: nobody else is to have it.

@@ -365,7 +365,7 @@ mod tests {
         let later = wrote + Duration::from_millis(1);
         cluster.nodes[2].note_sample(fresh(later), Some(Duration::ZERO));
         assert_eq!(reader(&cluster), Some((2, Why::Read)));
-        let may_read = |created| need.is_met_by(created, 2, &cluster.nodes[2].sample());
+        let may_read = |created| need.is_met_by(created, 2, || cluster.nodes[2].sample());
         assert!(may_read(later) && !may_read(later + Duration::from_millis(1)), "of a server that started anew");
         cluster.nodes[2].eject("test");
         cluster.nodes[2].admit(later);

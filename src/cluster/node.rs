@@ -85,8 +85,6 @@ pub struct Node {
     /// Why it is down.
     fault: Mutex<Option<String>>,
     pub connects: Semaphore,
-    pub reads: AtomicU64,
-    pub writes: AtomicU64,
     /// Connections and requests that failed for a fault of the node.
     pub failures: AtomicU64,
     /// Counts what those who wait have to know.
@@ -131,8 +129,6 @@ impl Node {
             moves: AtomicU32::new(0),
             fault: Mutex::new(None),
             connects: Semaphore::new(CONCURRENT_CONNECTS),
-            reads: AtomicU64::new(0),
-            writes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             changes,
             version,
@@ -215,11 +211,6 @@ impl Node {
     /// As far as can be known without a login, it serves.
     pub fn can_serve(&self) -> bool {
         self.is_up() && (self.role() != Role::Unknown || self.refuses_probe.load(Ordering::Relaxed))
-    }
-
-    pub fn count(&self, write: bool) {
-        let counter = if write { &self.writes } else { &self.reads };
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn note_timeline(&self, timeline: u32) {

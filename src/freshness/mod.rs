@@ -152,14 +152,14 @@ impl Need {
 
     /// Whether the same holds for a connection to it made at `created`. What is known of a node is known of the server
     /// process that it then was: one that has started anew may have fallen back.
-    pub fn is_met_by(&self, created: Instant, node: u16, sample: &Sample) -> bool {
-        if self.is_nothing() {
+    pub fn is_met_by(&self, created: Instant, node: u16, sample: impl FnOnce() -> Sample) -> bool {
+        let is_home = self.is_home(node) && self.seen.until.is_some_and(|until| created <= until);
+        if self.is_nothing() || is_home && self.floor.is_none() {
             return true;
         }
+        let sample = sample();
         let sampled = sample.asked.is_some_and(|asked| created <= asked);
-        let is_home = self.is_home(node) && self.seen.until.is_some_and(|until| created <= until);
-        let at_home = is_home && (self.floor.is_none() || sampled);
-        (at_home || sampled) && Need { seen: self.seen.away(!is_home), ..*self }.is_met(node, sample)
+        sampled && Need { seen: self.seen.away(!is_home), ..*self }.is_met(node, &sample)
     }
 
     /// Any node will do.
@@ -252,7 +252,7 @@ mod tests {
         let at = clock();
         let need = Need::new(Freshness::Session, Seen::default(), None);
         assert!(need.is_met(1, &Sample::default()));
-        assert!(need.is_met_by(at(1), 1, &Sample::default()));
+        assert!(need.is_met_by(at(1), 1, Sample::default));
     }
 
     #[test]
@@ -264,8 +264,8 @@ mod tests {
         assert!(!need.is_met(1, &sample(at(6), 10, Some(at(5)))));
         let fresh = sample(at(7), 10, Some(at(6)));
         assert!(need.is_met(1, &fresh));
-        assert!(need.is_met_by(at(7), 1, &fresh));
-        assert!(!need.is_met_by(at(8), 1, &fresh), "it may have started anew since it was asked");
+        assert!(need.is_met_by(at(7), 1, || fresh));
+        assert!(!need.is_met_by(at(8), 1, || fresh), "it may have started anew since it was asked");
         assert!(Need::new(Freshness::Eventual, seen, None).is_met(1, &Sample::default()));
     }
 
@@ -288,11 +288,11 @@ mod tests {
         seen.on_replica(at(5), 1);
         let need = Need::new(Freshness::Session, seen, None);
         let behind = sample(at(4), 10, Some(at(4)));
-        assert!(need.is_met(1, &behind) && need.is_met_by(at(5), 1, &behind));
+        assert!(need.is_met(1, &behind) && need.is_met_by(at(5), 1, || behind));
         assert!(!need.is_met(2, &behind));
         // The server behind the connection is not the one that was read from.
-        assert!(!need.is_met_by(at(6), 1, &behind));
-        assert!(need.is_met_by(at(6), 1, &sample(at(7), 10, Some(at(6)))));
+        assert!(!need.is_met_by(at(6), 1, || behind));
+        assert!(need.is_met_by(at(6), 1, || sample(at(7), 10, Some(at(6)))));
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
             let need = Need::new(freshness, seen, Some(Lsn(11)));
             assert!(!need.is_met(1, &sample(at(6), 10, Some(at(6)))));
             assert!(need.is_met(1, &sample(at(6), 11, Some(at(6)))));
-            assert!(!need.is_met_by(at(7), 1, &sample(at(6), 11, Some(at(6)))));
+            assert!(!need.is_met_by(at(7), 1, || sample(at(6), 11, Some(at(6)))));
             let other_history = Sample { proven: false, ..sample(at(6), 11, Some(at(6))) };
             assert!(!need.is_met(1, &other_history));
         }

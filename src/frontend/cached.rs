@@ -221,7 +221,7 @@ impl Session {
         }
         let choice = cached.mode().choice();
         // No stream tells of changes any more: a rule may allow what is left from before.
-        if choice != Some(Choice::Known) && cached.wants_stream() && cached.rules.load().is_some() {
+        if choice != Some(Choice::Known) && cached.wants_stream() && cached.has_rules() {
             let left = self.look_for(cached, (request, &sought), Choice::Known, Results::left);
             if let Ok(found @ Asked::Stale(..)) = left {
                 return Ok((sought, found));

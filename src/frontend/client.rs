@@ -1,8 +1,8 @@
 //! What the rest of pgweir sees of a client: its row in SHOW CLIENTS, its cancel key, and the ways to stop it.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -91,7 +91,8 @@ pub struct Client {
     /// [`crate::session::pins::Pins`] bits.
     pub pins: AtomicU16,
     pub prepared: AtomicUsize,
-    target: Mutex<Option<Arc<Identity>>>,
+    /// The connection of no pool that serves it.
+    pub server: OnceLock<Arc<Identity>>,
     waits: AtomicU8,
     stop: AtomicU8,
     /// Raised where it is to stop, or to look again at what it waits for.
@@ -110,20 +111,6 @@ impl Client {
         (activity, self.connected + Duration::from_micros(self.since.load(Ordering::Relaxed)))
     }
 
-    /// Names the server connection that a cancel request is to reach; `None` as soon as it serves this client no
-    /// more.
-    pub fn set_target(&self, target: Option<&Arc<Identity>>) {
-        let previous = std::mem::replace(&mut *self.target.lock(), target.cloned());
-        if let Some(server) = target.or(previous.as_ref()) {
-            server.serves.store(if target.is_some() { self.id } else { 0 }, Ordering::Relaxed);
-        }
-    }
-
-    /// The server connection that serves it now.
-    pub fn target(&self) -> Option<Arc<Identity>> {
-        self.target.lock().clone()
-    }
-
     /// Its statement waits, for a connection or another's run: a cancel request reaches that.
     pub fn begin_wait(&self) {
         self.waits.store(WAITS, Ordering::Relaxed);
@@ -138,12 +125,10 @@ impl Client {
         self.waits.store(NOTHING, Ordering::Relaxed);
     }
 
-    /// Cancels the statement that runs for this client, if one does, or its wait. The connection is not handed on to anyone while
-    /// the request is under way, which goes on even if nobody waits for its end.
-    pub fn cancel(&self) -> Option<JoinHandle<()>> {
-        // Counted under the lock: the connection cannot be given back in between.
-        let request = self.target.lock().as_ref().map(|key| key.begin());
-        let Some(request) = request else {
+    /// Cancels the statement that runs for this client on `server`, if one does, or its wait. The connection is not handed on to
+    /// anyone while the request is under way, which goes on even if nobody waits for its end.
+    pub fn cancel(&self, server: Option<&Arc<Identity>>) -> Option<JoinHandle<()>> {
+        let Some(request) = server.and_then(|server| server.begin(self.id)) else {
             // Who hears the nudge sees it.
             let waits = self.waits.compare_exchange(WAITS, CANCELLED, Ordering::Relaxed, Ordering::Relaxed);
             waits.iter().for_each(|_| self.nudge());
@@ -199,7 +184,6 @@ impl Deref for Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.client.set_target(None);
         self.proxy.clients.leave(&self.client);
     }
 }
@@ -315,7 +299,7 @@ impl Clients {
                 nudged_for: AtomicU64::new(NEVER),
                 pins: AtomicU16::new(0),
                 prepared: AtomicUsize::new(0),
-                target: Mutex::new(None),
+                server: OnceLock::new(),
                 waits: AtomicU8::new(NOTHING),
                 stop: AtomicU8::new(0),
                 nudged: Nudge::default(),
@@ -334,15 +318,11 @@ impl Clients {
         });
     }
 
-    /// A CancelRequest: nothing is said whether or not the key fits, as in Postgres. Over once the signal is sent, so that
-    /// who waits for that and then sends another statement does not see it cancelled.
-    pub async fn cancel(&self, pid: i32, secret: &[u8]) {
+    /// Whose cancel key this is.
+    pub fn of_key(&self, pid: i32, secret: &[u8]) -> Option<Arc<Client>> {
         let fits =
             |client: &&Arc<Client>| aws_lc_rs::constant_time::verify_slices_are_equal(&client.secret, secret).is_ok();
-        let found = self.by_pid.get(&pid).and_then(|same| same.iter().find(fits).cloned());
-        if let Some(request) = found.and_then(|client| client.cancel()) {
-            let _ = request.await;
-        }
+        self.by_pid.get(&pid).and_then(|same| same.iter().find(fits).cloned())
     }
 
     pub fn all(&self) -> Vec<Arc<Client>> {

@@ -129,7 +129,7 @@ impl Session {
 
     fn settle_actual(&mut self) {
         if let Some(leased) = &mut self.leased {
-            leased.actual = self.parameters.current().clone();
+            leased.lease.settings = self.parameters.current().clone();
         }
     }
 
@@ -146,14 +146,14 @@ impl Session {
                 let name = if *session_authorization { "session_authorization" } else { "role" };
                 if *session_authorization {
                     self.parameters.reset("role");
-                    leased.actual.remove("role");
+                    leased.lease.settings.remove("role");
                 }
                 let value = value.clone().map_or(SetValue::Default, SetValue::Sql);
                 self.apply_set(name, &value, leased);
             }
             Effect::ResetAll => {
-                let identity = keep_identity(&leased.actual);
-                leased.actual = identity;
+                let identity = keep_identity(&leased.lease.settings);
+                leased.lease.settings = identity;
                 self.parameters.reset_all();
             }
             Effect::DiscardAll => {
@@ -161,7 +161,7 @@ impl Session {
                 self.pins.clear();
                 self.change_channels(Change::UnlistenAll);
                 self.parameters.discard_all();
-                leased.actual = Settings::default();
+                leased.lease.settings = Settings::default();
                 leased.suspect = false;
             }
             Effect::Prepare(_) => {
@@ -212,7 +212,7 @@ impl Session {
             SetValue::Flat(text) => self.apply_value(name, Value::Flat(text.clone()), leased),
             SetValue::Default => {
                 self.parameters.reset(name);
-                leased.actual.remove(name);
+                leased.lease.settings.remove(name);
             }
             // Of custom ones, and of one without a name that may be one, the server does not tell.
             SetValue::Opaque if name.contains('.') || name.is_empty() => self.pins.insert(Pin::Set),
@@ -222,13 +222,13 @@ impl Session {
 
     fn apply_value(&mut self, name: &str, mut value: Value, leased: &mut Leased) {
         if name.eq_ignore_ascii_case(datestyle::NAME) {
-            let all = datestyle::after(value.clone(), leased.actual.value(datestyle::NAME));
+            let all = datestyle::after(value.clone(), leased.lease.settings.value(datestyle::NAME));
             leased.unsure |= all.is_none();
             value = all.unwrap_or(value);
         }
         // Found by today's search_path; the server knows by which name it is found by any.
         leased.unsure |= name.eq_ignore_ascii_case("default_text_search_config");
-        leased.actual.set(name, value.clone());
+        leased.lease.settings.set(name, value.clone());
         self.parameters.set(name, value);
     }
 

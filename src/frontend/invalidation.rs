@@ -1,6 +1,6 @@
 //! How a database's part in the result cache is kept true: by its change stream, or by what passes through.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -115,6 +115,7 @@ pub struct Cached {
     pub ttl: Duration,
     /// `[[cache.rules]]` that are for it.
     pub rules: ArcSwapOption<Rules>,
+    has_rules: AtomicBool,
     /// What the stream tells changes of; `None`: of everything.
     pub publication: ArcSwapOption<Publication>,
     /// For a session that waits to be told of its own write.
@@ -143,8 +144,10 @@ impl Cached {
     ) -> Cached {
         let id = results.add_database(Instant::now());
         let counters = results.counters(id).unwrap_or_default();
+        let rules = Rules::new(&config.rules, &database);
         let cached = Cached {
-            rules: ArcSwapOption::from_pointee(Rules::new(&config.rules, &database)),
+            has_rules: AtomicBool::new(rules.is_some()),
+            rules: ArcSwapOption::from_pointee(rules),
             publication: ArcSwapOption::empty(),
             database,
             results,
@@ -194,11 +197,21 @@ impl Cached {
 
     /// Others from now on: they count for what is kept already, too.
     pub fn set_rules(&self, rules: &[config::CacheRule]) {
-        self.rules.store(Rules::new(rules, &self.database).map(Arc::new));
+        let rules = Rules::new(rules, &self.database);
+        let has_rules = rules.is_some();
+        self.rules.store(rules.map(Arc::new));
+        self.has_rules.store(has_rules, Ordering::Release);
+    }
+
+    pub fn has_rules(&self) -> bool {
+        self.has_rules.load(Ordering::Acquire)
     }
 
     /// What the rules say of a statement, by these definitions.
     pub fn ruled(&self, statement: Fingerprint, catalog: Option<&Catalog>) -> Ruled {
+        if !self.has_rules() {
+            return Ruled::default();
+        }
         self.rules.load().as_ref().map(|rules| rules.ruled(statement, catalog)).unwrap_or_default()
     }
 

@@ -160,13 +160,13 @@ impl Session {
         Ok(())
     }
 
-    async fn lease_unasked(&mut self, chosen: Chosen) -> Result<Option<Box<Leased>>, End> {
+    async fn lease_unasked(&mut self, chosen: Chosen) -> Result<Option<Leased>, End> {
         let Chosen { node, why, .. } = chosen;
         let (replica, pool) = (self.is_replica(node), self.pools[usize::from(node)].clone());
         match self.wait_for_lease(&pool, true).await {
             Wait::Answer(Ok(lease)) if !replica || self.may_read(&lease) => {
                 self.waited(Duration::ZERO, true);
-                return Ok(Some(Box::new(Leased { fenced: !replica, ..Leased::new(lease, why, replica) })));
+                return Ok(Some(Leased { fenced: !replica, ..Leased::new(lease, why, replica) }));
             }
             Wait::ClientGone => return Err(End::Client),
             Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cluster::Tried;
-use crate::config::PoolMode;
+use crate::config::{LoadBalancing, PoolMode};
 use crate::error::Fault;
 use crate::freshness::Seen;
 use crate::frontend::batch::Batch;
@@ -34,12 +34,20 @@ pub struct Asked {
     answer: Answer,
 }
 
+/// How far the search for a batch's connection has come.
+#[derive(Debug)]
+pub enum Search {
+    Begins,
+    Chosen(Chosen),
+    Asked(Box<Asked>),
+}
+
 impl Session {
     /// Sends a batch to the node chosen for it as soon as there is a connection: the common case, in which nothing else is
     /// waited for.
     pub(super) fn send_or_queue(&mut self, batch: Batch, chosen: Chosen) -> Result<(), Later> {
         if self.is_unsettled(&chosen) || batch.begins && self.mode == PoolMode::Statement {
-            return Err(Later::TakeOn(batch, Some(chosen), None));
+            return Err(Later::TakeOn(batch, Search::Chosen(chosen)));
         }
         let replica = self.is_replica(chosen.node);
         match self.pools[usize::from(chosen.node)].checkout_or_queue(self.worker.index, self.request.mark) {
@@ -87,46 +95,43 @@ impl Session {
         match answer {
             Ok(lease) if if replica { self.may_read(&lease) } else { !self.awaits_fence(&batch) } => {
                 let fenced = !replica && batch.may_write();
-                Ok(self.send(batch, Box::new(Leased { fenced, ..Leased::new(lease, chosen.why, replica) }))?)
+                Ok(self.send(batch, Leased { fenced, ..Leased::new(lease, chosen.why, replica) })?)
             }
-            answer => Err(Later::TakeOn(batch, None, Some(Asked { chosen, replica, answer }))),
+            answer => Err(Later::TakeOn(batch, Search::Asked(Box::new(Asked { chosen, replica, answer })))),
         }
     }
 
     /// A connection for a batch, or what its client is to be told.
-    pub(super) async fn find_lease(
-        &mut self,
-        batch: &Batch,
-        mut chosen: Option<Chosen>,
-        mut asked: Option<Asked>,
-    ) -> Result<Result<Box<Leased>, Fault>, End> {
+    pub(super) async fn find_lease(&mut self, batch: &Batch, mut search: Search) -> Result<Result<Leased, Fault>, End> {
         let mut outdated = Tried::default();
         loop {
-            let Asked { chosen: found, replica, answer } = match asked.take() {
-                Some(asked) => asked,
-                None => {
-                    let Some(mut next) = chosen.take().or_else(|| self.choose(batch, outdated)) else {
-                        let Some(fault) = Box::pin(self.wait_for_primary(batch)).await? else { continue };
-                        return Ok(Err(fault));
-                    };
-                    if self.is_unsettled(&next) {
-                        next = Box::pin(self.wait_for_sample(batch, next)).await;
+            let Asked { chosen, replica, answer } = match std::mem::replace(&mut search, Search::Begins) {
+                Search::Asked(asked) => *asked,
+                Search::Chosen(chosen) => self.ask(batch, chosen).await?,
+                Search::Begins => {
+                    match self.choose(batch, outdated) {
+                        Some(chosen) => search = Search::Chosen(chosen),
+                        None => {
+                            let fault = Box::pin(self.wait_for_primary(batch)).await?;
+                            if let Some(fault) = fault {
+                                return Ok(Err(fault));
+                            }
+                        }
                     }
-                    let replica = self.is_replica(next.node);
-                    Asked { chosen: next, replica, answer: self.lease(next.node).await? }
+                    continue;
                 }
             };
             match answer {
                 // Dropped unused, the connection goes back as it is.
                 Ok(lease) if replica && !self.may_read(&lease) => {
-                    self.undeal(&found);
-                    outdated.insert(found.node);
+                    self.undeal(&chosen);
+                    outdated.insert(chosen.node);
                 }
                 Ok(lease) => {
                     let fenced = !replica && self.fence_before(batch).await.map_err(End::Fault)?;
-                    return Ok(Ok(Box::new(Leased { fenced, ..Leased::new(lease, found.why, replica) })));
+                    return Ok(Ok(Leased { fenced, ..Leased::new(lease, chosen.why, replica) }));
                 }
-                Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(found.node),
+                Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(chosen.node),
                 // Another node is the primary now.
                 Err(Refused::Unavailable(_)) if self.fails_over() => {}
                 Err(refused) => {
@@ -135,6 +140,17 @@ impl Session {
                 }
             }
         }
+    }
+
+    async fn ask(&mut self, batch: &Batch, mut chosen: Chosen) -> Result<Asked, End> {
+        if self.is_unsettled(&chosen) {
+            chosen = Box::pin(self.wait_for_sample(batch, chosen)).await;
+        }
+        let replica = self.is_replica(chosen.node);
+        let pool = self.pools[usize::from(chosen.node)].clone();
+        self.begin_wait();
+        let waited = self.wait_for_lease(&pool, false).await;
+        Ok(Asked { chosen, replica, answer: self.end_wait(&pool, waited)? })
     }
 
     /// A replica that was chosen is not to be read from after all.
@@ -147,15 +163,7 @@ impl Session {
     /// Whether a lease on a replica leads to a server that is known to have what the session needs.
     pub(super) fn may_read(&self, lease: &Lease) -> bool {
         let node = &lease.pool.node;
-        let need = self.need();
-        need.is_nothing() || need.is_met_by(lease.created, node.index, &node.sample())
-    }
-
-    async fn lease(&mut self, node: u16) -> Result<Answer, End> {
-        let pool = self.pools[usize::from(node)].clone();
-        self.begin_wait();
-        let waited = self.wait_for_lease(&pool, false).await;
-        self.end_wait(&pool, waited)
+        self.need().is_met_by(lease.created, node.index, || node.sample())
     }
 
     fn begin_wait(&self) {
@@ -190,11 +198,14 @@ impl Session {
     }
 
     /// The session has a connection from here on.
-    pub(super) fn take_up(&mut self, mut leased: Box<Leased>) {
-        self.database.tally.count(leased.why);
-        leased.lease.begin_turn(self.request.mark);
+    pub(super) fn take_up(&mut self, mut leased: Leased) {
+        self.database.tally.decided(self.worker.index, leased.why);
+        leased.lease.begin();
+        if self.cluster().routing.load_balancing != LoadBalancing::Weighted {
+            leased.lease.begin_turn(self.request.mark);
+        }
         self.request.why = leased.why;
-        self.client.set_target(Some(&leased.lease.identity));
+        leased.lease.identity.serve(self.client.id);
         self.settling = false;
         self.leased = Some(leased);
         self.replay();

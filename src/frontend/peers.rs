@@ -15,7 +15,7 @@ pub async fn cancel(proxy: &Proxy, pid: i32, secret: &[u8]) {
     let config = proxy.config.load_full();
     let id = peer_of(pid, secret);
     let peer = config.listen.peers.iter().find(|peer| peer.id == id && id != proxy.clients.peer_id);
-    let Some(peer) = peer else { return proxy.clients.cancel(pid, secret).await };
+    let Some(peer) = peer else { return proxy.cancel_by_key(pid, secret).await };
     let timeout = config.databases.first().map_or_else(Default::default, |d| d.pool.connection_timeout);
     let pass_on = async {
         let mut stream = net::connect(&peer.host, peer.port, &Connector::plain(), timeout).await?;

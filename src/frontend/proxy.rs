@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
+use crate::backend::cancel::Identity;
 use crate::backend::connect::Login;
 use crate::cache::{Limits, Results};
 use crate::cluster::Cluster;
@@ -18,7 +20,7 @@ use crate::cluster::changes::{self, Follow};
 use crate::cluster::node::Node;
 use crate::cluster::probe::{self, Prober};
 use crate::config::{self, Config};
-use crate::frontend::client::Clients;
+use crate::frontend::client::{Client, Clients};
 use crate::frontend::database::Database;
 use crate::frontend::failover;
 use crate::frontend::invalidation::{Cached, Keeper};
@@ -310,6 +312,29 @@ impl Proxy {
         self.results.set_limits(limits(&config.cache));
         self.config.store(Arc::new(config));
         Ok(())
+    }
+
+    /// Cancels the statement that runs for a client, or its wait; over once the signal is sent.
+    pub fn cancel(&self, client: &Client) -> Option<JoinHandle<()>> {
+        client.cancel(self.server_of(client).as_ref())
+    }
+
+    /// The server connection that serves a client now. Only the connection knows: so each statement says it in one place.
+    fn server_of(&self, client: &Client) -> Option<Arc<Identity>> {
+        if let Some(server) = client.server.get() {
+            return Some(server.clone());
+        }
+        let database = self.databases.get(&client.database)?.clone();
+        let servers = database.pools.all().into_iter().flat_map(|pool| pool.servers());
+        servers.into_iter().find(|server| server.serves() == client.id)
+    }
+
+    /// A CancelRequest: nothing is said whether or not the key fits, as in Postgres. Over once the signal is sent, so that
+    /// who waits for that and then sends another statement does not see it cancelled.
+    pub async fn cancel_by_key(&self, pid: i32, secret: &[u8]) {
+        if let Some(request) = self.clients.of_key(pid, secret).and_then(|client| self.cancel(&client)) {
+            let _ = request.await;
+        }
     }
 
     pub fn is_draining(&self) -> bool {

@@ -38,7 +38,8 @@ impl Session {
         };
         request.mark = now;
         if let Some(leased) = leased {
-            leased.lease.pool.node.count(sample.is_write);
+            let node = leased.lease.pool.node.index;
+            self.database.tally.ran(self.worker.index, node, sample.is_write);
         }
         let error = request.error.take();
         let values = request.values.take();

@@ -101,7 +101,8 @@ impl Relay {
             replication: startup.replication.as_deref().map_or("none", kind),
         };
         let client = Entered::new(&opening.proxy, new);
-        client.set_target(Some(&connection.identity));
+        connection.identity.serve(client.id);
+        let _ = client.server.set(connection.identity.clone());
         client.set_activity(Activity::Active, client.connected);
         for (name, value) in &connection.statuses {
             write::parameter_status(&mut opening.outbox, name, value);

@@ -297,7 +297,7 @@ impl Session {
         for (name, said) in self.reported.drain(..) {
             let lower = name.to_ascii_lowercase();
             let first = self.greeting.iter().find(|(first, _)| *first == name).map(|(_, value)| value.clone());
-            let there = self.leased.as_ref().and_then(|leased| leased.actual.value(&lower));
+            let there = self.leased.as_ref().and_then(|leased| leased.lease.settings.value(&lower));
             let is_reset = there.is_none() && base.value(&lower) == current.value(&lower);
             let value = first.clone().filter(|_| is_reset).unwrap_or(said);
             if *name == *"application_name" {

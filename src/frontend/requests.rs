@@ -381,13 +381,13 @@ impl Session {
     /// Settings that differ between the client and its connection, said ahead of the client's own messages.
     pub fn replay(&mut self) {
         let Some(leased) = &mut self.leased else { return };
-        let said = leased.actual.difference(self.parameters.current());
+        let said = leased.lease.settings.difference(self.parameters.current());
         if said.is_empty() {
             return;
         }
         leased.lease.begin();
         leased.lease.unnamed = None;
-        leased.actual = self.parameters.current().clone();
+        leased.lease.settings = self.parameters.current().clone();
         for sql in &said {
             write::query(&mut leased.lease.outbox, sql);
             self.pipeline.push(Expect::Replay);

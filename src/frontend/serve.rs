@@ -12,10 +12,9 @@ use crate::config::{LoadBalancing, PoolMode};
 use crate::error::{Fault, sqlstate};
 use crate::frontend::batch::{Batch, Head};
 use crate::frontend::cached::Answer;
-use crate::frontend::choice::Chosen;
 use crate::frontend::client::{Activity, Stop};
 use crate::frontend::io::{self, Event};
-use crate::frontend::leases::Asked;
+use crate::frontend::leases::Search;
 use crate::frontend::replies::Relayed;
 use crate::frontend::requests::Forwarded;
 use crate::frontend::retry::Again;
@@ -61,7 +60,7 @@ pub(super) enum Later {
     /// The cache has to be asked further, or gives its answer in pieces.
     Consult(Batch, Answer),
     /// More is to be waited for than a connection of the node that was chosen, or another node is.
-    TakeOn(Batch, Option<Chosen>, Option<Asked>),
+    TakeOn(Batch, Search),
 }
 
 impl From<End> for Later {
@@ -103,9 +102,7 @@ impl Session {
                 Err(Later::Rest) => return None,
                 Err(Later::Begin) => Box::pin(self.begin_unasked()).await.map_err(Later::from),
                 Err(Later::Consult(batch, answer)) => Box::pin(self.consult(batch, answer)).await,
-                Err(Later::TakeOn(batch, chosen, asked)) => {
-                    Box::pin(self.take_on(batch, chosen, asked)).await.map_err(Later::from)
-                }
+                Err(Later::TakeOn(batch, search)) => Box::pin(self.take_on(batch, search)).await.map_err(Later::from),
             };
         }
     }
@@ -237,7 +234,7 @@ impl Session {
     fn run_batch(&mut self, batch: Batch) -> Result<(), Later> {
         match self.choose(&batch, Tried::default()) {
             Some(chosen) => self.send_or_queue(batch, chosen),
-            None => Err(Later::TakeOn(batch, None, None)),
+            None => Err(Later::TakeOn(batch, Search::Begins)),
         }
     }
 
@@ -309,12 +306,12 @@ impl Session {
     }
 
     /// Finds a connection for a batch, on the node chosen for it or another, and sends it there.
-    async fn take_on(&mut self, batch: Batch, chosen: Option<Chosen>, asked: Option<Asked>) -> Result<(), End> {
+    async fn take_on(&mut self, batch: Batch, search: Search) -> Result<(), End> {
         if batch.begins && self.mode == PoolMode::Statement {
             self.refuse(batch, &Fault::error(sqlstate::FEATURE_NOT_SUPPORTED, NO_BLOCKS));
             return Ok(());
         }
-        match self.find_lease(&batch, chosen, asked).await? {
+        match self.find_lease(&batch, search).await? {
             Ok(leased) => self.send(batch, leased).map_err(End::Fault),
             Err(fault) => {
                 self.refuse(batch, &fault);
@@ -323,7 +320,7 @@ impl Session {
         }
     }
 
-    pub(super) fn send(&mut self, batch: Batch, leased: Box<Leased>) -> Result<(), Fault> {
+    pub(super) fn send(&mut self, batch: Batch, leased: Leased) -> Result<(), Fault> {
         if batch.demand.in_block && batch.end == 0 {
             // What comes as it comes is not to come before the block has begun.
             self.take_up(leased);
@@ -463,21 +460,18 @@ impl Session {
 
     pub(super) fn give_back(&mut self) {
         let Some(leased) = self.leased.take() else { return };
-        let Leased { mut lease, why, actual, suspect, prepared, open, replica, .. } = *leased;
-        self.client.set_target(None);
+        let Leased { mut lease, why, suspect, prepared, open, replica, .. } = leased;
         // Of single reads alone, which are alike on all nodes.
         if replica && why != Why::InTransaction && self.cluster().routing.load_balancing == LoadBalancing::Latency {
             lease.end_turn(Some(self.request.mark));
         }
         // Bytes behind the last ReadyForQuery belong to nobody: such a connection is dropped, and so closed.
         if lease.inbox.is_empty() && lease.outbox.is_empty() {
-            lease.settings = actual;
             lease.give_back(self.request.mark, Return { reset: suspect || prepared, prepared, open });
         }
     }
 
     pub(super) fn drop_lease(&mut self) {
-        self.client.set_target(None);
         self.leased = None;
         self.filling = None;
         if self.writing {
@@ -524,8 +518,9 @@ impl Session {
             && leased.lease.outbox.is_empty()
             && leased.lease.inbox.is_empty();
         if !quiet {
+            let server = leased.lease.identity.clone();
             self.record_broken_off(sqlstate::QUERY_CANCELED);
-            self.client.cancel();
+            self.client.cancel(Some(&server));
             return self.drop_lease();
         }
         if self.failed {
@@ -535,7 +530,6 @@ impl Session {
         // What is unsure may have prepared something, too.
         let prepares = leased.unsure || self.pins.contains(Pin::Prepare) || self.pins.contains(Pin::Set);
         let prepared = leased.prepared || prepares || self.mode == PoolMode::Session;
-        self.client.set_target(None);
         if let Some(leased) = self.leased.take() {
             let open = self.status != b'I';
             leased.lease.give_back(Instant::now(), Return { reset: true, prepared, open });

@@ -34,7 +34,7 @@ use crate::route::decide::Why;
 use crate::route::plan::Plan;
 use crate::session::channels::Channels;
 use crate::session::environment::Environment;
-use crate::session::parameters::{Parameters, Settings};
+use crate::session::parameters::Parameters;
 use crate::session::pins::Pins;
 use crate::session::pipeline::{Pipeline, Undo};
 use crate::session::prepared::{Names, Statement};
@@ -57,8 +57,6 @@ pub struct Leased {
     pub why: Why,
     /// On a node that takes reads only: nothing may follow but what was decided for it.
     pub replica: bool,
-    /// What SET has left on the connection, in step with the client's own statements.
-    pub actual: Settings,
     /// State may have changed out of sight: reset before the next client has it.
     pub suspect: bool,
     /// … and SQL-level prepared statements may be among it.
@@ -80,12 +78,10 @@ pub struct Leased {
 impl Leased {
     /// A connection that its client has done nothing with yet.
     pub fn new(lease: Lease, why: Why, replica: bool) -> Leased {
-        let actual = lease.settings.clone();
         Leased {
             lease,
             why,
             replica,
-            actual,
             suspect: false,
             unsure: false,
             drew: false,
@@ -226,8 +222,7 @@ pub struct Session {
     /// Bytes still to come of a server's frame that is passed on as it arrives.
     pub server_rest: usize,
 
-    /// Boxed: it goes from hand to hand, and an idle client has none.
-    pub leased: Option<Box<Leased>>,
+    pub leased: Option<Leased>,
     /// What stands at the head of the inbox waits for one.
     pub line: Option<Box<InLine>>,
     pub pipeline: Pipeline,

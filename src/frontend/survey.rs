@@ -90,9 +90,9 @@ impl Session {
                 } else {
                     self.pins.remove(Pin::Listen)
                 }
-                let there = survey.settings(&leased.actual, &self.login.user);
-                let wanted = with_pending(&there, &leased.actual, self.parameters.current());
-                leased.actual = there;
+                let there = survey.settings(&leased.lease.settings, &self.login.user);
+                let wanted = with_pending(&there, &leased.lease.settings, self.parameters.current());
+                leased.lease.settings = there;
                 self.parameters.learn(wanted);
             }
         }

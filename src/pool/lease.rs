@@ -44,13 +44,12 @@ impl Lease {
     /// connection is dead.
     pub(super) fn settle_on(&mut self, worker: usize, now: Instant) -> bool {
         let Some(held) = self.held.as_mut() else { return false };
-        let stays = held.home == worker;
-        let moved = stays || held.connection.stream.rehome().is_ok();
+        // What has come meanwhile, the reactor that has had it knows.
+        let busy = now.saturating_duration_since(held.connection.at_rest) < BUSY;
+        let alive = !busy || held.connection.is_still_usable();
+        let here = held.home == worker || held.connection.stream.rehome().is_ok();
         held.home = worker;
-        let usable = match stays && now.saturating_duration_since(held.connection.at_rest) < BUSY {
-            true => held.connection.is_still_usable(),
-            false => moved && held.connection.is_usable(),
-        };
+        let usable = alive && here && (busy || held.connection.is_usable());
         let usable = usable && !is_left(&mut held.connection, &self.pool.node);
         self.used = !usable;
         usable
@@ -79,6 +78,7 @@ impl Lease {
     pub fn give_back(mut self, now: Instant, how: Return) {
         self.end_turn(None);
         let Some(mut held) = self.held.take() else { return };
+        held.identity.release();
         let undisturbed = held.identity.is_settled() && !held.identity.is_in_doubt();
         if !how.reset && !how.open && !held.suspect && undisturbed {
             held.at_rest = now;
@@ -139,6 +139,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.end_turn(None);
         if let Some(held) = self.held.take() {
+            held.identity.release();
             let verdict = if self.used { Verdict::Discard } else { Verdict::Clean };
             self.pool.checkin(Instant::now(), held, verdict);
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::config::PrimaryReads;
 use crate::route::block;
 use crate::sql::{Facts, Reason, RouteHint};
+use crate::stats::counters::add;
 
 /// Why a batch went where it went: the closed list of logs, metrics and EXPLAIN ROUTE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,24 +72,64 @@ const OTHERS: [Why; 11] = [
 
 const REASONS: usize = Reason::ALL.len() + OTHERS.len();
 
-/// How often each reason has decided.
-#[derive(Debug, Default)]
-pub struct Tally([AtomicU64; REASONS]);
+/// Where the first of [`OTHERS`] is counted.
+const READ: usize = Reason::ALL.len();
+
+/// How often each reason has decided, and what each node has run, by the workers that counted it.
+#[derive(Debug)]
+pub struct Tally(Box<[Shard]>);
+
+/// Of one worker, which alone counts in it. Aligned so that workers do not share cache lines.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Shard {
+    reasons: [AtomicU64; REASONS],
+    /// Reads and writes.
+    nodes: Box<[[AtomicU64; 2]]>,
+}
 
 impl Tally {
-    pub fn count(&self, why: Why) {
-        let at = match why {
-            Why::Statement(reason) => reason as usize,
-            other => OTHERS.iter().position(|known| *known == other).map_or(0, |at| Reason::ALL.len() + at),
+    pub fn new(workers: usize, nodes: usize) -> Tally {
+        let shard = |_| Shard {
+            reasons: [const { AtomicU64::new(0) }; REASONS],
+            nodes: (0..nodes).map(|_| Default::default()).collect(),
         };
-        self.0[at].fetch_add(1, Ordering::Relaxed);
+        Tally((0..workers.max(1)).map(shard).collect())
+    }
+
+    /// A batch goes to its node for this reason.
+    pub fn decided(&self, worker: usize, why: Why) {
+        let at = match why {
+            Why::Read => READ,
+            Why::Statement(reason) => reason as usize,
+            other => OTHERS.iter().position(|known| *known == other).map_or(0, |at| READ + at),
+        };
+        add(&self.at(worker).reasons[at], 1);
+    }
+
+    /// A statement has ended on a node.
+    pub fn ran(&self, worker: usize, node: u16, write: bool) {
+        if let Some(node) = self.at(worker).nodes.get(usize::from(node)) {
+            add(&node[usize::from(write)], 1);
+        }
+    }
+
+    fn at(&self, worker: usize) -> &Shard {
+        self.0.get(worker).unwrap_or(&self.0[0])
     }
 
     /// Every reason that has decided anything.
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
         let reasons = Reason::ALL.iter().map(|reason| reason.as_str()).chain(OTHERS.iter().map(|why| why.as_str()));
-        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        let counts = (0..REASONS).map(|at| self.0.iter().map(|shard| shard.reasons[at].load(Ordering::Relaxed)).sum());
         reasons.zip(counts).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The reads and writes of a node.
+    pub fn of_node(&self, node: u16) -> (u64, u64) {
+        let nodes = || self.0.iter().filter_map(|shard| shard.nodes.get(usize::from(node)));
+        let sum = |write: usize| nodes().map(|counts| counts[write].load(Ordering::Relaxed)).sum();
+        (sum(0), sum(1))
     }
 }
 
@@ -211,14 +252,18 @@ mod tests {
 
     #[test]
     fn each_reason_is_counted_for_itself() {
-        let tally = Tally::default();
+        let tally = Tally::new(2, 3);
         let all = Reason::ALL.into_iter().map(Why::Statement).chain(OTHERS);
-        for why in all.clone() {
-            tally.count(why);
+        for (at, why) in all.clone().enumerate() {
+            tally.decided(at % 2, why);
         }
         let counts = tally.counts();
         assert_eq!(counts.len(), all.clone().count());
         assert!(counts.iter().zip(all).all(|((name, count), why)| *name == why.as_str() && *count == 1));
+        for (worker, write) in [(0, true), (1, true), (1, false)] {
+            tally.ran(worker, 2, write);
+        }
+        assert_eq!((tally.of_node(0), tally.of_node(2)), ((0, 0), (1, 2)));
     }
 
     #[test]

@@ -52,8 +52,8 @@ pub struct Totals {
     pub client_login_count: u64,
 }
 
-/// Nobody else writes, so that no addition is lost, and none locks the bus.
-fn add(counter: &AtomicU64, n: u64) {
+/// Adds to a counter that nobody else writes, so that no addition is lost, and none locks the bus.
+pub fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
@@ -205,6 +205,10 @@ impl Database {
     fn new(workers: usize) -> Database {
         let shards = (0..workers.max(1)).map(|_| Counters::default()).collect();
         Database { shards, turns: Mutex::default(), listen_reconnects: AtomicU64::new(0) }
+    }
+
+    pub fn workers(&self) -> usize {
+        self.shards.len()
     }
 
     /// The counters to be used by a worker.

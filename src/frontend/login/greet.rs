@@ -177,8 +177,8 @@ impl Parts {
         let environment = Environment::new(&login.user);
         let leased = lease.map(|mut lease| {
             lease.begin();
-            client.set_target(Some(&lease.identity));
-            Box::new(Leased::for_session(lease))
+            lease.identity.serve(client.id);
+            Leased::for_session(lease)
         });
         let seen = Seen::at_start(&database.cluster.last_write);
         let rest = Rest {
