@@ -127,16 +127,11 @@ impl Session {
     fn sight_of(&self, cached: &Cached, batch: &Batch) -> Option<Option<u64>> {
         let statement = batch.rare?;
         let named = || cached.ruled(statement, None).statement.ttl.is_some();
-        if cached.mode().choice() != Some(Choice::Known) || self.is_off() || named() {
+        if cached.mode().choice() != Some(Choice::Known) || self.parameters.is_uncached() || named() {
             return None;
         }
         let gist = request::gist(&self.inbox[..batch.end])?;
         Some(cached.results.sight(cached.id, &cached.counters, (statement, gist)))
-    }
-
-    /// The session wants to know nothing of it.
-    fn is_off(&self) -> bool {
-        self.parameters.current().value("pgweir.cache").is_some_and(|value| value.keyword() == "off")
     }
 
     /// Writes the reply to a batch, and says what it was and by when that was read; or what is to be done.
@@ -216,7 +211,7 @@ impl Session {
 
     fn look_up(&mut self, cached: &Arc<Cached>, request: &Request<'_>) -> Result<(Sought, Asked), Refusal> {
         let sought = self.sought(request).ok_or(Refusal::Shape)?;
-        if self.is_off() {
+        if self.parameters.is_uncached() {
             return Err(Refusal::Asked);
         }
         let choice = cached.mode().choice();

@@ -58,13 +58,14 @@ struct Inner {
     routing: Routing,
 }
 
-/// What the settings ask of each statement's routing, read once.
+/// What the settings ask of each statement's routing and of the cache, read once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Routing {
     route: Option<RouteHint>,
     freshness: Option<Freshness>,
     token: Option<Lsn>,
     serializable: bool,
+    uncached: bool,
 }
 
 impl Routing {
@@ -86,6 +87,7 @@ impl Routing {
                 .filter(|token| !token.is_empty())
                 .map(|token| token.parse().unwrap_or(Lsn::MAX)),
             serializable: keyword("default_transaction_isolation").as_deref() == Some("serializable"),
+            uncached: keyword("pgweir.cache").as_deref() == Some("off"),
         }
     }
 }
@@ -272,6 +274,11 @@ impl Parameters {
     /// Each of its transactions is serializable, which no standby offers.
     pub fn is_serializable(&self) -> bool {
         self.current.0.routing.serializable
+    }
+
+    /// It wants to know nothing of the cache.
+    pub fn is_uncached(&self) -> bool {
+        self.current.0.routing.uncached
     }
 
     /// Its transactions are READ ONLY where they do not say otherwise.
