@@ -186,12 +186,14 @@ fn a_cancel_request_goes_where_its_connection_went() {
         let cancelling = async {
             wait_for("the sleep", async || cluster().primary().psql(&asleep).unwrap() == "1").await;
             identity.serve(1);
+            assert!(identity.begin(2).is_none());
             identity.begin(1).unwrap().send().await.unwrap();
         };
         let (slept, ()) = tokio::join!(lease.query("SELECT pg_sleep(30)"), cancelling);
         assert!(matches!(slept, Err(BackendError::Server(e)) if e.code == "57014"));
         lease.begin();
         drop(lease);
+        assert!(identity.begin(1).is_none() && identity.is_settled(), "nobody has it any more");
 
         // One that the server does not answer may come late: to nobody else.
         setup.lead_to(&[FIRST]);

@@ -13,7 +13,7 @@ fn those_who_wait_are_served_in_the_order_in_which_they_came() {
     let role = Role::create(cluster().primary(), "share_fifo");
     role.directly("CREATE SEQUENCE share_turn; GRANT ALL ON SEQUENCE share_turn TO share_fifo");
     let builder = Pgweir::builder().cluster(cluster(), &[]).user(role.name, role.name);
-    let pgweir = builder.set("pool.max", 1).start();
+    let pgweir = builder.set("pool.max", 1).set("listen.workers", 1).start();
     let mut holder = Raw::connect(pgweir.port(), role.name);
     holder.run("BEGIN; SELECT 1");
     let mut clients: Vec<_> = (0..8).map(|_| Raw::connect(pgweir.port(), role.name)).collect();
@@ -24,6 +24,31 @@ fn those_who_wait_are_served_in_the_order_in_which_they_came() {
     holder.run("COMMIT");
     let turns: Vec<_> = clients.iter_mut().map(|client| client.until(b'D')[6..].to_vec()).collect();
     assert_eq!(turns, (1..=8).map(|turn| turn.to_string().into_bytes()).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_a_client_says_while_it_waits_comes_behind() {
+    let role = Role::create(cluster().primary(), "share_behind");
+    let pgweir = Pgweir::builder().cluster(cluster(), &[]).user(role.name, role.name).set("pool.max", 1).start();
+    let mut holder = Raw::connect(pgweir.port(), role.name);
+    holder.run("BEGIN; SELECT 1");
+    let mut client = Raw::connect(pgweir.port(), role.name);
+    client.query("SELECT 'first'").flush();
+    wait_for_waiting(&pgweir, &role, 1);
+    // One that is whole, and one that is cut within its head.
+    client.query("SELECT 'second'").bytes(b"Q\0\0").flush();
+    let mut last = Raw::connect(pgweir.port(), role.name);
+    last.query("SELECT 'last'").flush();
+    wait_for_waiting(&pgweir, &role, 2);
+    holder.run("COMMIT");
+    let said = |client: &mut Raw| {
+        let row = client.until(b'D')[6..].to_vec();
+        client.until_ready();
+        String::from_utf8(row).unwrap()
+    };
+    assert_eq!([said(&mut client), said(&mut client), said(&mut last)], ["first", "second", "last"]);
+    client.bytes(b"\0\x16SELECT 'the rest'\0").flush();
+    assert_eq!(said(&mut client), "the rest");
 }
 
 /// A client that asks again at once does not get in ahead of one that waits.
