@@ -58,10 +58,10 @@ impl Session {
             }
             Found::Queued(queued) => {
                 self.begin_wait();
-                let line = self.line.insert(Box::new(InLine { batch, chosen, replica, queued }));
-                let pool = line.queued.pool.clone();
+                self.line = Some(InLine { batch, chosen, replica, queued });
                 // The node may have gone since it was chosen.
-                if self.waits_in_vain(&pool.node) { self.leave_line(Wait::InVain) } else { Ok(()) }
+                let gone = self.waits_in_vain(&self.pools[usize::from(chosen.node)].node);
+                if gone { self.leave_line(Wait::InVain) } else { Ok(()) }
             }
             Found::Closed => self.send_by(batch, Asked { chosen, replica, answer: Err(Refused::Closed) }),
         }
@@ -85,7 +85,7 @@ impl Session {
 
     fn leave_line(&mut self, waited: Wait) -> Result<(), Later> {
         let Some(line) = self.line.take() else { return Ok(()) };
-        let InLine { batch, chosen, replica, queued } = *line;
+        let InLine { batch, chosen, replica, queued } = line;
         let answer = self.end_wait(&queued.pool, waited)?;
         self.send_by(batch, Asked { chosen, replica, answer })
     }

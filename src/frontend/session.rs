@@ -224,7 +224,7 @@ pub struct Session {
 
     pub leased: Option<Leased>,
     /// What stands at the head of the inbox waits for one.
-    pub line: Option<Box<InLine>>,
+    pub line: Option<InLine>,
     pub pipeline: Pipeline,
     /// A block that has run nothing yet, or a READ ONLY one on a replica.
     pub block: Option<Box<Block>>,
