@@ -92,8 +92,9 @@ impl Session {
 
     fn send_by(&mut self, batch: Batch, asked: Asked) -> Result<(), Later> {
         let Asked { chosen, replica, answer } = asked;
+        let suits = |lease: &Lease| if replica { self.may_read(lease) } else { !self.awaits_fence(&batch) };
         match answer {
-            Ok(lease) if if replica { self.may_read(&lease) } else { !self.awaits_fence(&batch) } => {
+            Ok(lease) if suits(&lease) => {
                 let fenced = !replica && batch.may_write();
                 Ok(self.send(batch, Leased { fenced, ..Leased::new(lease, chosen.why, replica) })?)
             }
@@ -135,7 +136,7 @@ impl Session {
                 // Another node is the primary now.
                 Err(Refused::Unavailable(_)) if self.fails_over() => {}
                 Err(refused) => {
-                    let timeout = self.database.pools.config().acquire_timeout;
+                    let timeout = self.pools[usize::from(chosen.node)].config.load().acquire_timeout;
                     return Ok(Err(refused.fault(timeout)));
                 }
             }
