@@ -346,10 +346,14 @@ impl<C, W> Ledger<C, W> {
 
     /// The hottest idle connection of the worker, else the hottest of all.
     fn take_idle(&mut self, worker: usize) -> Option<Held<C>> {
-        let own = self.idle.iter().rposition(|idle| idle.held.home == worker);
-        let idle = match own {
-            Some(index) => self.idle.remove(index),
-            None => self.idle.pop_back(),
+        let own = |idle: &Idle<C>| idle.held.home == worker;
+        let idle = match self.idle.back() {
+            // Mostly the hottest of all.
+            Some(hottest) if !own(hottest) => {
+                let index = self.idle.iter().rposition(own).unwrap_or(self.idle.len() - 1);
+                self.idle.remove(index)
+            }
+            _ => self.idle.pop_back(),
         };
         idle.map(|idle| idle.held)
     }
