@@ -23,6 +23,7 @@ use crate::frontend::cached::Sought;
 use crate::frontend::choice::Chosen;
 use crate::frontend::client::Activity;
 use crate::frontend::io::Wait;
+use crate::frontend::leases;
 use crate::frontend::serve::{End, stop_fault};
 use crate::frontend::session::{Leased, Request, Session};
 use crate::net::buffers::drop_front;
@@ -148,7 +149,7 @@ impl Session {
         self.weigh(&begin, &mut batch);
         self.request = Request { floor: batch.floor, ..Request::new(Instant::now(), Why::Read) };
         let found = match self.choose(&batch, Tried::default()) {
-            Some(chosen) => self.lease_unasked(chosen).await?,
+            Some(chosen) => self.lease_unasked(chosen, &batch).await?,
             None => None,
         };
         if let Some(leased) = found {
@@ -160,13 +161,13 @@ impl Session {
         Ok(())
     }
 
-    async fn lease_unasked(&mut self, chosen: Chosen) -> Result<Option<Leased>, End> {
+    async fn lease_unasked(&mut self, chosen: Chosen, batch: &Batch) -> Result<Option<Leased>, End> {
         let Chosen { node, why, .. } = chosen;
         let (replica, pool) = (self.is_replica(node), self.pools[usize::from(node)].clone());
         match self.wait_for_lease(&pool, true).await {
             Wait::Answer(Ok(lease)) if !replica || self.may_read(&lease) => {
                 self.waited(Duration::ZERO, true);
-                return Ok(Some(Leased { fenced: !replica, ..Leased::new(lease, why, replica) }));
+                return Ok(Some(leases::leased(batch, lease, why, replica)));
             }
             Wait::ClientGone => return Err(End::Client),
             Wait::Stopped => return Err(End::Fault(stop_fault(self.client.stop_reason()))),

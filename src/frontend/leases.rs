@@ -94,10 +94,7 @@ impl Session {
         let Asked { chosen, replica, answer } = asked;
         let suits = |lease: &Lease| if replica { self.may_read(lease) } else { !self.awaits_fence(&batch) };
         match answer {
-            Ok(lease) if suits(&lease) => {
-                let fenced = !replica && batch.may_write();
-                Ok(self.send(batch, Leased { fenced, ..Leased::new(lease, chosen.why, replica) })?)
-            }
+            Ok(lease) if suits(&lease) => Ok(self.send(batch, leased(&batch, lease, chosen.why, replica))?),
             answer => Err(Later::TakeOn(batch, Search::Asked(Box::new(Asked { chosen, replica, answer })))),
         }
     }
@@ -129,8 +126,10 @@ impl Session {
                     outdated.insert(chosen.node);
                 }
                 Ok(lease) => {
-                    let fenced = !replica && self.fence_before(batch).await.map_err(End::Fault)?;
-                    return Ok(Ok(Leased { fenced, ..Leased::new(lease, chosen.why, replica) }));
+                    if !replica {
+                        self.fence_before(batch).await.map_err(End::Fault)?;
+                    }
+                    return Ok(Ok(leased(batch, lease, chosen.why, replica)));
                 }
                 Err(Refused::Unavailable(_)) if replica && self.fails_over() => self.tried.insert(chosen.node),
                 // Another node is the primary now.
@@ -220,4 +219,9 @@ impl Session {
             leased.why = Why::InTransaction;
         }
     }
+}
+
+/// A connection for a batch, which a session that listens has fenced before.
+pub(super) fn leased(batch: &Batch, lease: Lease, why: Why, replica: bool) -> Leased {
+    Leased { fenced: !replica && batch.may_write(), ..Leased::new(lease, why, replica) }
 }

@@ -170,7 +170,7 @@ impl Session {
     ///
     /// # Errors
     /// The client is to be told why it cannot go on.
-    pub(super) async fn fence_before(&mut self, batch: &Batch) -> Result<bool, Fault> {
+    pub(super) async fn fence_before(&mut self, batch: &Batch) -> Result<(), Fault> {
         if self.awaits_fence(batch)
             && let Some(subscription) = &mut self.subscription
         {
@@ -181,7 +181,7 @@ impl Session {
             }
             self.deliver();
         }
-        Ok(batch.may_write())
+        Ok(())
     }
 
     /// Whether [`Session::fence_before`] has anything to wait for.

@@ -27,7 +27,7 @@ use crate::stats::{Stats, bounded_text};
 /// Plans kept by text and by fingerprint; the least used go first.
 const KEPT: usize = 10_000;
 
-/// Slots for the texts that have come once: 64 KiB.
+/// Slots for the texts that have come once: 16 KiB.
 const SIGHTED: usize = 1 << 14;
 
 /// Of the texts that differ in constants alone, one in so many is noted: there are many that never come again, and each
