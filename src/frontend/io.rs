@@ -111,10 +111,12 @@ impl Session {
     /// Sends what is to be sent; ready with the next event. `need`: the client's frame at the head of the inbox is complete
     /// at this many bytes, and of no use before.
     pub fn poll_event(&mut self, need: usize, cx: &mut Context<'_>) -> Poll<Event> {
-        if let Some(line) = &mut self.line
-            && let Poll::Ready(answer) = Pin::new(&mut line.queued).poll(cx)
-        {
-            return Poll::Ready(Event::Lease(answer));
+        if let Some(line) = &mut self.line {
+            match Pin::new(&mut line.queued).poll(cx) {
+                Poll::Ready(answer) => return Poll::Ready(Event::Lease(answer)),
+                Poll::Pending if line.queued.gives_way() => return Poll::Pending,
+                Poll::Pending => {}
+            }
         }
         if self.client.nudged.poll(cx).is_ready() {
             return Poll::Ready(Event::Stopped);

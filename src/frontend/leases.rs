@@ -12,7 +12,7 @@ use crate::frontend::client::Activity;
 use crate::frontend::io::{Event, Wait};
 use crate::frontend::serve::{End, Later, stop_fault};
 use crate::frontend::session::{Leased, Session};
-use crate::pool::checkout::{Answer, Found, Pool, Queued, Refused};
+use crate::pool::checkout::{Answer, Pool, Queued, Refused};
 use crate::pool::lease::Lease;
 use crate::route::decide::Why;
 use crate::sql::Reason;
@@ -51,19 +51,18 @@ impl Session {
         }
         let replica = self.is_replica(chosen.node);
         match self.pools[usize::from(chosen.node)].checkout_or_queue(self.worker.index, self.request.mark) {
-            Found::Lease(lease) => {
+            Ok(lease) => {
                 self.waited(Duration::ZERO, true);
                 self.client.set_activity(Activity::Active, self.request.mark);
                 self.send_by(batch, Asked { chosen, replica, answer: Ok(lease) })
             }
-            Found::Queued(queued) => {
+            Err(queued) => {
                 self.begin_wait();
                 self.line = Some(InLine { batch, chosen, replica, queued });
                 // The node may have gone since it was chosen.
                 let gone = self.waits_in_vain(&self.pools[usize::from(chosen.node)].node);
                 if gone { self.leave_line(Wait::InVain) } else { Ok(()) }
             }
-            Found::Closed => self.send_by(batch, Asked { chosen, replica, answer: Err(Refused::Closed) }),
         }
     }
 

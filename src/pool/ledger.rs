@@ -8,8 +8,8 @@
 //! - Waiters are served in the order they came, but for [`LEAP`]. A connection that comes free is handed straight to the
 //!   one whose turn it is and never passes through the idle ones, where a newcomer could take it. So nobody waits while
 //!   one is idle.
-//! - Idle connections are taken last in, first out, those of the asking worker before others. What nobody needs
-//!   gathers at the cold end and is closed there.
+//! - Idle connections are taken last in, first out, those of the asking worker before others; those alone, if the caller
+//!   likes. What nobody needs gathers at the cold end and is closed there.
 //! - A connection leaves the books in the moment it is given out to be closed.
 //!
 //! Checking out an idle connection and checking it in again allocates nothing.
@@ -230,9 +230,23 @@ impl<C, W> Ledger<C, W> {
         Checkout::Wait { ticket, create, look_at }
     }
 
-    /// Takes an idle connection for `worker`, or nothing: while anyone waits, none is idle.
-    pub fn try_checkout(&mut self, worker: usize) -> Option<Held<C>> {
-        self.take_idle(worker)
+    /// Takes the hottest idle connection of `worker`, else the hottest of all, or nothing: while anyone waits, none is idle.
+    pub fn take_idle(&mut self, worker: usize) -> Option<Held<C>> {
+        self.take_own(worker).or_else(|| self.idle.pop_back().map(|idle| idle.held))
+    }
+
+    /// Takes the hottest idle connection of `worker`, or nothing.
+    pub fn take_own(&mut self, worker: usize) -> Option<Held<C>> {
+        let own = |idle: &Idle<C>| idle.held.home == worker;
+        let idle = match self.idle.back() {
+            // Mostly the hottest of all.
+            Some(hottest) if own(hottest) => self.idle.pop_back(),
+            _ => {
+                let index = self.idle.iter().rposition(own)?;
+                self.idle.remove(index)
+            }
+        };
+        idle.map(|idle| idle.held)
     }
 
     /// Takes those out of the queue whose patience has ended, oldest first; and when to look again. `planned` is the time
@@ -342,20 +356,6 @@ impl<C, W> Ledger<C, W> {
     /// The idle connections and since when they are, coldest first.
     pub fn idle(&self) -> impl Iterator<Item = (&Held<C>, Instant)> {
         self.idle.iter().map(|idle| (&idle.held, idle.since))
-    }
-
-    /// The hottest idle connection of the worker, else the hottest of all.
-    fn take_idle(&mut self, worker: usize) -> Option<Held<C>> {
-        let own = |idle: &Idle<C>| idle.held.home == worker;
-        let idle = match self.idle.back() {
-            // Mostly the hottest of all.
-            Some(hottest) if !own(hottest) => {
-                let index = self.idle.iter().rposition(own).unwrap_or(self.idle.len() - 1);
-                self.idle.remove(index)
-            }
-            _ => self.idle.pop_back(),
-        };
-        idle.map(|idle| idle.held)
     }
 
     fn hand_over(&mut self, now: Instant, connection: Held<C>) -> Place<C, W> {

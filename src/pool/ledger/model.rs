@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_millis(700);
 #[derive(Debug, Clone)]
 enum Step {
     Checkout { worker: usize, patient: bool },
+    TakeOwn { worker: usize },
     Checkin { which: usize, discard: bool, moved_to: usize },
     Created { which: usize, home: usize },
     CreateFailed { which: usize },
@@ -38,6 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
     let any = 0usize..1000;
     prop_oneof![
         30 => (0usize..3, prop::bool::weighted(0.8)).prop_map(|(worker, patient)| Step::Checkout { worker, patient }),
+        10 => (0usize..3).prop_map(|worker| Step::TakeOwn { worker }),
         24 => (any.clone(), prop::bool::weighted(0.03), 0usize..3)
             .prop_map(|(which, discard, moved_to)| Step::Checkin { which, discard, moved_to }),
         20 => (any.clone(), 0usize..3).prop_map(|(which, home)| Step::Created { which, home }),
@@ -204,6 +206,12 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Checkout { worker, patient } => self.checkout(worker, if patient { PATIENCE } else { PATIENCE / 3 }),
+            Step::TakeOwn { worker } => {
+                let own = self.idle.iter().rposition(|idle| idle.1 == worker).map(|at| self.idle.remove(at).0);
+                let taken = self.ledger.take_own(worker);
+                assert_eq!(taken.as_ref().map(|held| **held), own);
+                self.held.extend(taken);
+            }
             Step::Checkin { which, discard, moved_to } => self.checkin(which, discard, moved_to),
             Step::Created { which, home } => self.created(which, home),
             Step::CreateFailed { which } => self.create_failed(which),
