@@ -156,7 +156,7 @@ impl Session {
         }
         // What cannot be said again elsewhere opens no block on a replica.
         let defaults = || self.parameters.defaults_to_read_only();
-        match plan.whole {
+        match plan.text.is_whole() {
             true => batch.demand.take(&plan.facts, primary, defaults),
             false => batch.demand.add(primary, plan.facts.hints.route),
         }

@@ -396,7 +396,7 @@ impl Session {
 
 /// It can be said again wherever the block is opened anew, and what comes behind it means what it would without it.
 pub(super) fn decides_nothing(plan: &Plan) -> bool {
-    plan.whole && block::prepares(&plan.facts) && !environment::moves_texts(&plan.facts)
+    plan.text.is_whole() && block::prepares(&plan.facts) && !environment::moves_texts(&plan.facts)
 }
 
 /// A look at its first words: whether the text sets something.

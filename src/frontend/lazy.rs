@@ -215,7 +215,7 @@ fn boundary<'a>(session: &Session, batch: &'a [u8]) -> Option<(Asked<'a>, Sought
     let asked = Asked::read(batch)?;
     let sought = session.sought(&asked)?;
     let facts = &sought.plan.facts;
-    let boundary = facts.boundary.filter(|_| sought.plan.whole && block::stands_alone(facts))?;
+    let boundary = facts.boundary.filter(|_| sought.plan.text.is_whole() && block::stands_alone(facts))?;
     let plain = match &sought.statement {
         None => true,
         Some(statement) => *statement.types == *NO_TYPES && asked.parameters == NO_PARAMETERS && names_no_portal(batch),

@@ -119,7 +119,7 @@ impl Session {
             route_reason: leased.map_or("", |l| l.why.as_str()).to_owned(),
             transaction: self.status != b'I' || self.transaction_began.is_some(),
             error: error.map(|code| String::from_utf8_lossy(&code).into_owned()),
-            traceparent: plan.traceparent.clone(),
+            traceparent: plan.traceparent.as_deref().map(str::to_owned),
             plan: None,
             advice: Vec::new(),
         });

@@ -3,6 +3,8 @@
 //! An application that puts its values into its texts says the same few over and over. To compare costs a quarter of
 //! what it costs to make a text's own template and to look that up.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use parking_lot::Mutex;
 
 use crate::sql::template::Pattern;
@@ -20,7 +22,14 @@ const BEGINNING: usize = 16;
 
 /// The templates of late, with what is known of each; a newer one takes the place of an older.
 #[derive(Debug)]
-pub struct Alike<T>(Box<[Mutex<Set<T>>]>);
+pub struct Alike<T>(Box<[Place<T>]>);
+
+/// What is known of texts that begin in one of some ways.
+#[derive(Debug)]
+struct Place<T> {
+    once: AtomicBool,
+    set: Mutex<Set<T>>,
+}
 
 #[derive(Debug)]
 struct Set<T> {
@@ -34,8 +43,8 @@ struct Set<T> {
 
 impl<T> Default for Alike<T> {
     fn default() -> Alike<T> {
-        let empty = || Mutex::new(Set { ways: [const { None }; WAYS], next: 0, found: 0, missed: 0 });
-        Alike((0..SETS).map(|_| empty()).collect())
+        let set = || Mutex::new(Set { ways: [const { None }; WAYS], next: 0, found: 0, missed: 0 });
+        Alike((0..SETS).map(|_| Place { once: AtomicBool::new(false), set: set() }).collect())
     }
 }
 
@@ -43,7 +52,7 @@ impl<T: Clone> Alike<T> {
     /// What is known of texts with the template of this one, and how many were found so, in the lowest bits; `None` also
     /// where another worker is looking.
     pub fn find(&self, text: &[u8]) -> Option<(T, u8)> {
-        let mut set = self.set(text)?.try_lock()?;
+        let mut set = self.place(text)?.set.try_lock()?;
         let known =
             set.ways.iter().flatten().find(|(pattern, _)| pattern.fits(text)).map(|(_, known)| known.clone())?;
         set.found = set.found.wrapping_add(1);
@@ -52,7 +61,7 @@ impl<T: Clone> Alike<T> {
 
     /// Notes what is known of texts with this template.
     pub fn note(&self, template: &[u8], known: &T) {
-        let Some(mut set) = self.set(template).and_then(Mutex::try_lock) else { return };
+        let Some(mut set) = self.place(template).and_then(|place| place.set.try_lock()) else { return };
         set.missed = set.missed.wrapping_add(1);
         if set.missed % SPARING != 1 {
             return;
@@ -67,17 +76,26 @@ impl<T: Clone> Alike<T> {
 
     /// Forgets what is known of texts with the template of this one.
     pub fn forget(&self, text: &[u8]) {
-        let Some(mut set) = self.set(text).map(Mutex::lock) else { return };
+        let Some(mut set) = self.place(text).map(|place| place.set.lock()) else { return };
         let fits = |way: &&mut Option<(Pattern, T)>| way.as_ref().is_some_and(|(pattern, _)| pattern.fits(text));
         set.ways.iter_mut().filter(fits).for_each(|way| *way = None);
     }
 
     /// Forgets all of it.
     pub fn clear(&self) {
-        self.0.iter().for_each(|set| set.lock().ways = [const { None }; WAYS]);
+        self.0.iter().for_each(|place| place.set.lock().ways = [const { None }; WAYS]);
     }
 
-    fn set(&self, text: &[u8]) -> Option<&Mutex<Set<T>>> {
+    /// Texts that begin as this one come once, as far as was noted last.
+    pub fn come_once(&self, text: &[u8]) -> bool {
+        self.place(text).is_some_and(|place| place.once.load(Ordering::Relaxed))
+    }
+
+    pub fn note_once(&self, text: &[u8], once: bool) {
+        self.place(text).iter().for_each(|place| place.once.store(once, Ordering::Relaxed));
+    }
+
+    fn place(&self, text: &[u8]) -> Option<&Place<T>> {
         let (beginning, _) = text.split_first_chunk::<BEGINNING>()?;
         let beginning = u128::from_le_bytes(*beginning);
         let mixed = (beginning as u64 ^ (beginning >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -9,3 +9,4 @@ pub mod explain;
 pub mod plan;
 pub mod reuse;
 pub mod sighted;
+pub mod text;

@@ -1,7 +1,7 @@
 //! What is known of each statement text, worked out once: facts, fingerprint, statistics record.
 //!
-//! Looked up by text first, compared with the templates of late, then looked up by template and by fingerprint; parsed
-//! last. A text is kept from the second time on: most that have literals in them never come again.
+//! Looked up by text first where texts come again, compared with the templates of late, then looked up by template and by
+//! fingerprint; parsed last. A text is kept from the second time on: most that have literals in them never come again.
 
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
@@ -19,6 +19,7 @@ use crate::catalog::{Catalog, Table};
 use crate::route::alike::Alike;
 use crate::route::reuse::Reuse;
 use crate::route::sighted::Sighted;
+use crate::route::text::Text;
 use crate::sql::fingerprint::{self, Fingerprinted};
 use crate::sql::{Effect, Facts, Fingerprint, Reason, classify, template};
 use crate::stats::statements::Statement;
@@ -50,11 +51,9 @@ const UNREADABLE: &str = "(not readable as text)";
 pub struct Plan {
     known: Arc<Known>,
     /// As the client sent it, literals and all; of one that is too long to keep, the part that a log shows.
-    pub text: Arc<str>,
-    /// It is all there.
-    pub whole: bool,
+    pub text: Text,
     /// W3C trace context, from a comment.
-    pub traceparent: Option<String>,
+    pub traceparent: Option<Box<str>>,
 }
 
 /// What texts of one fingerprint have in common.
@@ -132,7 +131,6 @@ impl Plan {
         Plan {
             known: Arc::new(Known { facts: Arc::new(facts), ..self.known.share() }),
             text: self.text.clone(),
-            whole: self.whole,
             traceparent: self.traceparent.clone(),
         }
     }
@@ -141,7 +139,7 @@ impl Plan {
     pub fn normalized(&self) -> String {
         match self.record.fingerprint {
             // A literal that is cut off would not be seen for one.
-            None if self.whole && self.fingerprint != OPAQUE => fingerprint::normalize(&self.text),
+            None if self.text.is_whole() && self.fingerprint != OPAQUE => fingerprint::normalize(&self.text),
             _ => self.record.text.clone(),
         }
     }
@@ -305,8 +303,8 @@ impl Hash for Unread<'_> {
     }
 }
 
-impl Equivalent<Arc<str>> for Unread<'_> {
-    fn equivalent(&self, key: &Arc<str>) -> bool {
+impl Equivalent<Text> for Unread<'_> {
+    fn equivalent(&self, key: &Text) -> bool {
         key.as_bytes() == self.0
     }
 }
@@ -316,7 +314,7 @@ impl Equivalent<Arc<str>> for Unread<'_> {
 pub struct Plans {
     database: Arc<str>,
     stats: Arc<Stats>,
-    by_text: Cache<Arc<str>, Arc<Plan>>,
+    by_text: Cache<Text, Arc<Plan>>,
     sighted: Sighted,
     alike: Alike<Arc<Known>>,
     by_template: Cache<Arc<[u8]>, Arc<Known>>,
@@ -342,17 +340,31 @@ impl Plans {
 
     /// The plan of a statement's text as the client sent it.
     pub fn plan(&self, text: &[u8]) -> Arc<Plan> {
-        if let Some(plan) = self.by_text.get(&Unread(text)) {
+        // The lookup of a text that is not there costs as much as all else.
+        let once = self.alike.come_once(text);
+        if !once && let Some(plan) = self.by_text.get(&Unread(text)) {
             return plan;
         }
         let Ok(text) = std::str::from_utf8(text) else { return self.opaque() };
-        let (plan, noted) = match self.alike.find(text.as_bytes()) {
-            Some((known, count)) => (self.of(self.with_record(known, text), text, None), count % NOTED == 0),
-            None => (self.work_out(text), text.len() <= MAX_KEPT_TEXT),
-        };
-        let plan = Arc::new(plan);
-        if noted && self.sighted.again(text) {
-            self.by_text.insert(plan.text.clone(), plan.clone());
+        let alike = self.alike.find(text.as_bytes());
+        let noted = alike.as_ref().map_or(text.len() <= MAX_KEPT_TEXT, |(_, count)| count % NOTED == 0);
+        if once
+            && (noted || alike.is_none())
+            && let Some(plan) = self.by_text.get(&Unread(text.as_bytes()))
+        {
+            self.alike.note_once(text.as_bytes(), false);
+            return plan;
+        }
+        let plan = Arc::new(match alike {
+            Some((known, _)) => self.of(self.with_record(known, text), text, None),
+            None => self.work_out(text),
+        });
+        if noted {
+            let again = self.sighted.again(text);
+            if again {
+                self.by_text.insert(plan.text.clone(), plan.clone());
+            }
+            self.alike.note_once(text.as_bytes(), !again);
         }
         plan
     }
@@ -388,7 +400,7 @@ impl Plans {
             };
             let record = self.stats.statements.record(OPAQUE, || UNREADABLE.to_owned(), &self.database);
             let known = Known { fingerprint: OPAQUE, facts: Arc::new(facts), record, learned: Arc::default() };
-            Arc::new(Plan { known: Arc::new(known), text: UNREADABLE.into(), whole: true, traceparent: None })
+            Arc::new(Plan { known: Arc::new(known), text: UNREADABLE.into(), traceparent: None })
         };
         self.opaque.get_or_init(make).clone()
     }
@@ -397,9 +409,9 @@ impl Plans {
     /// these decide, its text alone stands for it, and is kept at once.
     pub fn note_refusal(&self, plan: &Plan, scope: Option<&Scope>) {
         plan.refute(scope);
-        if plan.facts.by_literal && plan.whole {
+        if plan.facts.by_literal && plan.text.is_whole() {
             // Not `plan` itself: it may have the facts of one Bind.
-            let kept = self.by_text.get(&*plan.text).unwrap_or_else(|| Arc::new(self.work_out(&plan.text)));
+            let kept = self.by_text.get(&plan.text).unwrap_or_else(|| Arc::new(self.work_out(&plan.text)));
             kept.refute(scope);
             self.by_text.insert(kept.text.clone(), kept);
         }
@@ -407,7 +419,7 @@ impl Plans {
 
     fn work_out(&self, text: &str) -> Plan {
         let (known, comments) = self.find_out(text);
-        let traceparent = comments.then(|| fingerprint::traceparent(text).map(str::to_owned)).flatten();
+        let traceparent = comments.then(|| fingerprint::traceparent(text).map(Box::from)).flatten();
         self.of(known, text, traceparent)
     }
 
@@ -432,10 +444,10 @@ impl Plans {
         known
     }
 
-    fn of(&self, known: Arc<Known>, text: &str, traceparent: Option<String>) -> Plan {
+    fn of(&self, known: Arc<Known>, text: &str, traceparent: Option<Box<str>>) -> Plan {
         let whole = text.len() <= MAX_KEPT_TEXT;
-        let text = if whole { text.into() } else { bounded_text(text).into() };
-        Plan { known, text, whole, traceparent }
+        let text = if whole { text.into() } else { Text::Cut(bounded_text(text).into()) };
+        Plan { known, text, traceparent }
     }
 
     /// What is known by the text's template, or by its fingerprint, and whether there may be comments in it.
@@ -516,6 +528,35 @@ mod tests {
         (0..100).for_each(|n| drop(plans.plan(format!("select {n} from t").as_bytes())));
         assert!(Arc::ptr_eq(&third, &plans.plan(b"select 1")));
         assert_eq!(plans.by_text.len(), 1);
+    }
+
+    #[test]
+    fn a_text_is_found_among_those_that_come_once() {
+        let plans = plans();
+        let mut literals = 1000..;
+        let mut others = |count: usize| {
+            let texts = literals.by_ref().take(count).map(|n| format!("select a, b, c from t where a = {n}"));
+            texts.for_each(|text| drop(plans.plan(text.as_bytes())));
+        };
+        let text = b"select a, b, c from t where a = 1";
+        let refused = b"select a, b, c from v where t > 'now'";
+        others(100);
+        assert!(plans.alike.come_once(text));
+        plans.note_refusal(&plans.plan(refused), None);
+        others(100);
+        assert_eq!(plans.plan(refused).verdict(None).primary, Some(Reason::SideEffect));
+        // One that comes often is kept, and as long as nothing else comes it costs one lookup.
+        (0..=2 * NOTED).for_each(|_| drop(plans.plan(text)));
+        let kept = plans.plan(text);
+        assert!(!plans.alike.come_once(text) && Arc::ptr_eq(&kept, &plans.plan(text)));
+        others(100);
+        assert!((0..=NOTED).any(|_| Arc::ptr_eq(&kept, &plans.plan(text))));
+    }
+
+    #[test]
+    fn a_plan_of_a_short_text_takes_the_allocator_no_long_way() {
+        // The counts of the Arc, and malloc's own word.
+        assert!(size_of::<Plan>() + 24 <= 128);
     }
 
     #[test]
