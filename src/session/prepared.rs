@@ -9,11 +9,13 @@
 mod held;
 mod names;
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
+use quick_cache::DefaultHashBuilder;
 
 use crate::error::Malformed;
 use crate::route::plan::Plan;
@@ -156,12 +158,72 @@ pub const UNKNOWN: u64 = u64::MAX;
 /// Above this many statements, those that no client holds are forgotten.
 const SWEEP_AT: usize = 10_000;
 
-type Key = (Box<[u8]>, Box<[u8]>, Arc<str>);
+/// What tells a statement from others.
+#[derive(Hash, PartialEq, Eq)]
+struct Identity<'a> {
+    text: &'a [u8],
+    types: &'a [u8],
+    environment: &'a str,
+}
+
+/// A statement as a key; also what is not one yet, so that a lookup makes nothing.
+trait Identified {
+    fn identity(&self) -> Identity<'_>;
+}
+
+impl Identified for Identity<'_> {
+    fn identity(&self) -> Identity<'_> {
+        Identity { ..*self }
+    }
+}
+
+#[derive(Debug)]
+struct Entry(Arc<Statement>);
+
+impl Identified for Entry {
+    fn identity(&self) -> Identity<'_> {
+        Identity { text: &self.0.text, types: &self.0.types, environment: &self.0.environment }
+    }
+}
+
+impl<'a> Borrow<dyn Identified + 'a> for Entry {
+    fn borrow(&self) -> &(dyn Identified + 'a) {
+        self
+    }
+}
+
+impl Hash for dyn Identified + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
+impl PartialEq for dyn Identified + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for dyn Identified + '_ {}
+
+impl Hash for Entry {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Entry {}
 
 /// All statements of one database (of pgweir's configuration), shared by its clients: what a Parse of now makes.
 #[derive(Debug, Default)]
 pub struct Registry {
-    statements: DashMap<Key, Arc<Statement>>,
+    statements: DashMap<Entry, (), DefaultHashBuilder>,
     next: AtomicU64,
 }
 
@@ -178,7 +240,7 @@ impl Registry {
     }
 
     fn supersede(&self, validity: u8) {
-        self.statements.retain(|_, statement| {
+        self.statements.retain(|Entry(statement), ()| {
             statement.validity.store(validity, Ordering::Release);
             false
         });
@@ -186,9 +248,7 @@ impl Registry {
 
     /// The text of this statement has another meaning now.
     pub fn outdate(&self, statement: &Arc<Statement>) {
-        let (text, types) = (statement.text.clone(), statement.types.clone());
-        let key = (text, types, statement.environment.clone());
-        self.statements.remove_if(&key, |_, known| Arc::ptr_eq(known, statement));
+        self.statements.remove_if(&Entry(statement.clone()), |Entry(known), ()| Arc::ptr_eq(known, statement));
         statement.validity.fetch_max(validity::IN_DOUBT, Ordering::AcqRel);
     }
 
@@ -200,18 +260,16 @@ impl Registry {
         environment: &Arc<str>,
         plan: impl FnOnce() -> Arc<Plan>,
     ) -> Arc<Statement> {
-        let key: Key = (text.into(), types.into(), environment.clone());
-        if let Some(found) = self.statements.get(&key) {
-            return found.clone();
+        let identity: &dyn Identified = &Identity { text, types, environment };
+        if let Some(found) = self.statements.get(identity) {
+            return found.key().0.clone();
         }
         if self.statements.len() >= SWEEP_AT {
-            self.statements.retain(|_, statement| Arc::strong_count(statement) > 1);
+            self.statements.retain(|Entry(statement), ()| Arc::strong_count(statement) > 1);
         }
-        let plan = plan();
-        self.statements
-            .entry(key)
-            .or_insert_with(|| self.make(text, types, environment, plan, validity::CURRENT))
-            .clone()
+        let made = self.make(text, types, environment, plan(), validity::CURRENT);
+        // Of two that make it at once, one comes first.
+        self.statements.entry(Entry(made)).or_insert(()).key().0.clone()
     }
 
     /// A copy under another name, which no Parse is given.
@@ -252,6 +310,21 @@ mod tests {
         assert!(Arc::ptr_eq(&a, &statement(&registry, "select $1")));
         assert_ne!(a.name, b.name);
         assert!(a.name.starts_with(NAME_PREFIX.as_bytes()));
+    }
+
+    #[test]
+    fn those_who_ask_at_once_are_given_the_same() {
+        let registry = Registry::default();
+        for round in 0..100 {
+            let start = std::sync::Barrier::new(4);
+            let ask = || {
+                start.wait();
+                statement(&registry, &format!("select {round}"))
+            };
+            let given = std::thread::scope(|scope| [(); 4].map(|()| scope.spawn(ask)).map(|asks| asks.join().unwrap()));
+            assert!(given.iter().all(|other| Arc::ptr_eq(other, &given[0])));
+        }
+        assert_eq!(registry.len(), 100);
     }
 
     #[test]
