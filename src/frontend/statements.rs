@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::config::{PoolMode, UnnamedStatements};
+use crate::config::PoolMode;
 use crate::error::Malformed;
 use crate::frontend::names::runs_by_name;
 use crate::frontend::session::{Kept, Leased, Scanned, Session};
@@ -389,6 +389,6 @@ impl Session {
     }
 
     fn forwards_unnamed(&self) -> bool {
-        self.database.pools.config().unnamed_statements == UnnamedStatements::Forward
+        self.database.pools.forwards_unnamed()
     }
 }

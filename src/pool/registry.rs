@@ -24,6 +24,8 @@ pub struct Pools {
     database: Arc<str>,
     tls: Connector,
     config: ArcSwap<config::Pool>,
+    /// Of `config`, for each Parse and Bind to see.
+    forwards_unnamed: AtomicBool,
     control: tokio::runtime::Handle,
     ids: Arc<AtomicU64>,
     pools: DashMap<(Arc<str>, u16), Arc<Pool>>,
@@ -42,6 +44,7 @@ impl Pools {
         Pools {
             database,
             tls,
+            forwards_unnamed: AtomicBool::new(forwards_unnamed(&config)),
             config: ArcSwap::new(config),
             control,
             ids,
@@ -52,6 +55,11 @@ impl Pools {
 
     pub fn config(&self) -> Arc<config::Pool> {
         self.config.load_full()
+    }
+
+    /// Unnamed statements are the server's, too.
+    pub fn forwards_unnamed(&self) -> bool {
+        self.forwards_unnamed.load(Ordering::Relaxed)
     }
 
     /// The pool of a login on a node.
@@ -103,7 +111,6 @@ impl Pools {
         self.all().iter().for_each(|pool| pool.occupy(CONTROL));
     }
 
-    /// Takes reloaded settings. Of a user that is none any more, no connection is kept but those in use.
     /// A node is out of use, or in use again: no more connections are kept there than are needed.
     pub fn use_node(&self, node: u16, used: bool) {
         let _entered = self.control.enter();
@@ -115,7 +122,9 @@ impl Pools {
         }
     }
 
+    /// Takes reloaded settings. Of a user that is none any more, no connection is kept but those in use.
     pub fn reconfigure(&self, config: Arc<config::Pool>, is_user: impl Fn(&str) -> bool) {
+        self.forwards_unnamed.store(forwards_unnamed(&config), Ordering::Relaxed);
         self.config.store(config.clone());
         let deserted = Arc::new(config::Pool { min: 0, ..(*config).clone() });
         let _entered = self.control.enter();
@@ -129,6 +138,10 @@ impl Pools {
         let _entered = self.control.enter();
         self.all().iter().for_each(Pool::shut);
     }
+}
+
+fn forwards_unnamed(config: &config::Pool) -> bool {
+    config.unnamed_statements == config::UnnamedStatements::Forward
 }
 
 /// The first round warms the pool to `min`; the next follow each `reap_interval` and each reload, until the pool is gone.
