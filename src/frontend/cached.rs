@@ -453,7 +453,7 @@ impl Session {
             return false;
         }
         let before = self.outbox.len();
-        entry.write(request.parts(), &mut self.outbox);
+        entry.write(request.parts(), self.worker.buffers.make_room(&mut self.outbox));
         self.request.bytes = (self.outbox.len() - before) as u64;
         self.note_names(request, sought);
         true

@@ -88,7 +88,7 @@ impl Session {
 
     /// The answer that a server would give.
     fn say(&mut self, asked: &Asked<'_>, sought: &Sought, boundary: Boundary, status: u8) -> bool {
-        let out = &mut self.outbox;
+        let out = self.worker.buffers.make_room(&mut self.outbox);
         let before = out.len();
         for part in asked.parts() {
             match part {

@@ -8,7 +8,6 @@ use bytes::{BufMut, BytesMut};
 
 use crate::cluster::Tried;
 use crate::error::{Fault, Malformed};
-use crate::frontend::requests::emit;
 use crate::frontend::retry::Again;
 use crate::frontend::session::{Kept, Session};
 use crate::net::buffers::drop_front;
@@ -139,7 +138,7 @@ impl Session {
             }
             while let Some(local) = self.pipeline.next_local() {
                 copy.flush(&mut self.outbox);
-                emit(&mut self.outbox, local);
+                self.emit(local);
             }
         }
         Ok(Relayed::On)

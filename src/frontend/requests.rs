@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 
 use crate::error::Fault;
 use crate::frontend::batch::{MAX_QUERY, check_size};
@@ -145,6 +145,8 @@ impl Session {
             return Ok(true);
         }
         let name = match tag {
+            // Without a name it takes the place of what is there.
+            frontend::PARSE if body.first() == Some(&0) => return Ok(false),
             frontend::PARSE => read::parse(body)?.name,
             frontend::BIND => read::bind_names(body)?.1,
             frontend::DESCRIBE => match read::kind_and_name(body)? {
@@ -153,8 +155,7 @@ impl Session {
             },
             _ => return Ok(false),
         };
-        let replaces = tag == frontend::PARSE && name.is_empty();
-        if self.pipeline.in_flight() && !replaces && self.pipeline.is_name_uncertain(name) {
+        if self.pipeline.in_flight() && self.pipeline.is_name_uncertain(name) {
             return Ok(true);
         }
         Ok(tag != frontend::PARSE && !self.provide(name, tag == frontend::DESCRIBE, leased))
@@ -414,18 +415,19 @@ impl Session {
     /// Replies of pgweir's own whose turn has come.
     pub fn emit_local(&mut self) {
         while let Some(local) = self.pipeline.next_local() {
-            emit(&mut self.outbox, local);
+            self.emit(local);
         }
     }
-}
 
-pub(super) fn emit(out: &mut BytesMut, local: Local) {
-    match local {
-        Local::ParseComplete => write::parse_complete(out),
-        Local::CloseComplete => write::close_complete(out),
-        Local::NoRows(parameters) => {
-            write::parameter_description(out, &parameters);
-            write::no_data(out);
+    pub(super) fn emit(&mut self, local: Local) {
+        let out = self.worker.buffers.make_room(&mut self.outbox);
+        match local {
+            Local::ParseComplete => write::parse_complete(out),
+            Local::CloseComplete => write::close_complete(out),
+            Local::NoRows(parameters) => {
+                write::parameter_description(out, &parameters);
+                write::no_data(out);
+            }
         }
     }
 }

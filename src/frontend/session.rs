@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 use tokio::time::Sleep;
 
 use crate::backend::connect::Login;
@@ -159,7 +160,7 @@ pub struct Request {
     /// pgweir ends its segment.
     pub ends_own: bool,
     /// The names it has changed, for as long as it is kept.
-    pub undo: Vec<Undo>,
+    pub undo: SmallVec<[Undo; 1]>,
     pub why: Why,
     /// Of the statement now running.
     pub rows: u64,
@@ -183,7 +184,7 @@ impl Request {
             sent: 0,
             end: None,
             ends_own: false,
-            undo: Vec::new(),
+            undo: SmallVec::new(),
             why,
             rows: 0,
             bytes: 0,

@@ -18,14 +18,15 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Gives `buffer` room to read into: one of the kept buffers where it has none of its own.
-    pub fn make_room(&self, buffer: &mut BytesMut) {
+    /// Gives `buffer` room to read or write into: one of the kept buffers where it has none of its own.
+    pub fn make_room<'a>(&self, buffer: &'a mut BytesMut) -> &'a mut BytesMut {
         if buffer.is_empty() && buffer.capacity() < SIZE / 2 {
             *buffer = self.free.get_or_default().borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(SIZE));
         }
         if buffer.capacity() - buffer.len() < 1024 {
             buffer.reserve(SIZE / 2);
         }
+        buffer
     }
 
     /// Takes the memory of an empty buffer back.
