@@ -1,5 +1,6 @@
 //! The client's messages on their way to its server: names of statements rewritten, the rest as it came. HOT.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::BufMut;
@@ -313,11 +314,11 @@ impl Session {
     }
 
     /// The plan of a statement that is bound to these values.
-    fn bound_plan(&self, statement: &Statement, rest: &[u8]) -> Arc<Plan> {
+    fn bound_plan<'a>(&self, statement: &'a Statement, rest: &[u8]) -> Cow<'a, Arc<Plan>> {
         let plan = &statement.plan;
         match bound::settled(&plan.facts, &statement.types, rest).filter(|_| self.readable) {
-            Some(facts) => Arc::new(plan.with_facts(facts)),
-            None => plan.clone(),
+            Some(facts) => Cow::Owned(Arc::new(plan.with_facts(facts))),
+            None => Cow::Borrowed(plan),
         }
     }
 
@@ -368,14 +369,15 @@ impl Session {
     }
 
     /// `bound`: of the Bind, behind its names; of one that is passed on as it arrives, not all.
-    fn note_portal(&mut self, name: &[u8], plan: Arc<Plan>, bound: &[u8]) {
+    fn note_portal(&mut self, name: &[u8], plan: Cow<'_, Arc<Plan>>, bound: &[u8]) {
         let values = match self.proxy.stats.shows_parameters() {
             true => values(bound).ok().map(Arc::new),
             false => None,
         };
         match self.portals.iter_mut().find(|known| *known.name == *name) {
-            Some(known) => (known.plan, known.values) = (plan, values),
-            None => self.portals.push(Portal { name: name.into(), plan, values }),
+            Some(known) if Arc::ptr_eq(&known.plan, &plan) => known.values = values,
+            Some(known) => (known.plan, known.values) = (plan.into_owned(), values),
+            None => self.portals.push(Portal { name: name.into(), plan: plan.into_owned(), values }),
         }
     }
 
