@@ -2,8 +2,6 @@
 
 use std::fmt::Write;
 
-use smallvec::SmallVec;
-
 use crate::session::parameters::{HARMLESS, Settings};
 
 /// What a server reports of a session (ParameterStatus) and shapes results: defaults of a role, a database or the
@@ -37,9 +35,9 @@ pub fn environment<'a>(
     for (name, value) in reported.into_iter().filter(|(name, _)| REPORTED.contains(name)) {
         let _ = write!(status, "{name}={value:?};");
     }
-    let mut key = Key::new();
+    let mut key = Vec::new();
     [database, user, &said, &status].iter().for_each(|part| push(&mut key, part.as_bytes()));
-    key.into_boxed_slice()
+    key.into()
 }
 
 /// Formats in which a result is asked for, alike where Bind may say the same in several ways.
@@ -82,9 +80,6 @@ impl<'a> Formats<'a> {
     }
 }
 
-/// A key to look up: most are as short.
-pub type Key = SmallVec<[u8; 256]>;
-
 /// The statement's part of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Read<'a> {
@@ -103,12 +98,12 @@ pub const NO_PARAMETERS: &[u8] = &[0, 0, 0, 0];
 
 impl Read<'_> {
     /// The whole key, behind what [`environment`] has made.
-    pub fn key(&self, environment: &[u8]) -> Key {
+    pub fn key(&self, environment: &[u8]) -> Vec<u8> {
         let types = if self.types == NO_TYPES { &[] } else { self.types };
         let parameters = if self.parameters == NO_PARAMETERS { &[] } else { self.parameters };
         let parts = [self.text, types, parameters, self.formats.bytes()];
         let length = environment.len() + parts.iter().map(|part| part.len() + 4).sum::<usize>();
-        let mut key = Key::with_capacity(length);
+        let mut key = Vec::with_capacity(length);
         key.extend_from_slice(environment);
         parts.iter().for_each(|part| push(&mut key, part));
         key
@@ -116,7 +111,7 @@ impl Read<'_> {
 }
 
 /// With its length ahead: no two lists of parts give the same bytes.
-fn push(key: &mut Key, part: &[u8]) {
+fn push(key: &mut Vec<u8>, part: &[u8]) {
     key.extend_from_slice(&(part.len() as u32).to_be_bytes());
     key.extend_from_slice(part);
 }
