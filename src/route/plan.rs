@@ -296,10 +296,9 @@ fn names_objects(facts: &Facts) -> bool {
 struct Unread<'a>(&'a [u8]);
 
 impl Hash for Unread<'_> {
-    /// As of a `str`.
+    /// As of a [`Text`].
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(self.0);
-        state.write_u8(0xff);
     }
 }
 

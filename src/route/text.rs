@@ -44,9 +44,9 @@ impl Deref for Text {
 }
 
 impl Hash for Text {
-    /// As of a `str`.
+    /// Of its bytes alone.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (**self).hash(state);
+        state.write(self.as_bytes());
     }
 }
 
