@@ -121,8 +121,9 @@ impl Client {
         self.waits.load(Ordering::Relaxed) == CANCELLED
     }
 
-    pub fn end_wait(&self) {
-        self.waits.store(NOTHING, Ordering::Relaxed);
+    /// True where it was cancelled, up to now.
+    pub fn end_wait(&self) -> bool {
+        self.waits.swap(NOTHING, Ordering::Relaxed) == CANCELLED
     }
 
     /// Cancels the statement that runs for this client on `server`, if one does, or its wait. The connection is not handed on to
@@ -391,6 +392,21 @@ mod tests {
             replication: "none",
         });
         (client.pid, client.secret.clone())
+    }
+
+    #[test]
+    fn a_wait_tells_at_its_end_whether_it_was_cancelled() {
+        let clients = Clients::new(1);
+        let (pid, secret) = key(&clients, None, 32);
+        let client = clients.of_key(pid, &secret).expect("the one who entered");
+        client.begin_wait();
+        assert!(client.cancel(None).is_none() && client.end_wait());
+        client.begin_wait();
+        assert!(!client.end_wait());
+        // Where nothing waits, nothing is cancelled.
+        assert!(client.cancel(None).is_none());
+        client.begin_wait();
+        assert!(!client.end_wait());
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -61,12 +61,17 @@ pub enum Wait {
 impl Session {
     /// Waits for a connection of `pool`, and watches the client meanwhile. `unasked`: what that says ends the wait.
     pub async fn wait_for_lease(&mut self, pool: &Arc<Pool>, unasked: bool) -> Wait {
-        let mut checkout = pin!(pool.checkout(self.worker.index));
+        let mut queued = match pool.checkout_or_queue(self.worker.index, Instant::now()) {
+            Ok(lease) => return Wait::Answer(Ok(lease)),
+            Err(queued) => queued,
+        };
         // The node may have gone since it was chosen.
         let mut nudged = true;
         poll_fn(|cx| {
-            if let Poll::Ready(answer) = checkout.as_mut().poll(cx) {
-                return Poll::Ready(Wait::Answer(answer));
+            match Pin::new(&mut queued).poll(cx) {
+                Poll::Ready(answer) => return Poll::Ready(Wait::Answer(answer)),
+                Poll::Pending if queued.gives_way() => return Poll::Pending,
+                Poll::Pending => {}
             }
             while self.client.nudged.poll(cx).is_ready() {
                 nudged = true;

@@ -59,9 +59,11 @@ impl Session {
             Err(queued) => {
                 self.begin_wait();
                 self.line = Some(InLine { batch, chosen, replica, queued });
-                // The node may have gone since it was chosen.
-                let gone = self.waits_in_vain(&self.pools[usize::from(chosen.node)].node);
-                if gone { self.leave_line(Wait::InVain) } else { Ok(()) }
+                // The node may have gone since it was chosen: to be heard once no connection is idle.
+                if self.waits_in_vain(&self.pools[usize::from(chosen.node)].node) {
+                    self.client.nudge();
+                }
+                Ok(())
             }
         }
     }
@@ -171,10 +173,12 @@ impl Session {
     }
 
     fn end_wait(&mut self, pool: &Pool, waited: Wait) -> Result<Answer, End> {
-        self.client.end_wait();
+        let cancelled = self.client.end_wait();
         let now = Instant::now();
         let wait = now.saturating_duration_since(self.request.mark);
         let answer = match waited {
+            // The connection goes back as it is.
+            Wait::Answer(Ok(_)) if cancelled => Err(Refused::Cancelled),
             Wait::Answer(answer) => answer,
             Wait::ClientGone => {
                 self.waited(wait, false);

@@ -333,8 +333,8 @@ async fn give_up(pool: Weak<Pool>, mut look_at: Instant) {
 /// The way to a connection that is not at hand, a future of what comes of it. Dropped, a place in the queue is given up; a
 /// connection already on its way goes back to the pool.
 ///
-/// At first it lets the others go whom the worker has to serve: one of them may give back a connection of the worker's
-/// own. Else four times as many connections change workers, and five times as many clients enter the queue.
+/// At first it lets those go ahead whom the worker can serve already: one of them may give back a connection of the worker's
+/// own. Else three times as many connections change workers, and as many clients more enter the queue.
 #[derive(Debug)]
 pub struct Queued {
     pub pool: Arc<Pool>,
@@ -399,7 +399,7 @@ impl Future for Queued {
             let answer = match &mut self.stage {
                 Stage::Early => {
                     self.stage = Stage::GivesWay;
-                    // The runtime puts who wakes itself behind all others.
+                    // The runtime puts who wakes itself behind all that are ready.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }

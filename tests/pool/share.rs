@@ -51,6 +51,23 @@ fn what_a_client_says_while_it_waits_comes_behind() {
     assert_eq!(said(&mut client), "the rest");
 }
 
+/// What is idle is another worker's each time, and nothing of the client's own worker will come free.
+#[test]
+fn one_connection_serves_the_clients_of_all_workers() {
+    let role = Role::create(cluster().primary(), "share_workers");
+    let builder = Pgweir::builder().cluster(cluster(), &[]).user(role.name, role.name);
+    let pgweir = builder.set("pool.max", 1).set("listen.workers", 3).start();
+    let mut clients: Vec<_> = (0..3).map(|_| Raw::connect(pgweir.port(), role.name)).collect();
+    let pids = (0..30).map(|turn| {
+        let client = &mut clients[turn % 3];
+        client.query("SELECT pg_backend_pid()").flush();
+        let row = client.until(b'D');
+        client.until_ready();
+        row
+    });
+    assert_eq!(pids.collect::<std::collections::HashSet<_>>().len(), 1);
+}
+
 /// A client that asks again at once does not get in ahead of one that waits.
 #[test]
 fn a_busy_client_starves_nobody() {
