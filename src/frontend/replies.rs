@@ -137,7 +137,7 @@ impl Session {
                 }
             }
             while let Some(local) = self.pipeline.next_local() {
-                copy.flush(&mut self.outbox);
+                copy.flush(self.worker.buffers.make_room(&mut self.outbox));
                 self.emit(local);
             }
         }

@@ -22,13 +22,10 @@ const BEGINNING: usize = 16;
 
 /// The templates of late, with what is known of each; a newer one takes the place of an older.
 #[derive(Debug)]
-pub struct Alike<T>(Box<[Place<T>]>);
-
-/// What is known of texts that begin in one of some ways.
-#[derive(Debug)]
-struct Place<T> {
-    once: AtomicBool,
-    set: Mutex<Set<T>>,
+pub struct Alike<T> {
+    sets: Box<[Mutex<Set<T>>]>,
+    /// Of each set, whether texts that begin so come once: seldom written, so apart from what is.
+    once: [AtomicBool; SETS],
 }
 
 #[derive(Debug)]
@@ -43,8 +40,8 @@ struct Set<T> {
 
 impl<T> Default for Alike<T> {
     fn default() -> Alike<T> {
-        let set = || Mutex::new(Set { ways: [const { None }; WAYS], next: 0, found: 0, missed: 0 });
-        Alike((0..SETS).map(|_| Place { once: AtomicBool::new(false), set: set() }).collect())
+        let empty = || Mutex::new(Set { ways: [const { None }; WAYS], next: 0, found: 0, missed: 0 });
+        Alike { sets: (0..SETS).map(|_| empty()).collect(), once: [const { AtomicBool::new(false) }; SETS] }
     }
 }
 
@@ -52,7 +49,7 @@ impl<T: Clone> Alike<T> {
     /// What is known of texts with the template of this one, and how many were found so, in the lowest bits; `None` also
     /// where another worker is looking.
     pub fn find(&self, text: &[u8]) -> Option<(T, u8)> {
-        let mut set = self.place(text)?.set.try_lock()?;
+        let mut set = self.sets[place(text)?].try_lock()?;
         let known =
             set.ways.iter().flatten().find(|(pattern, _)| pattern.fits(text)).map(|(_, known)| known.clone())?;
         set.found = set.found.wrapping_add(1);
@@ -61,7 +58,7 @@ impl<T: Clone> Alike<T> {
 
     /// Notes what is known of texts with this template.
     pub fn note(&self, template: &[u8], known: &T) {
-        let Some(mut set) = self.place(template).and_then(|place| place.set.try_lock()) else { return };
+        let Some(mut set) = place(template).and_then(|place| self.sets[place].try_lock()) else { return };
         set.missed = set.missed.wrapping_add(1);
         if set.missed % SPARING != 1 {
             return;
@@ -76,31 +73,36 @@ impl<T: Clone> Alike<T> {
 
     /// Forgets what is known of texts with the template of this one.
     pub fn forget(&self, text: &[u8]) {
-        let Some(mut set) = self.place(text).map(|place| place.set.lock()) else { return };
+        let Some(mut set) = place(text).map(|place| self.sets[place].lock()) else { return };
         let fits = |way: &&mut Option<(Pattern, T)>| way.as_ref().is_some_and(|(pattern, _)| pattern.fits(text));
         set.ways.iter_mut().filter(fits).for_each(|way| *way = None);
     }
 
     /// Forgets all of it.
     pub fn clear(&self) {
-        self.0.iter().for_each(|place| place.set.lock().ways = [const { None }; WAYS]);
+        self.sets.iter().for_each(|set| set.lock().ways = [const { None }; WAYS]);
     }
 
     /// Texts that begin as this one come once, as far as was noted last.
     pub fn come_once(&self, text: &[u8]) -> bool {
-        self.place(text).is_some_and(|place| place.once.load(Ordering::Relaxed))
+        place(text).is_some_and(|place| self.once[place].load(Ordering::Relaxed))
     }
 
     pub fn note_once(&self, text: &[u8], once: bool) {
-        self.place(text).iter().for_each(|place| place.once.store(once, Ordering::Relaxed));
+        if let Some(place) = place(text)
+            && self.once[place].load(Ordering::Relaxed) != once
+        {
+            self.once[place].store(once, Ordering::Relaxed);
+        }
     }
+}
 
-    fn place(&self, text: &[u8]) -> Option<&Place<T>> {
-        let (beginning, _) = text.split_first_chunk::<BEGINNING>()?;
-        let beginning = u128::from_le_bytes(*beginning);
-        let mixed = (beginning as u64 ^ (beginning >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0.get((mixed >> 32) as usize % SETS)
-    }
+/// The set of the texts that begin as this one; none where it is too short.
+fn place(text: &[u8]) -> Option<usize> {
+    let (beginning, _) = text.split_first_chunk::<BEGINNING>()?;
+    let beginning = u128::from_le_bytes(*beginning);
+    let mixed = (beginning as u64 ^ (beginning >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Some((mixed >> 32) as usize % SETS)
 }
 
 #[cfg(test)]

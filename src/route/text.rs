@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arrayvec::ArrayString;
 
-/// Bytes that are held without memory of their own. With more of them, a plan would be too large for the allocator's
-/// quickest lists: 128 bytes with what malloc adds.
+/// Bytes that are held without memory of their own. With more of them, a plan would be too large for the short lists that glibc's
+/// malloc puts back without looking at neighbours: 128 bytes with what it adds.
 const SHORT: usize = 72;
 
 /// Most texts that come once are short, and to allocate for each costs more than to copy it.
