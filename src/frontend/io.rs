@@ -59,12 +59,13 @@ pub enum Wait {
 }
 
 impl Session {
-    /// Waits for a connection of `pool`, and watches the client meanwhile. `unasked`: what that says ends the wait.
+    /// Waits for a connection of `pool`, and watches the client meanwhile. `unasked`: what that says from now on ends the wait.
     pub async fn wait_for_lease(&mut self, pool: &Arc<Pool>, unasked: bool) -> Wait {
         let mut queued = match pool.checkout_or_queue(self.worker.index, Instant::now()) {
             Ok(lease) => return Wait::Answer(Ok(lease)),
             Err(queued) => queued,
         };
+        let said = self.inbox.len();
         // The node may have gone since it was chosen.
         let mut nudged = true;
         poll_fn(|cx| {
@@ -83,7 +84,7 @@ impl Session {
             }
             match self.poll_waiting_client(cx) {
                 Poll::Ready(()) => Poll::Ready(Wait::ClientGone),
-                Poll::Pending if unasked && !self.inbox.is_empty() => Poll::Ready(Wait::InVain),
+                Poll::Pending if unasked && self.inbox.len() > said => Poll::Ready(Wait::InVain),
                 Poll::Pending => Poll::Pending,
             }
         })

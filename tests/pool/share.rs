@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio_postgres::NoTls;
 
-use crate::support::{Pgweir, Raw, Role, cluster};
+use crate::support::wire::{Frames, Wire};
+use crate::support::{LIMIT, Pgweir, Raw, Role, cluster, wait_until};
 use crate::wait_for_waiting;
 
 #[test]
@@ -91,6 +92,23 @@ fn a_busy_client_starves_nobody() {
     }
     done.store(true, Ordering::Relaxed);
     busy.into_iter().for_each(|busy| busy.join().unwrap());
+}
+
+/// A block begins unasked where its first batch has no end yet, and stands in line for that as others do.
+#[test]
+fn a_block_that_begins_unasked_stands_in_line() {
+    let pgweir = Pgweir::builder().cluster(cluster(), &[]).set("pool.max", 1).start();
+    let (mut holder, mut client) = (Wire::connect(pgweir.port()), Wire::connect(pgweir.port()));
+    holder.ask(&Frames::new().query("BEGIN").query("SELECT 1"), "CZTDCZ");
+    client.ask(&Frames::new().query("BEGIN"), "CZ");
+    client.send(&Frames::new().run("DO $$ BEGIN RAISE NOTICE 'n'; END $$", &[]));
+    wait_until(LIMIT, "a place in line", || {
+        let pools = pgweir.json("/pools");
+        pools.as_array().unwrap().iter().any(|pool| pool["maxwait_ms"].as_f64().unwrap() > 50.0)
+    });
+    holder.ask(&Frames::new().query("COMMIT"), "CZ");
+    client.expect("12N");
+    client.ask(&Frames::new().sync().query("COMMIT"), "CZCZ");
 }
 
 #[test]
