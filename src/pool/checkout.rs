@@ -334,7 +334,7 @@ async fn give_up(pool: Weak<Pool>, mut look_at: Instant) {
 /// connection already on its way goes back to the pool.
 ///
 /// At first it lets those go ahead whom the worker can serve already: one of them may give back a connection of the worker's
-/// own. Else three times as many connections change workers, and as many clients more enter the queue.
+/// own. Else three times as many connections change workers, and three times as many clients enter the queue.
 #[derive(Debug)]
 pub struct Queued {
     pub pool: Arc<Pool>,
