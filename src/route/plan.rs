@@ -347,8 +347,9 @@ impl Plans {
         let Ok(text) = std::str::from_utf8(text) else { return self.opaque() };
         let alike = self.alike.find(text.as_bytes());
         let noted = alike.as_ref().map_or(text.len() <= MAX_KEPT_TEXT, |(_, count)| count % NOTED == 0);
+        // What is not to be noted now is either found by its template or too long to be kept.
         if once
-            && (noted || alike.is_none())
+            && noted
             && let Some(plan) = self.by_text.get(&Unread(text.as_bytes()))
         {
             self.alike.note_once(text.as_bytes(), false);
