@@ -18,6 +18,7 @@ use crate::cache::flight::{Began, Flight};
 use crate::cache::store::{Share, Store, Stored};
 use crate::freshness::Lsn;
 use crate::route::sighted::Sighted;
+use crate::stats::sharded::Spread;
 pub use fill::{Fill, Landed, UNFIT, Unfit};
 
 /// A database that has a place in the cache.
@@ -136,6 +137,8 @@ pub struct Counters {
     stored: AtomicU64,
     invalidated: [AtomicU64; INVALIDATIONS.len()],
     refused: [AtomicU64; REFUSALS.len()],
+    /// Those for [`Refusal::Once`], each of which is a miss.
+    once: Spread,
     verified: AtomicU64,
     differences: AtomicU64,
 }
@@ -389,13 +392,13 @@ impl Results {
     /// What a read is known by, for [`Results::note_kept`]; `None` where it is the first of its kind, and so a miss that is not
     /// kept. `read` is what tells it from others; two that it does not tell apart are kept one time sooner.
     /// `counters` are the database's. No lock is taken.
-    pub fn sight(&self, database: DatabaseId, counters: &Counters, read: impl Hash) -> Option<u64> {
+    pub fn sight(&self, database: DatabaseId, counters: &Counters, worker: usize, read: impl Hash) -> Option<u64> {
         let sighted = self.sighted.get_or_init(|| Sighted::new(SIGHTED));
         let hash = sighted.hash((database, read));
         if sighted.note(hash, ONCE) || sighted.has(hash, KEPT) {
             return Some(hash);
         }
-        counters.refused[Refusal::Once as usize].fetch_add(1, Ordering::Relaxed);
+        counters.once.count(worker);
         None
     }
 
@@ -481,16 +484,18 @@ impl Results {
         let Some(standing) = inner.databases.get(database.0 as usize) else { return Counts::default() };
         let (share, counters) = (inner.store.share(database), &standing.counters);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let once = counters.once.total();
+        let mut refused = counters.refused.each_ref().map(load);
+        refused[Refusal::Once as usize] += once;
         Counts {
             share,
             hits: load(&counters.hits),
-            // A first sight is a miss.
-            misses: load(&counters.misses) + load(&counters.refused[Refusal::Once as usize]),
+            misses: load(&counters.misses) + once,
             shared: load(&counters.shared),
             stale: load(&counters.stale),
             stored: load(&counters.stored),
             invalidated: counters.invalidated.each_ref().map(load),
-            refused: counters.refused.each_ref().map(load),
+            refused,
             verified: load(&counters.verified),
             differences: load(&counters.differences),
         }
@@ -566,16 +571,16 @@ mod tests {
     fn the_first_of_its_kind_is_a_miss_that_is_not_kept() {
         let (results, database) = results();
         let counters = results.counters(database).unwrap();
-        let asked = ["a", "a", "a"].map(|read| results.sight(database, &counters, read).is_none());
+        let asked = ["a", "a", "a"].map(|read| results.sight(database, &counters, 0, read).is_none());
         assert_eq!(asked, [true, false, false]);
         let counts = results.counts(database);
         assert_eq!((counts.misses, counts.refused[Refusal::Once as usize]), (1, 1));
-        let kept = results.sight(database, &counters, "a").unwrap();
+        let kept = results.sight(database, &counters, 0, "a").unwrap();
         results.note_kept(kept);
         for n in 0..8 * SIGHTED {
-            results.sight(database, &counters, n);
+            results.sight(database, &counters, 0, n);
         }
-        assert_eq!(results.sight(database, &counters, "a"), Some(kept));
+        assert_eq!(results.sight(database, &counters, 0, "a"), Some(kept));
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Session {
             return None;
         }
         let gist = request::gist(&self.inbox[..batch.end])?;
-        Some(cached.results.sight(cached.id, &cached.counters, (statement, gist)))
+        Some(cached.results.sight(cached.id, &cached.counters, self.worker.index, (statement, gist)))
     }
 
     /// Writes the reply to a batch, and says what it was and by when that was read; or what is to be done.
@@ -505,7 +505,7 @@ impl Session {
     /// Nobody need wait any longer: the reply is not kept.
     fn refuse_fill(&mut self, why: Refusal) {
         if let (Some(filling), Some(cached)) = (self.filling.take(), &self.database.cached) {
-            note_refused(cached, &filling.plan, why);
+            note_refused(cached, &filling.plan, why, self.worker.index);
         }
     }
 
@@ -532,7 +532,7 @@ impl Session {
                     place.store(name, epoch, landed);
                 }
             }
-            Err(why) => note_refused(cached, &plan, why),
+            Err(why) => note_refused(cached, &plan, why, self.worker.index),
         }
     }
 
@@ -570,7 +570,7 @@ impl Session {
 }
 
 /// The result of a read that runs is not kept.
-fn note_refused(cached: &Cached, plan: &Plan, why: Refusal) {
+fn note_refused(cached: &Cached, plan: &Plan, why: Refusal, worker: usize) {
     cached.results.note_refusal(cached.id, why);
-    plan.record.note_refused(why as u8);
+    plan.record.note_refused(worker, why as u8);
 }

@@ -8,6 +8,7 @@
 pub mod counters;
 pub mod latency;
 pub mod process;
+pub mod sharded;
 pub mod slow;
 pub mod slow_log;
 pub mod statements;
@@ -95,7 +96,7 @@ impl Stats {
     /// The log file cannot be opened, or its thread not be started.
     pub fn new(config: &config::Statements, workers: usize, now: Instant) -> io::Result<Stats> {
         Ok(Stats {
-            statements: Statements::new(config.max),
+            statements: Statements::new(config.max, workers),
             databases: Databases::new(workers, now),
             window: Window::new(workers, now),
             slow: SlowLog::open(&config.slow_log)?,
@@ -135,7 +136,7 @@ impl Stats {
     ) -> bool {
         let elapsed = sample.elapsed();
         let slow = micros(elapsed) >= self.slow_threshold.load(Ordering::Relaxed);
-        statement.observe(sample, slow);
+        statement.observe(worker, sample, slow);
         counters.query(sample.execute);
         self.window.record(worker, now, &Request { elapsed, outcome: sample.outcome, cache: sample.cache, slow });
         slow

@@ -11,6 +11,7 @@ use dashmap::mapref::entry::Entry;
 use parking_lot::Mutex;
 
 use super::latency::Latency;
+use super::sharded::{Apart, Sharded};
 use super::{CacheUse, Outcome, Sample, bounded_text};
 use crate::sql::Fingerprint;
 
@@ -21,6 +22,7 @@ pub struct Statements {
     /// Places taken in `records`; it may run ahead of its length for a moment, never behind.
     taken: AtomicUsize,
     max: AtomicUsize,
+    workers: usize,
     /// Since places were last looked for that can be given up.
     turned_away: AtomicUsize,
     other: Arc<Statement>,
@@ -34,9 +36,9 @@ pub struct Statement {
     pub database: Arc<str>,
     /// The statement with its literals folded out.
     pub text: String,
-    // One lock for all, and no atomics: the lock is needed for the histograms anyway, and so a reader sees
-    // calls, rows and times that belong together.
-    counts: Mutex<Counts>,
+    // Locks, and no atomics: they are needed for the histograms anyway, and so a reader sees calls, rows and times that
+    // belong together.
+    counts: Sharded<Counts>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -108,14 +110,15 @@ impl Order {
 }
 
 impl Statements {
-    /// An empty registry for at most `max` fingerprints.
-    pub fn new(max: usize) -> Statements {
+    /// An empty registry for at most `max` fingerprints, which so many workers count in.
+    pub fn new(max: usize, workers: usize) -> Statements {
         Statements {
             records: DashMap::new(),
             taken: AtomicUsize::new(0),
             max: AtomicUsize::new(max),
+            workers,
             turned_away: AtomicUsize::new(0),
-            other: Arc::new(Statement::new(None, "".into(), "other".into())),
+            other: Arc::new(Statement::new(None, "".into(), "other".into(), workers)),
         }
     }
 
@@ -142,7 +145,7 @@ impl Statements {
                 found.get().clone()
             }
             Entry::Vacant(place) => {
-                let record = Statement::new(Some(fingerprint), database.clone(), text);
+                let record = Statement::new(Some(fingerprint), database.clone(), text, self.workers);
                 place.insert(Arc::new(record)).clone()
             }
         }
@@ -175,13 +178,13 @@ impl Statements {
         }
         self.turned_away.store(0, Ordering::Relaxed);
         let unheld = self.records.iter().filter(|entry| is_unheld(entry.value()));
-        let mut unheld: Vec<_> = unheld.map(|entry| (entry.value().counts.lock().calls, entry.key().clone())).collect();
+        let mut unheld: Vec<_> = unheld.map(|entry| (entry.value().calls(), entry.key().clone())).collect();
         unheld.sort_unstable_by_key(|(calls, _)| *calls);
         // Under the lock of its place nobody can take hold of one.
         let given_up = |(_, key)| self.records.remove_if(&key, |_, record| is_unheld(record));
         let gone = unheld.into_iter().take(share).filter_map(given_up).map(|(_, record)| {
             self.taken.fetch_sub(1, Ordering::Relaxed);
-            self.other.add(&record.counts.lock());
+            self.other.add(&record.counts());
         });
         gone.count() > 0
     }
@@ -229,13 +232,13 @@ impl Statements {
         self.records.retain(|_, record| {
             let stays = !is_unheld(record);
             match stays {
-                true => record.reset(),
+                true => record.counts.clear(),
                 false => drop(self.taken.fetch_sub(1, Ordering::Relaxed)),
             }
             stays
         });
         self.turned_away.store(0, Ordering::Relaxed);
-        self.other.reset();
+        self.other.counts.clear();
     }
 }
 
@@ -245,13 +248,13 @@ fn is_unheld(record: &Arc<Statement>) -> bool {
 }
 
 impl Statement {
-    fn new(fingerprint: Option<Fingerprint>, database: Arc<str>, text: String) -> Statement {
-        Statement { fingerprint, database, text, counts: Mutex::new(Counts::default()) }
+    fn new(fingerprint: Option<Fingerprint>, database: Arc<str>, text: String, workers: usize) -> Statement {
+        Statement { fingerprint, database, text, counts: Sharded::new(workers) }
     }
 
-    /// Counts one call.
-    pub fn observe(&self, sample: &Sample, slow: bool) {
-        let mut counts = self.counts.lock();
+    /// Counts one call that a worker has served.
+    pub fn observe(&self, worker: usize, sample: &Sample, slow: bool) {
+        let mut counts = self.counts.lock(worker);
         counts.calls += 1;
         counts.rows += sample.rows;
         counts.bytes += sample.bytes;
@@ -279,13 +282,13 @@ impl Statement {
     }
 
     /// A result of it was not kept, for the reason of this place in the cache's list.
-    pub fn note_refused(&self, reason: u8) {
-        add_at(&mut self.counts.lock().cache_refused, usize::from(reason));
+    pub fn note_refused(&self, worker: usize, reason: u8) {
+        add_at(&mut self.counts.lock(worker).cache_refused, usize::from(reason));
     }
 
-    /// A consistent copy; figures are computed on it, after the lock.
+    /// A consistent copy; figures are computed on it, after the locks.
     pub fn snapshot(&self) -> Snapshot {
-        let counts = self.counts.lock().clone();
+        let counts = self.counts();
         let nodes = (0u16..).zip(&counts.nodes).filter(|(_, calls)| **calls > 0);
         let refused = (0u8..).zip(&counts.cache_refused).filter(|(_, times)| **times > 0);
         Snapshot {
@@ -307,44 +310,66 @@ impl Statement {
         }
     }
 
+    /// What has been counted in all places.
+    fn counts(&self) -> Counts {
+        let mut places = self.counts.places();
+        let mut all = places.next().map_or_else(Counts::default, |first| first.clone());
+        places.for_each(|place| all.add(&place));
+        all
+    }
+
+    fn calls(&self) -> u64 {
+        self.counts.places().map(|counts| counts.calls).sum()
+    }
+
     fn bytes(&self) -> usize {
-        let counts = self.counts.lock();
-        let buckets = counts.execute.bytes() + counts.wait.bytes();
-        let counters = counts.nodes.capacity() + counts.cache_refused.capacity();
-        size_of::<Statement>() + self.text.len() + buckets + counters * size_of::<u64>()
+        let grown = |counts: &Counts| {
+            let buckets = counts.execute.bytes() + counts.wait.bytes();
+            buckets + (counts.nodes.capacity() + counts.cache_refused.capacity()) * size_of::<u64>()
+        };
+        let (places, grown) = self.counts.places().fold((0, 0), |(n, sum), counts| (n + 1, sum + grown(&counts)));
+        let more = (places - 1) * size_of::<Apart<Mutex<Counts>>>();
+        size_of::<Statement>() + self.text.len() + grown + more
     }
 
     /// `None`: never called.
     fn key(&self, order: Order) -> Option<f64> {
-        let counts = self.counts.lock();
-        (counts.calls > 0).then(|| match order {
-            Order::TotalTime => counts.execute.sum() as f64,
-            Order::Calls => counts.calls as f64,
-            Order::P95 => counts.execute.quantile(0.95) as f64,
-            Order::Mean => counts.execute.mean(),
-            Order::Rows => counts.rows as f64,
+        let sum = |of: fn(&Counts) -> u64| self.counts.places().map(|counts| of(&counts)).sum::<u64>() as f64;
+        (self.calls() > 0).then(|| match order {
+            Order::TotalTime => sum(|counts| counts.execute.sum()),
+            Order::Calls => sum(|counts| counts.calls),
+            Order::P95 => self.execute().quantile(0.95) as f64,
+            Order::Mean => sum(|counts| counts.execute.sum()) / sum(|counts| counts.execute.count()).max(1.0),
+            Order::Rows => sum(|counts| counts.rows),
         })
+    }
+
+    fn execute(&self) -> Latency {
+        let mut all = Latency::default();
+        self.counts.places().for_each(|counts| all.add(&counts.execute));
+        all
     }
 
     /// Takes over the counts of one that is given up.
     fn add(&self, gone: &Counts) {
-        let mut counts = self.counts.lock();
-        counts.calls += gone.calls;
-        counts.errors += gone.errors;
-        counts.rows += gone.rows;
-        counts.bytes += gone.bytes;
-        counts.cache_hits += gone.cache_hits;
-        counts.cache_misses += gone.cache_misses;
-        counts.writes += gone.writes;
-        counts.slow += gone.slow;
-        counts.execute.add(&gone.execute);
-        counts.wait.add(&gone.wait);
-        sum_up(&mut counts.cache_refused, &gone.cache_refused);
-        sum_up(&mut counts.nodes, &gone.nodes);
+        self.counts.lock(0).add(gone);
     }
+}
 
-    fn reset(&self) {
-        *self.counts.lock() = Counts::default();
+impl Counts {
+    fn add(&mut self, other: &Counts) {
+        self.calls += other.calls;
+        self.errors += other.errors;
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+        self.cache_hits += other.cache_hits;
+        self.cache_misses += other.cache_misses;
+        self.writes += other.writes;
+        self.slow += other.slow;
+        self.execute.add(&other.execute);
+        self.wait.add(&other.wait);
+        sum_up(&mut self.cache_refused, &other.cache_refused);
+        sum_up(&mut self.nodes, &other.nodes);
     }
 }
 
@@ -381,11 +406,11 @@ mod tests {
 
     #[test]
     fn beyond_the_bound_all_share_other() {
-        let statements = Statements::new(2);
+        let statements = Statements::new(2, 2);
         let db: Arc<str> = "app".into();
         let hold = |n| statements.record(Fingerprint(n), || format!("q{n}"), &db);
         let held: Vec<_> = (0..5).map(hold).collect();
-        held.iter().for_each(|record| record.observe(&sample(1), false));
+        held.iter().for_each(|record| record.observe(0, &sample(1), false));
         assert_eq!(statements.len(), 2);
         let top = statements.top(Order::Calls, 10);
         assert_eq!(top.len(), 3);
@@ -399,14 +424,14 @@ mod tests {
 
     #[test]
     fn the_bound_holds_against_many_threads() {
-        let statements = Statements::new(50);
+        let statements = Statements::new(50, 2);
         let db: Arc<str> = "app".into();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let hold = |n| statements.record(Fingerprint(n), String::new, &db);
                     let held: Vec<_> = (0..100).map(hold).collect();
-                    held.iter().for_each(|record| record.observe(&sample(1), false));
+                    held.iter().for_each(|record| record.observe(0, &sample(1), false));
                     drop(held);
                     // And with places that are given up as well as taken.
                     (100..400).for_each(|n| drop(hold(n)));
@@ -421,7 +446,7 @@ mod tests {
 
     #[test]
     fn the_same_text_in_two_databases_is_two_records() {
-        let statements = Statements::new(10);
+        let statements = Statements::new(10, 2);
         let a = statements.record(Fingerprint(1), String::new, &"a".into());
         let b = statements.record(Fingerprint(1), String::new, &"b".into());
         assert!(!Arc::ptr_eq(&a, &b));
@@ -429,14 +454,14 @@ mod tests {
 
     #[test]
     fn counts_errors_hits_and_nodes() {
-        let statements = Statements::new(10);
+        let statements = Statements::new(10, 2);
         let statement = statements.record(Fingerprint(1), || "q".into(), &"a".into());
-        statement.observe(&Sample { cache: CacheUse::Miss, ..sample(500) }, false);
-        statement.observe(&Sample { node: Some(2), is_write: true, ..sample(1_500) }, true);
+        statement.observe(0, &Sample { cache: CacheUse::Miss, ..sample(500) }, false);
+        statement.observe(0, &Sample { node: Some(2), is_write: true, ..sample(1_500) }, true);
         let refused = CacheUse::Refused(1);
-        statement.observe(&Sample { outcome: Outcome::ClientFault, cache: refused, ..sample(1_000) }, false);
-        statement.observe(&Sample { cache: CacheUse::Hit, node: None, ..sample(3) }, false);
-        statement.note_refused(4);
+        statement.observe(0, &Sample { outcome: Outcome::ClientFault, cache: refused, ..sample(1_000) }, false);
+        statement.observe(0, &Sample { cache: CacheUse::Hit, node: None, ..sample(3) }, false);
+        statement.note_refused(1, 4);
         let s = statement.snapshot();
         assert_eq!((s.calls, s.errors, s.cache_hits, s.writes, s.slow), (4, 1, 1, 1, 1));
         assert_eq!((s.cache_misses, s.cache_refused), (1, vec![(1, 1), (4, 1)]));
@@ -448,14 +473,41 @@ mod tests {
         assert!((10_000..12_000).contains(&bytes), "one histogram alone: {bytes}");
     }
 
+    /// As when workers have met at it often.
+    #[test]
+    fn what_is_counted_in_many_places_is_shown_as_one() {
+        let statements = Statements::new(10, 2);
+        let statement = statements.record(Fingerprint(1), || "q".into(), &"a".into());
+        statement.observe(0, &sample(500), false);
+        let alone = statements.bytes();
+        statement.counts.split();
+        statement.observe(0, &Sample { node: Some(2), ..sample(1_500) }, true);
+        let refused =
+            Sample { cache: CacheUse::Refused(1), outcome: Outcome::ServerFault, is_write: true, ..sample(1_000) };
+        statement.observe(1, &refused, false);
+        statement.note_refused(1, 1);
+        assert!((alone + 20_000..alone + 22_000).contains(&statements.bytes()), "two more histograms");
+        let s = statement.snapshot();
+        assert_eq!((s.calls, s.errors, s.writes, s.slow, s.rows, s.bytes), (3, 1, 1, 1, 3, 30));
+        assert_eq!((s.nodes, s.cache_refused), (vec![(0, 2), (2, 1)], vec![(1, 2)]));
+        assert_eq!((s.execute.count(), s.execute.sum(), s.wait.count()), (3, 3_000, 3));
+        for order in [Order::Calls, Order::Mean, Order::P95, Order::TotalTime, Order::Rows] {
+            assert_eq!(statements.top(order, 1)[0].calls, 3);
+        }
+        assert_eq!((statement.key(Order::Mean), statement.key(Order::Rows)), (Some(1_000.0), Some(3.0)));
+        assert_eq!(statement.key(Order::P95), Some(s.execute.quantile(0.95) as f64));
+        statements.reset();
+        assert!(statement.key(Order::Calls).is_none() && statement.snapshot().execute.count() == 0);
+    }
+
     #[test]
     fn each_order_puts_its_largest_first() {
-        let statements = Statements::new(10);
+        let statements = Statements::new(10, 2);
         let db: Arc<str> = "a".into();
         let add = |n, times: &[u64], rows| {
             let statement = statements.record(Fingerprint(n), || format!("q{n}"), &db);
             for time in times {
-                statement.observe(&Sample { rows, ..sample(*time) }, false);
+                statement.observe(0, &Sample { rows, ..sample(*time) }, false);
             }
         };
         add(1, &[10; 100], 1);
@@ -474,12 +526,12 @@ mod tests {
 
     #[test]
     fn places_are_given_up_for_what_runs_now() {
-        let statements = Statements::new(2);
+        let statements = Statements::new(2, 2);
         let db: Arc<str> = "app".into();
         let record = |n| statements.record(Fingerprint(n), || format!("q{n}"), &db);
         let (first, second) = (record(1), record(2));
         for (record, calls) in [(&first, 3), (&second, 2)] {
-            (0..calls).for_each(|_| record.observe(&Sample { cache: CacheUse::Refused(2), ..sample(5) }, true));
+            (0..calls).for_each(|_| record.observe(0, &Sample { cache: CacheUse::Refused(2), ..sample(5) }, true));
         }
         assert_eq!(record(3).fingerprint, None, "both places are held");
         drop((first, second));
@@ -500,7 +552,7 @@ mod tests {
 
     #[test]
     fn what_is_turned_away_is_not_looked_for_each_time() {
-        let statements = Statements::new(48);
+        let statements = Statements::new(48, 2);
         let db: Arc<str> = "app".into();
         let named = |n| statements.record(Fingerprint(n), String::new, &db).fingerprint.is_some();
         assert!((0..48).all(named));
@@ -512,12 +564,12 @@ mod tests {
 
     #[test]
     fn a_reset_reaches_records_that_plans_hold() {
-        let statements = Statements::new(10);
+        let statements = Statements::new(10, 2);
         let held = statements.record(Fingerprint(1), || "q".into(), &"a".into());
-        held.observe(&sample(5), false);
+        held.observe(0, &sample(5), false);
         statements.reset();
         assert!(statements.top(Order::Calls, 10).is_empty());
-        held.observe(&sample(5), false);
+        held.observe(0, &sample(5), false);
         assert_eq!(statements.top(Order::Calls, 10)[0].calls, 1);
     }
 }
