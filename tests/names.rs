@@ -67,7 +67,8 @@ impl Setup {
         let login = pgweir::check::login(&config, database).unwrap();
         let cluster = Arc::new(Cluster::new("app".into(), &database.nodes, &config.routing, Instant::now()));
         let control = tokio::runtime::Handle::current();
-        let pools = Pools::new("app".into(), tls.clone(), database.pool.clone(), control, Arc::<AtomicU64>::default());
+        let pools =
+            Pools::new("app".into(), tls.clone(), database.pool.clone(), control, Arc::<AtomicU64>::default(), 1);
         let pool = pools.pool(&login, &cluster.nodes[0]);
         let setup = Setup { first, second, names, cluster, pool, _pools: pools };
         setup.lead_to(addresses);

@@ -10,6 +10,7 @@ use pgweir::cache::{Asked, Limits as Bounds, Reads, Results, Table, Wanted};
 use pgweir::cluster::Cluster;
 use pgweir::config;
 use pgweir::freshness::{Need, Seen};
+use pgweir::pool::books::Books;
 use pgweir::pool::ledger::{Checkout, Ledger, Limits, Verdict};
 use pgweir::route::decide::{Demand, decide};
 use pgweir::route::plan::Plans;
@@ -41,6 +42,7 @@ pub fn rooms() -> Vec<Room> {
         plan_lookup(1),
         plan_of_new_literal(1),
         route(3),
+        drawer(20),
         ledger(20),
         cached_read(1),
         record(),
@@ -173,24 +175,41 @@ fn route_of_session(replicas: usize) -> Room {
     })
 }
 
-/// One checkout and checkin in a pool.
-fn ledger(connections: usize) -> Room {
-    let limits = Limits {
+fn limits(connections: usize) -> Limits {
+    Limits {
         min: connections,
         max: connections,
         idle_timeout: Duration::from_secs(3600),
         max_lifetime: Duration::from_secs(3600),
         create_retry_interval: Duration::from_millis(200),
         concurrent_creates: connections,
-    };
+    }
+}
+
+/// One checkout and checkin in a pool's ledger.
+fn ledger(connections: usize) -> Room {
     let now = Instant::now();
-    let mut ledger: Ledger<usize, ()> = Ledger::new(limits);
+    let mut ledger: Ledger<usize, ()> = Ledger::new(limits(connections));
     for (connection, permit) in ledger.reap(now).create.enumerate() {
         drop(ledger.created(now, permit, connection, 0, 0.5));
     }
     room("ledger", move || {
         let Checkout::Idle(held) = ledger.checkout(now, || Duration::ZERO, 0, || ()) else { panic!("all are idle") };
         drop(black_box(ledger.checkin(now, held, Verdict::Clean)));
+    })
+}
+
+/// The same by a worker that has an idle connection in its drawer, with the locks.
+fn drawer(connections: usize) -> Room {
+    let now = Instant::now();
+    let books: Books<u32, ()> = Books::new(limits(connections), 2);
+    let create = books.lock().reap(now).create;
+    for (connection, permit) in create.enumerate() {
+        drop(books.lock().created(now, permit, connection as u32, 0, 0.5));
+    }
+    room("drawer", move || {
+        let held = books.take_own(0).expect("all are idle");
+        drop(black_box(books.checkin(now, held, Verdict::Clean)));
     })
 }
 

@@ -1,7 +1,7 @@
-//! A pool: the ledger behind its lock, and the tasks that do what the ledger says.
+//! A pool: its books, and the tasks that do what they say.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
@@ -18,13 +18,12 @@ use crate::cluster::node::Node;
 use crate::config;
 use crate::error::{Fault, Severity, sqlstate};
 use crate::net::tls::Connector;
+use crate::pool::books::{Books, Locked};
 use crate::pool::lease::{Lease, is_left};
-use crate::pool::ledger::{Checkout, Held, Ledger, Place, Placement, Snapshot, Sweep, Ticket, Verdict};
+use crate::pool::ledger::{Checkout, Held, Place, Placement, Snapshot, Sweep, Ticket, Verdict};
 
 /// A connection in the books.
 pub type Pooled = Held<Box<Connection>>;
-
-type Books = Ledger<Box<Connection>, oneshot::Sender<Answer>>;
 
 /// What a waiter is sent: a lease, or why there will be none.
 pub type Answer = Result<Lease, Refused>;
@@ -74,7 +73,7 @@ pub struct Pool {
     pub node: Arc<Node>,
     pub tls: Connector,
     pub config: ArcSwap<config::Pool>,
-    ledger: Mutex<Books>,
+    books: Books<Box<Connection>, oneshot::Sender<Answer>>,
     pub(super) last_error: Mutex<Option<String>>,
     /// Every connection of the pool that still lives, for SHOW SERVERS.
     servers: Mutex<Vec<Weak<Identity>>>,
@@ -94,7 +93,7 @@ pub struct IdleServer {
 }
 
 impl Pool {
-    /// `ids` numbers connections, for the whole process.
+    /// `ids` numbers connections, for the whole process; so many workers lease them.
     pub fn new(
         database: Arc<str>,
         login: Login,
@@ -102,13 +101,14 @@ impl Pool {
         tls: Connector,
         config: Arc<config::Pool>,
         ids: Arc<AtomicU64>,
+        workers: usize,
     ) -> Pool {
         Pool {
             database,
             login,
             node,
             tls,
-            ledger: Mutex::new(Ledger::new((&*config).into())),
+            books: Books::new((&*config).into(), workers),
             config: ArcSwap::new(config),
             last_error: Mutex::new(None),
             servers: Mutex::default(),
@@ -132,23 +132,18 @@ impl Pool {
     /// # Errors
     /// `worker` has none that is idle.
     pub fn checkout_or_queue(self: &Arc<Self>, worker: usize, now: Instant) -> Result<Lease, Queued> {
-        let own = self.first_alive(worker, now, |books| books.take_own(worker));
+        let own = self.first_alive(worker, now, || self.books.take_own(worker));
         own.ok_or_else(|| Queued { pool: self.clone(), worker, stage: Stage::Early })
     }
 
     /// An idle connection for a client of `worker`, or none.
     pub fn try_checkout(self: &Arc<Self>, worker: usize, now: Instant) -> Option<Lease> {
-        self.first_alive(worker, now, |books| books.take_idle(worker))
+        self.first_alive(worker, now, || self.books.take_any(worker))
     }
 
-    fn first_alive(
-        self: &Arc<Self>,
-        worker: usize,
-        now: Instant,
-        take: impl Fn(&mut Books) -> Option<Pooled>,
-    ) -> Option<Lease> {
+    fn first_alive(self: &Arc<Self>, worker: usize, now: Instant, take: impl Fn() -> Option<Pooled>) -> Option<Lease> {
         loop {
-            let held = take(&mut self.ledger.lock())?;
+            let held = take()?;
             if let Some(lease) = self.lease(held, worker, now) {
                 return Some(lease);
             }
@@ -164,7 +159,7 @@ impl Pool {
     /// Takes a connection back from a lease.
     pub(super) fn checkin(self: &Arc<Self>, now: Instant, held: Pooled, verdict: Verdict) {
         let home = held.home;
-        let placement = self.ledger.lock().checkin(now, held, verdict);
+        let placement = self.books.checkin(now, held, verdict);
         self.place(placement, home);
     }
 
@@ -180,13 +175,13 @@ impl Pool {
         }
     }
 
-    pub(super) fn with_ledger<R>(&self, act: impl FnOnce(&mut Books) -> R) -> R {
-        act(&mut self.ledger.lock())
+    pub(super) fn books(&self) -> Locked<'_, Box<Connection>, oneshot::Sender<Answer>> {
+        self.books.lock()
     }
 
     /// Those who wait are told; a replica's clients go elsewhere at once.
     pub(super) fn dismiss(&self, refused: &Refused) {
-        let waiters = self.ledger.lock().dismiss_waiters();
+        let waiters = self.books.lock().dismiss_waiters();
         for waiter in waiters {
             let _ = waiter.send(Err(refused.clone()));
         }
@@ -195,61 +190,61 @@ impl Pool {
     /// Each `reap_interval`: closes what is dead, old or too long idle, and makes what is missing.
     pub fn reap(self: &Arc<Self>, home: usize) {
         let now = Instant::now();
-        let lost = self.ledger.lock().lost(now, |c| is_left(c, &self.node) || !c.is_usable());
+        let lost = self.books.lock().lost(now, |c| is_left(c, &self.node) || !c.is_usable());
         self.sweep(lost, home);
-        let sweep = self.ledger.lock().reap(now);
+        let sweep = self.books.lock().reap(now);
         self.sweep(sweep, home);
     }
 
     /// The node serves again: what failed while it was down delays nobody any more.
     pub fn node_returned(self: &Arc<Self>, home: usize) {
-        let create = self.ledger.lock().forgive(Instant::now());
+        let create = self.books.lock().forgive(Instant::now());
         self.start(create, home);
     }
 
     /// Memory runs short: closes what is idle above `min`.
     pub fn trim(&self) {
-        let idle = self.ledger.lock().trim();
+        let idle = self.books.lock().trim();
         idle.into_iter().for_each(|c| self.close(c));
     }
 
     /// RECONNECT; also when the node is known to be gone.
     pub fn reconnect(self: &Arc<Self>, home: usize) {
-        let sweep = self.ledger.lock().reconnect(Instant::now());
+        let sweep = self.books.lock().reconnect(Instant::now());
         self.sweep(sweep, home);
     }
 
     /// A statement wants the database to itself.
     pub fn vacate(self: &Arc<Self>, until: Instant, home: usize) {
-        let sweep = self.ledger.lock().vacate(Instant::now(), until);
+        let sweep = self.books.lock().vacate(Instant::now(), until);
         self.sweep(sweep, home);
     }
 
     /// It has the database no more.
     pub fn occupy(self: &Arc<Self>, home: usize) {
-        let create = self.ledger.lock().occupy(Instant::now());
+        let create = self.books.lock().occupy(Instant::now());
         self.start(create, home);
     }
 
     pub fn pause(self: &Arc<Self>) {
-        let idle = self.ledger.lock().pause();
+        let idle = self.books.lock().pause();
         idle.into_iter().for_each(|c| self.close(c));
     }
 
     /// A pause is complete, or over: no connection is left that was open before it.
     pub fn has_paused(&self) -> bool {
-        let books = self.ledger.lock();
+        let books = self.books.lock();
         books.is_empty() || !books.snapshot(Instant::now()).paused
     }
 
     pub fn resume(self: &Arc<Self>, home: usize) {
-        let create = self.ledger.lock().resume(Instant::now());
+        let create = self.books.lock().resume(Instant::now());
         self.start(create, home);
     }
 
     /// Takes reloaded settings.
     pub fn reconfigure(self: &Arc<Self>, config: Arc<config::Pool>, home: usize) {
-        let sweep = self.ledger.lock().reconfigure(Instant::now(), (&*config).into());
+        let sweep = self.books.lock().reconfigure(Instant::now(), (&*config).into());
         self.config.store(config);
         self.sweep(sweep, home);
         self.reconfigured.notify_one();
@@ -257,7 +252,7 @@ impl Pool {
 
     /// Ends the pool; connections in use are closed as they come back.
     pub fn shut(self: &Arc<Self>) {
-        let closed = self.ledger.lock().close();
+        let closed = self.books.lock().close();
         closed.close.into_iter().for_each(|c| self.close(c));
         for waiter in closed.refuse {
             let _ = waiter.send(Err(Refused::Closed));
@@ -291,7 +286,7 @@ impl Pool {
 
     /// Those that nobody has, for SHOW SERVERS.
     pub fn idle_servers(&self) -> Vec<IdleServer> {
-        let books = self.ledger.lock();
+        let books = self.books.lock();
         let reported = |held: &Pooled, wanted: &str| {
             let status = held.statuses.iter().find(|(name, _)| **name == *wanted);
             status.map(|(_, value)| value.to_string()).unwrap_or_default()
@@ -305,7 +300,7 @@ impl Pool {
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        self.ledger.lock().snapshot(Instant::now())
+        self.books.lock().snapshot(Instant::now())
     }
 
     /// Notes why no connection could be made, for those who wait in vain.
@@ -319,7 +314,7 @@ async fn give_up(pool: Weak<Pool>, mut look_at: Instant) {
     loop {
         tokio::time::sleep_until(look_at.into()).await;
         let Some(pool) = pool.upgrade() else { return };
-        let (waiters, next) = pool.ledger.lock().give_up(Instant::now(), look_at);
+        let (waiters, next) = pool.books.lock().give_up(Instant::now(), look_at);
         for waiter in waiters {
             let _ = waiter.send(Err(Refused::Timeout(pool.last_error.lock().clone())));
         }
@@ -333,8 +328,8 @@ async fn give_up(pool: Weak<Pool>, mut look_at: Instant) {
 /// The way to a connection that is not at hand, a future of what comes of it. Dropped, a place in the queue is given up; a
 /// connection already on its way goes back to the pool.
 ///
-/// At first it lets those go ahead whom the worker can serve already: one of them may give back a connection of the worker's
-/// own. Else three times as many connections change workers, and three times as many clients enter the queue.
+/// At first it lets those go ahead whom the worker can serve already, and what has come meanwhile: one of them may give back
+/// a connection of the worker's own. To move another's costs as much as a small query's way through pgweir.
 #[derive(Debug)]
 pub struct Queued {
     pub pool: Arc<Pool>,
@@ -355,7 +350,7 @@ enum Stage {
 }
 
 impl Queued {
-    /// It will be polled again at once, and what else can happen can wait as long.
+    /// It will be polled again soon, and what else can happen can wait as long.
     pub fn gives_way(&self) -> bool {
         matches!(self.stage, Stage::GivesWay)
     }
@@ -364,9 +359,12 @@ impl Queued {
     fn enter(&mut self, now: Instant) -> Option<Answer> {
         let Queued { pool, worker, .. } = self;
         loop {
+            if let Some(lease) = pool.try_checkout(*worker, now) {
+                return Some(Ok(lease));
+            }
             let mut receiver = None;
             let patience = || pool.config.load().acquire_timeout;
-            let checkout = pool.ledger.lock().checkout(now, patience, *worker, || {
+            let checkout = pool.books.lock().checkout(now, patience, *worker, || {
                 let (sender, queued) = oneshot::channel();
                 receiver = Some(queued);
                 sender
@@ -399,8 +397,8 @@ impl Future for Queued {
             let answer = match &mut self.stage {
                 Stage::Early => {
                     self.stage = Stage::GivesWay;
-                    // The runtime puts who wakes itself behind all that are ready.
-                    cx.waker().wake_by_ref();
+                    // Its first poll has the runtime wake the task behind all that are ready and what has come meanwhile.
+                    let _ = pin!(tokio::task::yield_now()).poll(cx);
                     return Poll::Pending;
                 }
                 Stage::GivesWay => {
@@ -435,7 +433,7 @@ impl Future for Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         if let Stage::Waits { ticket, .. } = self.stage {
-            self.pool.ledger.lock().cancel_wait(ticket);
+            self.pool.books.lock().cancel_wait(ticket);
         }
     }
 }

@@ -336,6 +336,21 @@ impl<C, W> Ledger<C, W> {
         Placement { place: self.hand_over(now, held), create: Creates::new(0, self.generation) }
     }
 
+    /// Of which generation a connection that is given back clean becomes idle, unless it nears its end; `None`: something else
+    /// is to be done with it. It may be kept back then, as if in use, and be [put down](Self::put_down) later.
+    pub fn at_ease(&self) -> Option<u64> {
+        let plain = self.state == State::Open && self.waiters.is_empty() && self.total() <= self.limits.max;
+        plain.then_some(self.generation)
+    }
+
+    /// Takes back what was kept back, with when it was given back. The ledger is at ease as it was then.
+    pub fn put_down(&mut self, kept_back: Vec<(Held<C>, Instant)>) {
+        if !kept_back.is_empty() {
+            self.idle.extend(kept_back.into_iter().map(|(held, since)| Idle { held, since }));
+            self.idle.make_contiguous().sort_unstable_by_key(|idle| idle.since);
+        }
+    }
+
     /// The figures of this moment.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let stale = |life: &&Life| life.generation != self.generation;

@@ -28,6 +28,7 @@ pub struct Pools {
     forwards_unnamed: AtomicBool,
     control: tokio::runtime::Handle,
     ids: Arc<AtomicU64>,
+    workers: usize,
     pools: DashMap<(Arc<str>, u16), Arc<Pool>>,
     /// Pools that are made now begin with a pause.
     paused: AtomicBool,
@@ -40,6 +41,7 @@ impl Pools {
         config: Arc<config::Pool>,
         control: tokio::runtime::Handle,
         ids: Arc<AtomicU64>,
+        workers: usize,
     ) -> Pools {
         Pools {
             database,
@@ -48,6 +50,7 @@ impl Pools {
             config: ArcSwap::new(config),
             control,
             ids,
+            workers,
             pools: DashMap::new(),
             paused: AtomicBool::new(false),
         }
@@ -71,7 +74,7 @@ impl Pools {
         let make = || {
             let (database, login, node) = (self.database.clone(), login.clone(), node.clone());
             let (tls, config, ids) = (self.tls.clone(), self.config.load_full(), self.ids.clone());
-            let pool = Arc::new(Pool::new(database, login, node, tls, config, ids));
+            let pool = Arc::new(Pool::new(database, login, node, tls, config, ids, self.workers));
             if self.paused.load(Ordering::Acquire) {
                 pool.pause();
             }

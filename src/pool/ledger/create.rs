@@ -25,6 +25,10 @@ impl Creates {
     pub(super) fn new(count: usize, generation: u64) -> Self {
         Self { count, generation }
     }
+
+    pub fn none() -> Self {
+        Self { count: 0, generation: 0 }
+    }
 }
 
 impl Iterator for Creates {

@@ -14,6 +14,13 @@ pub struct Held<C> {
     pub(super) life: Life,
 }
 
+impl<C> Held<C> {
+    /// Of this generation, and not near its end: where nobody waits and there are not too many, it becomes idle.
+    pub fn stays(&self, generation: u64, now: Instant) -> bool {
+        self.life.generation == generation && !self.life.is_due(now)
+    }
+}
+
 impl<C> Deref for Held<C> {
     type Target = C;
 
