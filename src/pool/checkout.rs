@@ -329,7 +329,7 @@ async fn give_up(pool: Weak<Pool>, mut look_at: Instant) {
 /// connection already on its way goes back to the pool.
 ///
 /// At first it lets those go ahead whom the worker can serve already, and what has come meanwhile: one of them may give back
-/// a connection of the worker's own. To move another's costs as much as a small query's way through pgweir.
+/// a connection of the worker's own. To move another's to its reactor costs some microseconds.
 #[derive(Debug)]
 pub struct Queued {
     pub pool: Arc<Pool>,
