@@ -97,9 +97,8 @@ impl<C, W> Books<C, W> {
         {
             let mut drawer = drawer.0.lock();
             if drawer.open_for.is_some_and(|generation| held.stays(generation, now)) {
-                let create = Creates::none();
                 drawer.idle.push((held, now));
-                return Placement { place: Place::Idle, create };
+                return Placement { place: Place::Idle, create: Creates::none() };
             }
         }
         let Locked { mut main } = self.lock();

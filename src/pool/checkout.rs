@@ -18,7 +18,7 @@ use crate::cluster::node::Node;
 use crate::config;
 use crate::error::{Fault, Severity, sqlstate};
 use crate::net::tls::Connector;
-use crate::pool::books::{Books, Locked};
+use crate::pool::books::Books;
 use crate::pool::lease::{Lease, is_left};
 use crate::pool::ledger::{Checkout, Held, Place, Placement, Snapshot, Sweep, Ticket, Verdict};
 
@@ -73,7 +73,7 @@ pub struct Pool {
     pub node: Arc<Node>,
     pub tls: Connector,
     pub config: ArcSwap<config::Pool>,
-    books: Books<Box<Connection>, oneshot::Sender<Answer>>,
+    pub(super) books: Books<Box<Connection>, oneshot::Sender<Answer>>,
     pub(super) last_error: Mutex<Option<String>>,
     /// Every connection of the pool that still lives, for SHOW SERVERS.
     servers: Mutex<Vec<Weak<Identity>>>,
@@ -173,10 +173,6 @@ impl Pool {
             Place::Close(connection) => self.close(connection),
             Place::Idle => {}
         }
-    }
-
-    pub(super) fn books(&self) -> Locked<'_, Box<Connection>, oneshot::Sender<Answer>> {
-        self.books.lock()
     }
 
     /// Those who wait are told; a replica's clients go elsewhere at once.

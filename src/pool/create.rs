@@ -25,16 +25,16 @@ impl Pool {
             Ok(connection) => {
                 *self.last_error.lock() = None;
                 self.enter(&connection.identity);
-                let placement = self.books().created(now, permit, Box::new(connection), home, connect::jitter());
+                let placement = self.books.lock().created(now, permit, Box::new(connection), home, connect::jitter());
                 self.place(placement, home);
             }
             Err(failure) => {
                 self.note_failure(&failure);
-                let failed = self.books().create_failed(now, permit);
+                let failed = self.books.lock().create_failed(now, permit);
                 self.answer_failure(&failure);
                 if failed.waiting > 0 {
                     tokio::time::sleep_until(failed.retry_at.into()).await;
-                    let creates = self.books().retry(Instant::now());
+                    let creates = self.books.lock().retry(Instant::now());
                     self.start(creates, home);
                 }
             }

@@ -333,7 +333,7 @@ impl<C, W> Ledger<C, W> {
             let create = self.ask(now, self.below_min(now));
             return Placement { place, create };
         }
-        Placement { place: self.hand_over(now, held), create: Creates::new(0, self.generation) }
+        Placement { place: self.hand_over(now, held), create: Creates::none() }
     }
 
     /// Of which generation a connection that is given back clean becomes idle, unless it nears its end; `None`: something else
